@@ -1,0 +1,367 @@
+"""Every setting of every verb: frozen dataclasses whose field docstrings are the help text.
+
+Values come from the defaults here, then a YAML file, then flags. Numbers taken from a paper name
+it; all others are our choice. The paper's abstract (arXiv 2308.16689) states no settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how an image becomes a tensor."""
+
+    train: str = ""
+    """Training pairs: a folder packed by `vilta pack`, or any source that `vilta pack` reads."""
+    val: str = ""
+    """Validation pairs; checkpoints are chosen on these. Empty: no validation during training."""
+    image_size: int = 224
+    """Side of the square that the model sees, in pixels."""
+    max_text_tokens: int = 50
+    """Captions are cut after this many tokens (50: METER, arXiv 2111.02387)."""
+    augmentation: Literal["none", "crop", "crop-flip"] = "none"
+    """Training images: `none` resizes and crops the centre; `crop` is a random resized crop;
+    `crop-flip` also mirrors half of them (off by default: captions say left and right)."""
+    min_crop: float = 0.5
+    """Smallest area of a random crop, as a share of the image."""
+    workers: int = 2
+    """Loader processes. The batches are the same for any number of them."""
+    strict: bool = False
+    """Stop at the first unreadable sample instead of replacing it by another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the encoders come from and how they are fused."""
+
+    image: str = "openai/clip-vit-base-patch16"
+    """Image encoder: hub id, local folder, or path of a config.json (random weights)."""
+    text: str = "FacebookAI/roberta-base"
+    """Text encoder with its language-model head: hub id, local folder or config.json."""
+    fusion: Literal["co-attention", "cross-attention"] = "co-attention"
+    """`co-attention`: two streams that read each other (METER, arXiv 2111.02387);
+    `cross-attention`: text reads the image (ALBEF, arXiv 2107.07651), about half the cost."""
+    fusion_layers: int = 6
+    """Layers of the fusion encoder (6: METER and ALBEF)."""
+    fusion_width: int = 768
+    """Width D of the fusion encoder (768: METER and ALBEF)."""
+    fusion_heads: int = 12
+    """Attention heads of the fusion encoder."""
+    pooling: Literal["first", "mean"] = "first"
+    """How a token sequence becomes one vector for matching: its first token or the mean."""
+    dropout: float = 0.1
+    """Dropout in the fusion encoder."""
+    contrastive_width: int = 256
+    """Width of the space in which image and text are compared (256: ALBEF)."""
+    freeze: tuple[Literal["image", "text"], ...] = ()
+    """Encoders that are not trained."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Pre-training objectives; docs/method.md explains each."""
+
+    mask_rate: float = 0.15
+    """Share of the words of a caption that are masked (BERT, arXiv 1810.04805); at least one."""
+    mask_scheme: Literal["mask", "80-10-10"] = "mask"
+    """`mask`: every chosen word becomes the mask token; `80-10-10`: BERT's mask / random / keep."""
+    content_weight: float = 4.0
+    """How much likelier a content word is masked than a stop-word or a punctuation mark."""
+    soft_labels: Literal["none", "language_model", "momentum"] = "language_model"
+    """Teacher of masked words: `language_model` is ViLTA's frozen one, `momentum` is ALBEF's
+    moving average of the model itself, `none` is the one-hot baseline (METER)."""
+    teacher: str = ""
+    """Folder or hub id of the frozen language model. Empty: the text encoder's starting point."""
+    teacher_view: Literal["masked", "clean"] = "masked"
+    """What the teacher reads: the masked caption or the clean one."""
+    alpha: float = 0.5
+    """Weight of the soft labels against the one-hot ones, 0 to 1 (ALBEF: 0.4)."""
+    alpha_ramp_steps: int = 0
+    """Steps over which alpha rises linearly from 0; 0: constant."""
+    temperature: float = 1.0
+    """Softmax temperature tau of the distillation."""
+    top_k: int = 0
+    """Keep the teacher's K largest probabilities and renormalise; 0: all of them."""
+    momentum: float = 0.995
+    """Decay of the moving average with `soft_labels: momentum` (0.995: ALBEF)."""
+    negatives: Literal["grounded", "soft_label", "none", "off"] = "grounded"
+    """Filter of the synthesised negatives: `grounded` rejects words that the image-conditioned
+    model finds plausible, `soft_label` those that the teacher does, `none` only the original word
+    and its inflections; `off` synthesises nothing (METER, ALBEF)."""
+    filter_ratio: float = 0.1
+    """A word is no negative if its filter probability reaches this share of the original's."""
+    candidates: int = 20
+    """Negatives are drawn from this many of the language model's likeliest allowed words."""
+    negative_temperature: float = 1.0
+    """Softmax temperature of that draw; lower keeps to the likeliest words."""
+    max_changes: int = 1
+    """Most words of a caption that a negative changes."""
+    mlm_weight: float = 1.0
+    """Weight of masked language modelling with the image."""
+    text_mlm_weight: float = 0.1
+    """Weight of text-only masked language modelling, which keeps the synthesiser alive."""
+    itm_weight: float = 1.0
+    """Weight of image-text matching."""
+    synthesised_share: float = 0.5
+    """Share of the synthesised rows in the no-match half of the matching loss; the in-batch
+    negatives have the rest."""
+    itc_weight: float = 1.0
+    """Weight of image-text contrast; 0 switches it off (METER)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """AdamW, its rates and its schedule."""
+
+    steps: int = 10_000
+    """Optimizer steps of the whole run."""
+    batch_size: int = 64
+    """Pairs in one forward pass on one device."""
+    accumulate: int = 1
+    """Forward passes per device and step; the global batch is batch_size x accumulate x devices."""
+    lr: float = 1e-4
+    """Peak learning rate of the fusion encoder."""
+    encoder_lr_multiplier: float = 0.2
+    """Rate of the two encoders relative to `lr` (METER trains fusion 5 times faster)."""
+    head_lr_multiplier: float = 1.0
+    """Rate of the heads relative to `lr`."""
+    warmup: float = 0.1
+    """Share of the steps over which the rate rises linearly from 0 (METER: 0.1)."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up (METER: linear)."""
+    weight_decay: float = 0.01
+    """AdamW weight decay; none on biases and norms (METER: 0.01)."""
+    beta2: float = 0.98
+    """AdamW second moment decay (METER: 0.98)."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """`auto`: bf16 where the hardware computes it natively, else float32."""
+    compile: bool = False
+    """torch.compile the task; slow to start, see benchmarks/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run writes, and how often."""
+
+    out: str = ""
+    """Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, the released model."""
+    seed: int = 0
+    """Decides everything that is random."""
+    resume: bool = False
+    """Go on from the last whole checkpoint in `out`."""
+    overwrite: bool = False
+    """Start anew although `out` holds a run; the old one is deleted."""
+    accept_other_data: bool = False
+    """Resume although the training data are not those that the run was started with."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    evaluate_every: int = 0
+    """Steps between two evaluations on `data.val`; 0: only at the end."""
+    save_every: int = 500
+    """Steps between two checkpoints; the last step always writes one."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept, beside the best."""
+    best_metric: str = "retrieval/mean_recall"
+    """Evaluation figure whose largest value marks the best checkpoint."""
+    patience: int = 0
+    """Stop after this many evaluations without a better `best_metric`; 0: never."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the accelerator if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pre-train image encoder, text encoder and fusion on image-text pairs."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDataConfig:
+    """Captions for a language model."""
+
+    train: str = ""
+    """Text file (one caption a line, may be .gz) or image-text pairs whose captions are taken."""
+    val: str = ""
+    """Captions to measure on. Empty: a hundredth of the training captions is set aside."""
+    max_text_tokens: int = 50
+    """Captions are cut after this many tokens."""
+    workers: int = 0
+    """Loader processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextModelConfig:
+    """The language model: a checkpoint to continue from, or the size of a new BERT."""
+
+    start: str = ""
+    """Hub id or folder to continue from (a missing language-model head is tied to the
+    embeddings). Empty: a new tokenizer and a new model are trained."""
+    vocabulary: int = 8192
+    """Words of the new tokenizer (WordPiece, lower case)."""
+    width: int = 256
+    """Width of the new model."""
+    layers: int = 4
+    """Layers of the new model."""
+    heads: int = 4
+    """Attention heads of the new model."""
+    dropout: float = 0.1
+    """Dropout of the new model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTextConfig:
+    """Train the language model that serves as text encoder and as frozen teacher."""
+
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    model: TextModelConfig = field(default_factory=TextModelConfig)
+    mask_rate: float = 0.15
+    """Share of the words that are masked, 80/10/10 mask / random / keep (BERT)."""
+    optimization: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(
+            steps=2000, batch_size=256, lr=5e-4, encoder_lr_multiplier=1.0
+        )
+    )
+    run: RunConfig = field(default_factory=lambda: RunConfig(best_metric="text/top1"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Zero-shot retrieval, masked words and image-text matching of a pre-trained run."""
+
+    data: str = ""
+    """Image-text pairs: a packed folder or any source that `vilta pack` reads."""
+    out: str = ""
+    """JSON file with the figures. Empty: `evaluation-<name of the data>.json` in the run."""
+    top_k: int = 32
+    """Candidates of the contrastive stage that image-text matching ranks again."""
+    full: bool = False
+    """Score every image-text pair by matching, as methods without a first stage do."""
+    batch_size: int = 128
+    """Pairs in one forward pass."""
+    seed: int = 0
+    """Decides which words are masked and which negatives are drawn."""
+    workers: int = 0
+    """Loader processes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the accelerator if there is one."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """`auto`: bf16 where the hardware computes it natively, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Write image-text pairs as Arrow shards with the image bytes inside."""
+
+    out: str = ""
+    """Folder to write: shards that `datasets.load_from_disk` maps, and manifest.json."""
+    split: str = ""
+    """Split of a source that has several, e.g. train, val, test."""
+    caption_column: str = ""
+    """Column of a metadata file that holds the caption, if it is not found by itself."""
+    short_side: int = 0
+    """Shrink images so that the short side has this many pixels; 0: bytes are kept as they are."""
+    shard_rows: int = 10_000
+    """Rows of one shard."""
+    strict: bool = False
+    """Stop at the first unreadable sample instead of skipping and counting it."""
+
+
+def load_yaml(path: str | Path, cls: type[T], base: T | None = None) -> T:
+    """Read a YAML file into ``cls``, strictly; keys it does not name keep the value of ``base``.
+
+    Raises ``ValueError`` naming the file, the path of the key and the nearest known key.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such config file: {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _merge(base if base is not None else cls(), content, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain dicts, lists and scalars, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {k: plain(v) for k, v in dataclasses.asdict(config).items()}
+
+
+def save_yaml(config: Any, path: str | Path) -> None:
+    """Write the resolved config; the file alone repeats the run. Replaces atomically."""
+    import yaml
+
+    path = Path(path)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        yaml.safe_dump(to_dict(config), file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def _merge(base: T, content: Any, where: str) -> T:
+    """Return ``base`` with the values of a parsed YAML mapping, checked key by key."""
+    import cattrs
+
+    if not isinstance(content, dict):
+        raise ValueError(f"{where or 'the file'} must be a mapping of settings")
+    hints = get_type_hints(type(base))
+    known = [f.name for f in dataclasses.fields(base)]  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown key {name!r}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            changes[key] = _merge(getattr(base, key), value, name)
+            continue
+        _check_scalar(hints[key], value, name)
+        try:
+            changes[key] = cattrs.structure(value, hints[key])
+        except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {value!r} is not {hints[key]}") from error
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _check_scalar(hint: Any, value: Any, name: str) -> None:
+    """Refuse what a lenient conversion would let through, such as 'no' for a number."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        choices = ", ".join(map(str, get_args(hint)))
+        raise ValueError(f"{name}: {value!r} is not one of {choices}")
+    exact = {bool: bool, str: str, int: int, float: (int, float)}
+    if hint in exact:
+        wanted = exact[hint]
+        if isinstance(value, bool) != (hint is bool) or not isinstance(value, wanted):
+            note = " (write 1.0e-4, not 1e-4)" if hint is float and isinstance(value, str) else ""
+            raise ValueError(f"{name}: expected {hint.__name__}, got {value!r}{note}")

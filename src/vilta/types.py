@@ -1,0 +1,97 @@
+"""The three things that cross module borders, and the names of their dimensions.
+
+Shape legend, used in code and docs alike:
+
+| symbol | meaning                                        |
+|--------|------------------------------------------------|
+| B      | image-text pairs in a batch                    |
+| R      | rows of a fusion call (each: one text, one image) |
+| P      | image tokens                                   |
+| L      | text tokens, padded to the batch's longest     |
+| D      | fusion width                                   |
+| V      | vocabulary size                                |
+| M      | masked positions in the batch (a flat index into B * L) |
+| K      | kept entries of a soft label                   |
+| H W    | image height and width in pixels               |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with one of its captions, as the data set hands it to the collator."""
+
+    pixels: UInt8[Tensor, "3 H W"]
+    caption: str
+    image_id: str
+    index: int
+    """Row of the table; with the epoch and the seed it decides every random choice."""
+    epoch: int
+    name: str
+    """What to call the sample in an error message, e.g. ``flickr8k/train#17``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """``B`` image-text pairs ready for the device. Pixels stay uint8 until the model."""
+
+    pixel_values: UInt8[Tensor, "B 3 H W"]
+    input_ids: Int[Tensor, "B L"]
+    attention_mask: Int[Tensor, "B L"]
+    word_ids: Int[Tensor, "B L"]
+    """Index of the whole word that a token belongs to; -1 for special tokens and padding."""
+    masked_input_ids: Int[Tensor, "B L"]
+    masked_positions: Int[Tensor, "M"]
+    """Flat index into ``B * L``, ascending; found on the CPU so that no step waits for it."""
+    image_ids: Int[Tensor, "B"]
+    """Hash of the image id: two rows with the same value show the same image."""
+    caption_ids: Int[Tensor, "B"]
+    """Hash of the caption's text."""
+    names: tuple[str, ...]
+    """One per row, for error messages."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs ``B``."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with every tensor on ``device``."""
+        moved: dict[str, Any] = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What a task's forward returns: what to minimise, and what to log."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+    """Detached scalars by name: each loss on its own, and statistics of the step."""
+
+
+class TrainableTask(Protocol):
+    """What the training loop needs of a task (an ``nn.Module``); see ``vilta.tasks.base``."""
+
+    training: bool
+
+    def __call__(self, batch: Any) -> Losses: ...  # noqa: D102
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]: ...  # noqa: D102
+    def after_step(self) -> None: ...  # noqa: D102
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...  # noqa: D102
+    def save_pretrained(self, folder: str) -> None: ...  # noqa: D102
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...  # noqa: D102
