@@ -1,0 +1,68 @@
+"""``ViltaConfig``: the two encoders' own configurations and how they are fused."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+FUSION_KINDS = ("co-attention", "cross-attention")
+POOLINGS = ("first", "mean")
+
+
+class ViltaConfig(PreTrainedConfig):
+    """Architecture of a ViLTA model; field docs are those of ``vilta.config.ModelConfig``.
+
+    ``vision_config`` and ``text_config`` are the encoders' transformers configurations (objects or
+    dicts with a ``model_type``). ``image_mean`` and ``image_std`` normalise pixels in [0, 1].
+    Raises ``ValueError`` for an unknown fusion kind or pooling, or heads that do not divide the
+    width.
+    """
+
+    model_type = "vilta"
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_size: int = 224
+    image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    fusion: str = "co-attention"
+    fusion_layers: int = 6
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    pooling: str = "first"
+    dropout: float = 0.1
+    contrastive_width: int = 256
+    max_text_tokens: int = 50
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn nested dicts into configurations and check the values."""
+        self.vision_config = _nested(self.vision_config, default="vit")
+        self.text_config = _nested(self.text_config, default="bert")
+        self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
+        # Whether the language-model head is tied to the embeddings is the text encoder's affair.
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", True))
+        super().__post_init__(**kwargs)
+        if self.fusion not in FUSION_KINDS:
+            raise ValueError(f"fusion is {self.fusion!r}; choose one of {', '.join(FUSION_KINDS)}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}; choose one of {', '.join(POOLINGS)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"the fusion width {self.hidden_size} cannot be shared by "
+                f"{self.num_attention_heads} heads; choose a multiple"
+            )
+
+
+def _nested(config: dict | PreTrainedConfig | None, default: str) -> PreTrainedConfig:
+    if config is None:
+        return AutoConfig.for_model(default)
+    if isinstance(config, dict):
+        values = dict(config)
+        if "model_type" not in values:
+            raise ValueError("a nested encoder configuration needs a `model_type`")
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    return config

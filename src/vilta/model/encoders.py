@@ -1,0 +1,189 @@
+"""Any transformers image encoder, any transformers masked language model, seen alike.
+
+Nothing here knows a model by its name. An image encoder is an ``AutoModel`` whose
+``last_hidden_state`` is a token sequence ``[B, P, C]`` or a feature map ``[B, C, h, w]``. A text
+encoder is an ``AutoModelForMaskedLM``: its base model gives the states, and its head is applied
+later, to the masked positions alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+
+def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
+    """Load an image encoder from a hub id or folder, or build one at random from a config.
+
+    Of a two-tower checkpoint such as CLIP, the image tower is taken. Raises ``ValueError`` if the
+    checkpoint lacks weights or the architecture is no image encoder that transformers knows.
+    """
+    config = _read_config(source)
+    config = getattr(config, "vision_config", config)
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"{config.model_type!r} is no encoder that AutoModel knows")
+    return _load(AutoModel, source, config)
+
+
+def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
+    """Load a masked language model, head included, from a hub id, folder or config.
+
+    Raises ``ValueError`` if the architecture has no masked language model or weights are missing.
+    """
+    config = _read_config(source)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ValueError(
+            f"{config.model_type!r} has no masked language model in transformers; take an encoder "
+            "such as BERT, RoBERTa, DistilBERT, ModernBERT or MPNet"
+        )
+    return check_language_model(_load(AutoModelForMaskedLM, source, config))
+
+
+def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return ``model`` if its head can be applied apart from its encoder, else say why not."""
+    if not isinstance(getattr(model, model.base_model_prefix, None), nn.Module):
+        raise ValueError(
+            f"{type(model).__name__} keeps no separate encoder under `{model.base_model_prefix}`, "
+            "so its head cannot be applied to masked positions alone; take another text encoder"
+        )
+    return model
+
+
+def image_width(config: PreTrainedConfig) -> int:
+    """Return the number of channels of an image encoder's last hidden state."""
+    if isinstance(width := getattr(config, "hidden_size", None), int):
+        return width
+    if sizes := getattr(config, "hidden_sizes", None):
+        return int(sizes[-1])
+    raise ValueError(
+        f"{config.model_type!r} states neither `hidden_size` nor `hidden_sizes`, so its width is "
+        "unknown; add one of them to its configuration"
+    )
+
+
+def image_states(
+    encoder: PreTrainedModel, pixels: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B P C"]:
+    """Encode normalised images as tokens.
+
+    Position embeddings are interpolated where the encoder offers it, so any image size works. A
+    feature map is flattened row by row, and since nothing in it tells where a cell lies, fixed
+    two-dimensional sine waves are added (as DETR does, arXiv 2005.12872).
+    """
+    options: dict[str, Any] = {}
+    if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
+        options["interpolate_pos_encoding"] = True
+    states = encoder(pixels, **options).last_hidden_state
+    if states.dim() == 4:
+        height, width = states.shape[-2:]
+        states = states.flatten(2).transpose(1, 2)
+        states = states + grid_positions(height, width, states.shape[-1], states.device)
+    return states
+
+
+def grid_positions(
+    height: int, width: int, channels: int, device: torch.device
+) -> Float[Tensor, "P C"]:
+    """Sine and cosine waves of a cell's row and column, ``P = height * width``; parameter-free.
+
+    Coordinates run from 0 to 1 whatever the size of the map, so that a model trained at one image
+    size knows the places of another.
+    """
+    waves = max(channels // 4, 1)
+    frequency = math.pi * torch.exp(
+        torch.linspace(0, math.log(32.0), waves, device=device)  # 0.5 to 16 periods, our choice
+    )
+    rows = torch.linspace(0, 1, height, device=device)[:, None] * frequency
+    columns = torch.linspace(0, 1, width, device=device)[:, None] * frequency
+    grid = torch.cat(
+        [
+            torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(-1, width, -1),
+            torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, -1, -1),
+        ],
+        dim=-1,
+    ).flatten(0, 1)
+    return nn.functional.pad(grid, (0, max(channels - grid.shape[-1], 0)))[:, :channels]
+
+
+def text_states(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "R L"],
+    attention_mask: Int[Tensor, "R L"],
+) -> Float[Tensor, "R L C"]:
+    """Return the hidden states of a masked language model's encoder, without its head."""
+    encoder = getattr(model, model.base_model_prefix)
+    return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def language_model_logits(
+    model: PreTrainedModel, states: Float[Tensor, "M C"]
+) -> Float[Tensor, "M V"]:
+    """Apply a masked language model's own head to hidden states picked from its encoder.
+
+    Every architecture names and wires its head differently; all of them compute it in ``forward``
+    from what the encoder returned. So ``forward`` is run on a view of the model whose encoder
+    returns the given states. The view shares all parameters; the model itself is not touched.
+    """
+    view = copy.copy(model)
+    view._modules = {**model._modules, model.base_model_prefix: _GivenStates(states[None])}
+    return view(inputs_embeds=states[None]).logits[0]
+
+
+class _GivenStates(nn.Module):
+    """Stands where an encoder stood and returns states that are already known."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        """Return the states, whatever the arguments."""
+        return BaseModelOutput(last_hidden_state=self.states)
+
+
+def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
+    if isinstance(source, PreTrainedConfig):
+        return source
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read an encoder from {source!r}: {reason}") from None
+
+
+def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build from a config (random weights) or load strictly: a missing weight is an error."""
+    if isinstance(source, PreTrainedConfig) or Path(source).is_file():
+        return auto.from_config(config)  # type: ignore[attr-defined, no-any-return]
+    try:
+        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+            source, config=config, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot load the weights of {source!r}: {reason}") from None
+    # A pooler is not used here, and many released checkpoints come without one.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ValueError(
+            f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, first: "
+            f"{missing[0]}; train it first, or start from a checkpoint that has them"
+        )
+    return model  # type: ignore[no-any-return]

@@ -1,0 +1,77 @@
+"""The heads: masked words, match or no match, and the contrastive space."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# ALBEF and CLIP start at temperature 0.07; CLIP keeps it above 0.01 (arXiv 2103.00020).
+INITIAL_TEMPERATURE = 0.07
+LOWEST_TEMPERATURE = 0.01
+
+
+class MaskedWordHead(nn.Module):
+    """Fused states to vocabulary logits, tied to the text encoder's word embeddings."""
+
+    def __init__(self, width: int, embedding_width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, embedding_width)
+        self.norm = nn.LayerNorm(embedding_width)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(
+        self, states: Float[Tensor, "M D"], embeddings: Float[Tensor, "V C"]
+    ) -> Float[Tensor, "M V"]:
+        """Score every word of the vocabulary at ``M`` positions."""
+        return F.linear(self.norm(F.gelu(self.dense(states))), embeddings, self.bias)
+
+
+class MatchHead(nn.Module):
+    """Pooled states to two logits: no match (0), match (1)."""
+
+    def __init__(self, width: int, streams: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(streams * width, width)
+        self.out = nn.Linear(width, 2)
+
+    def forward(self, pooled: Float[Tensor, "R S"]) -> Float[Tensor, "R 2"]:
+        """Classify each row."""
+        return self.out(F.gelu(self.dense(pooled)))
+
+
+class ContrastiveHead(nn.Module):
+    """Project pooled image and text states to unit vectors in one space."""
+
+    def __init__(self, image_width: int, text_width: int, width: int) -> None:
+        super().__init__()
+        self.image = nn.Linear(image_width, width)
+        self.text = nn.Linear(text_width, width)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(INITIAL_TEMPERATURE)))
+
+    def embed_image(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """Return unit vectors, float32."""
+        return F.normalize(self.image(pooled).float(), dim=-1)
+
+    def embed_text(self, pooled: Float[Tensor, "R C"]) -> Float[Tensor, "R W"]:
+        """Return unit vectors, float32."""
+        return F.normalize(self.text(pooled).float(), dim=-1)
+
+    def scale(self) -> Float[Tensor, ""]:
+        """Return the inverse of the learned temperature, clamped."""
+        return self.log_scale.clamp(max=-math.log(LOWEST_TEMPERATURE)).exp()
+
+
+def pool(
+    states: Float[Tensor, "R S D"], mask: Bool[Tensor, "R S"] | None, how: str
+) -> Float[Tensor, "R D"]:
+    """Reduce a sequence to its first token or to the mean over real tokens."""
+    if how == "first":
+        return states[:, 0]
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

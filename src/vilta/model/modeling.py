@@ -1,0 +1,256 @@
+"""``ViltaModel`` (encoders and fusion) and ``ViltaForPreTraining`` (with its heads)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from vilta.model import encoders
+from vilta.model.configuration import ViltaConfig
+from vilta.model.fusion import FusedStates, Fusion, Pairs
+from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, pool
+
+
+@dataclass
+class ViltaOutput(ModelOutput):
+    """What a plain forward pass returns, one row per image-text pair."""
+
+    last_hidden_state: Float[Tensor, "B L D"] | None = None
+    pooled: Float[Tensor, "B S"] | None = None
+    match_logits: Float[Tensor, "B 2"] | None = None
+    image_embeds: Float[Tensor, "B W"] | None = None
+    text_embeds: Float[Tensor, "B W"] | None = None
+
+
+class ViltaPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation in the way of transformers, but strict."""
+
+    config_class = ViltaConfig
+    base_model_prefix = "vilta"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load as transformers does; a leftover, missing or misshapen weight is an error.
+
+        Raises ``ValueError`` that names the weight. To start from encoders, use
+        ``ViltaForPreTraining.from_encoders``.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if names := sorted(map(str, info[kind])):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: {len(names)} {kind.replace('_', ' ')} for "
+                    f"{cls.__name__}, first: {names[0]}; load it with the class that saved it"
+                )
+        return (model, info) if wants_info else model
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ViltaModel):
+            init.copy_(module.pixel_mean, torch.tensor(self.config.image_mean) * 255)
+            init.copy_(module.pixel_std, torch.tensor(self.config.image_std) * 255)
+
+
+class ViltaModel(ViltaPreTrainedModel):
+    """Image encoder, text encoder with its language-model head, and fusion."""
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        self.vision = AutoModel.from_config(config.vision_config)
+        self.text = encoders.check_language_model(
+            AutoModelForMaskedLM.from_config(config.text_config)
+        )
+        vision_width = encoders.image_width(config.vision_config)
+        self.image_norm = nn.LayerNorm(vision_width)
+        self.image_projection = nn.Linear(vision_width, config.hidden_size)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.fusion = Fusion(config)
+        self.register_buffer("pixel_mean", torch.zeros(3))
+        self.register_buffer("pixel_std", torch.ones(3))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.text.get_input_embeddings()
+
+    def encode_image(self, pixel_values: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B P C"]:
+        """Return the image encoder's normed states.
+
+        uint8 pixels are normalised here, on the device; float pixels are taken as normalised.
+        """
+        self._check_size(pixel_values)
+        if not pixel_values.is_floating_point():
+            mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
+            pixel_values = (pixel_values.to(mean.dtype) - mean) / std
+        return self.image_norm(encoders.image_states(self.vision, pixel_values))
+
+    def encode_text(
+        self, input_ids: Int[Tensor, "R L"], attention_mask: Int[Tensor, "R L"]
+    ) -> Float[Tensor, "R L C"]:
+        """Return the text encoder's states; no image is seen."""
+        return encoders.text_states(self.text, input_ids, attention_mask)
+
+    def fuse(
+        self,
+        text: Float[Tensor, "T L Ct"],
+        attention_mask: Int[Tensor, "T L"],
+        image: Float[Tensor, "N P Ci"],
+        pairs: Pairs | None = None,
+        pooled_only: bool = False,
+    ) -> FusedStates:
+        """Fuse encoded texts and images; without ``pairs``, text i meets image i.
+
+        With ``pooled_only`` the last layer computes just what ``pool_fused`` reads.
+        """
+        queries = 1 if pooled_only and self.config.pooling == "first" else None
+        return self.fusion(
+            self.text_projection(text),
+            attention_mask.bool(),
+            self.image_projection(image),
+            pairs,
+            queries,
+        )
+
+    def pool_fused(
+        self, fused: FusedStates, attention_mask: Bool[Tensor, "R L"]
+    ) -> Float[Tensor, "R S"]:
+        """Return one vector per row: of the text stream, and of the image stream if there is one."""
+        vectors = [pool(fused.text, attention_mask, self.config.pooling)]
+        if fused.image is not None:
+            vectors.append(pool(fused.image, None, self.config.pooling))
+        return torch.cat(vectors, dim=-1)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        pixel_values: Shaped[Tensor, "B 3 H W"],
+    ) -> ViltaOutput:
+        """Encode and fuse ``B`` image-text pairs."""
+        fused = self.fuse(
+            self.encode_text(input_ids, attention_mask),
+            attention_mask,
+            self.encode_image(pixel_values),
+        )
+        pooled = self.pool_fused(fused, attention_mask.bool())
+        return ViltaOutput(last_hidden_state=fused.text, pooled=pooled)
+
+    def _check_size(self, pixel_values: Tensor) -> None:
+        patch = getattr(self.config.vision_config, "patch_size", 1)
+        smallest = max(patch) if isinstance(patch, list | tuple) else patch
+        if min(pixel_values.shape[-2:]) < smallest:
+            raise ValueError(
+                f"images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels are smaller "
+                f"than a patch ({smallest}); use a larger data.image_size"
+            )
+
+
+class ViltaForPreTraining(ViltaPreTrainedModel):
+    """ViLTA with the heads of its pre-training objectives: MLM, ITM and ITC."""
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        self.vilta = ViltaModel(config)
+        embeddings = self.vilta.get_input_embeddings().weight
+        self.mlm_head = MaskedWordHead(config.hidden_size, embeddings.shape[1], embeddings.shape[0])
+        streams = 2 if config.fusion == "co-attention" else 1
+        self.itm_head = MatchHead(config.hidden_size, streams)
+        self.itc_head = ContrastiveHead(
+            encoders.image_width(config.vision_config),
+            config.text_config.hidden_size,
+            config.contrastive_width,
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.vilta.get_input_embeddings()
+
+    @classmethod
+    def from_encoders(
+        cls, image: str | PreTrainedConfig, text: str | PreTrainedConfig, **settings: Any
+    ) -> ViltaForPreTraining:
+        """Join two pre-trained encoders with a new fusion.
+
+        ``image`` and ``text`` are hub ids, local folders, or transformers configurations (random
+        weights); ``settings`` are fields of ``ViltaConfig``. The text encoder keeps its
+        language-model head. Raises ``ValueError`` that says why an encoder cannot serve.
+        """
+        vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
+        config = ViltaConfig(
+            vision_config=vision.config, text_config=language.config, **settings
+        )
+        model = cls(config)
+        model.vilta.vision.load_state_dict(vision.state_dict())
+        model.vilta.text.load_state_dict(language.state_dict())
+        return model
+
+    def predict_words(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        """Vocabulary logits from fused states: what text and image expect."""
+        return self.mlm_head(states, self.get_input_embeddings().weight)
+
+    def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
+        """Vocabulary logits from the text encoder's states: what the text alone expects."""
+        return encoders.language_model_logits(self.vilta.text, states)
+
+    def match(
+        self,
+        text: Float[Tensor, "T L Ct"],
+        attention_mask: Int[Tensor, "T L"],
+        image: Float[Tensor, "N P Ci"],
+        pairs: Pairs | None = None,
+    ) -> Float[Tensor, "R 2"]:
+        """Return no-match and match logits of encoded texts and images."""
+        fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
+        mask = attention_mask if pairs is None else attention_mask[pairs.text]
+        return self.itm_head(self.vilta.pool_fused(fused, mask.bool()))
+
+    def embed_image(self, states: Float[Tensor, "B P C"]) -> Float[Tensor, "B W"]:
+        """Unit vectors of encoded images for the contrastive comparison."""
+        return self.itc_head.embed_image(pool(states, None, self.config.pooling))
+
+    def embed_text(
+        self, states: Float[Tensor, "R L C"], attention_mask: Int[Tensor, "R L"]
+    ) -> Float[Tensor, "R W"]:
+        """Unit vectors of encoded texts for the contrastive comparison."""
+        return self.itc_head.embed_text(
+            pool(states, attention_mask.bool(), self.config.pooling)
+        )
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        pixel_values: Shaped[Tensor, "B 3 H W"],
+    ) -> ViltaOutput:
+        """Score ``B`` image-text pairs: match logits, and both contrastive embeddings."""
+        text = self.vilta.encode_text(input_ids, attention_mask)
+        image = self.vilta.encode_image(pixel_values)
+        fused = self.vilta.fuse(text, attention_mask, image)
+        pooled = self.vilta.pool_fused(fused, attention_mask.bool())
+        return ViltaOutput(
+            last_hidden_state=fused.text,
+            pooled=pooled,
+            match_logits=self.itm_head(pooled),
+            image_embeds=self.embed_image(image),
+            text_embeds=self.embed_text(text, attention_mask),
+        )
