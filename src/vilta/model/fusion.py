@@ -92,9 +92,7 @@ class Fusion(nn.Module):
         assert self.image_layers is not None
         mask = text_mask[:, None, None, :]
         last = len(self.text_layers) - 1
-        for i, (reader, viewer) in enumerate(
-            zip(self.text_layers, self.image_layers, strict=True)
-        ):
+        for i, (reader, viewer) in enumerate(zip(self.text_layers, self.image_layers, strict=True)):
             # Both streams read the other one's states from before this layer, as in METER.
             cut = queries if i == last else None
             of_image, of_text = reader.cross.keys_values(image), viewer.cross.keys_values(text)
@@ -200,7 +198,5 @@ def attend(
     return scores.softmax(dim=-1).to(values.dtype) @ values
 
 
-def _rows(
-    tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None
-) -> tuple[Tensor, Tensor]:
+def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tuple[Tensor, Tensor]:
     return tensors if index is None else (tensors[0][index], tensors[1][index])

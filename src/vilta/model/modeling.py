@@ -196,9 +196,7 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
         language-model head. Raises ``ValueError`` that says why an encoder cannot serve.
         """
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
-        config = ViltaConfig(
-            vision_config=vision.config, text_config=language.config, **settings
-        )
+        config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())
@@ -232,8 +230,19 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
         self, states: Float[Tensor, "R L C"], attention_mask: Int[Tensor, "R L"]
     ) -> Float[Tensor, "R W"]:
         """Unit vectors of encoded texts for the contrastive comparison."""
-        return self.itc_head.embed_text(
-            pool(states, attention_mask.bool(), self.config.pooling)
+        return self.itc_head.embed_text(pool(states, attention_mask.bool(), self.config.pooling))
+
+    def similarity(
+        self,
+        image: Float[Tensor, "B P Ci"],
+        text: Float[Tensor, "R L Ct"],
+        attention_mask: Int[Tensor, "R L"],
+    ) -> Float[Tensor, "B R"]:
+        """Compare encoded images with encoded texts: cosine over the learned temperature."""
+        return (
+            self.itc_head.scale()
+            * self.embed_image(image)
+            @ self.embed_text(text, attention_mask).T
         )
 
     def forward(

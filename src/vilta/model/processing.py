@@ -25,9 +25,7 @@ class ViltaProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     @classmethod
-    def from_config(
-        cls, config: ViltaConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> ViltaProcessor:
+    def from_config(cls, config: ViltaConfig, tokenizer: PreTrainedTokenizerBase) -> ViltaProcessor:
         """Build the processor that fits a model's configuration."""
         image_processor = CLIPImageProcessorPil(
             size={"shortest_edge": config.image_size},

@@ -1,0 +1,59 @@
+"""Masked language modelling that learns from soft labels (cross-distillation)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distillation_loss(
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, "M"],
+    teacher_logits: Float[Tensor, "M V"] | None = None,
+    *,
+    alpha: float | Tensor = 0.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> Float[Tensor, ""]:
+    """``(1 - alpha) CE(one_hot, p) + alpha tau^2 KL(q || p_tau)``, the mean over ``M`` positions.
+
+    ``q = softmax(teacher / tau)``, of which the ``top_k`` largest are kept and renormalised
+    (0: all). No gradient reaches the teacher. Without a teacher the loss is cross-entropy. No
+    position gives 0. Source: the method's abstract states that a frozen language encoder
+    gives soft labels; the formula is the usual one (arXiv 1503.02531), its form our choice.
+    """
+    if len(targets) == 0:
+        return logits.sum() * 0.0
+    hard = F.cross_entropy(logits, targets)
+    if teacher_logits is None:
+        return hard
+    soft = soft_cross_entropy(logits, teacher_logits, temperature, top_k)
+    return (1 - alpha) * hard + alpha * temperature**2 * soft
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "M V"],
+    teacher_logits: Float[Tensor, "M V"],
+    temperature: float,
+    top_k: int,
+) -> Float[Tensor, ""]:
+    """``KL(q || p_tau)`` averaged over rows, over the teacher's ``top_k`` words (0: all)."""
+    teacher_logits = teacher_logits.detach().float() / temperature
+    student = logits.float() / temperature
+    if 0 < top_k < logits.shape[1]:
+        teacher_logits, kept = teacher_logits.topk(top_k, dim=1)  # [M, K]
+        # Only K columns are needed, but the student's normaliser runs over all V.
+        log_p = student.gather(1, kept) - student.logsumexp(dim=1, keepdim=True)
+    else:
+        log_p = student.log_softmax(dim=1)
+    log_q = teacher_logits.log_softmax(dim=1)
+    return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+
+
+def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:
+    """``value`` reached linearly over ``ramp_steps`` steps; stays on the device of ``step``."""
+    if ramp_steps <= 0:
+        return value
+    return value * torch.clamp(step / ramp_steps, max=1.0)

@@ -1,0 +1,136 @@
+"""Captions that read well and are wrong about the image, written by the current text encoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vilta.objectives.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisedNegatives:
+    """One rewritten caption per row, where one could be written."""
+
+    input_ids: Int[Tensor, "B L"]
+    """The caption with some words replaced; unchanged where ``valid`` is False."""
+    changed: Bool[Tensor, "B L"]
+    valid: Bool[Tensor, "B"]
+    removed: Float[Tensor, ""]
+    """Share of the likeliest candidate words that the filter took away; for the log."""
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return what is logged each step."""
+        valid = self.valid.float()
+        return {
+            "share": valid.mean(),
+            "changed_words": self.changed.sum() / valid.sum().clamp(min=1),
+            "removed_by_filter": self.removed,
+        }
+
+
+def synthesise_negatives(
+    input_ids: Int[Tensor, "B L"],
+    word_ids: Int[Tensor, "B L"],
+    masked_positions: Int[Tensor, "M"],
+    text_logits: Float[Tensor, "M V"],
+    vocabulary: Vocabulary,
+    *,
+    filter_logits: Float[Tensor, "M V"] | None = None,
+    filter_ratio: float = 0.1,
+    candidates: int = 20,
+    temperature: float = 1.0,
+    max_changes: int = 1,
+) -> SynthesisedNegatives:
+    """Rewrite one to ``max_changes`` of each caption's masked words from its context.
+
+    ``text_logits`` is what the text alone expects at the masked positions. A word may be written
+    if it is a whole word, not the original nor an inflection of it, and its probability under
+    ``filter_logits`` (the image-conditioned model for ``grounded``, the teacher for
+    ``soft_label``) stays under ``filter_ratio`` times the original's: what the filter finds about
+    as likely as the original is probably true. Of the ``candidates`` likeliest allowed words one
+    is drawn. Only words that are a single token are rewritten, so pieces of words stay whole. All
+    other tokens, other masked words included, stay as they are. Runs on the device, no loop over
+    rows; randomness comes from torch's global generator.
+    """
+    rows, length = input_ids.shape
+    original = input_ids.flatten()[masked_positions]  # [M]
+    if len(original) == 0:
+        nothing = torch.zeros_like(input_ids, dtype=torch.bool)
+        return SynthesisedNegatives(
+            input_ids=input_ids,
+            changed=nothing,
+            valid=nothing.any(1),
+            removed=text_logits.new_zeros(()),
+        )
+
+    allowed = vocabulary.whole[None] & (vocabulary.stem[None] != vocabulary.stem[original, None])
+    rewritable = (vocabulary.whole[original] & _single_token(word_ids, masked_positions))[:, None]
+    allowed = allowed & rewritable  # [M, V]
+    plausible, removed = _filter(
+        text_logits, allowed, original, filter_logits, filter_ratio, candidates
+    )
+    words, found = _draw(text_logits, allowed & ~plausible, candidates, temperature)
+
+    # Of the masked words with a candidate, a random one to max_changes of each caption change.
+    order = torch.full((rows * length,), torch.inf, device=input_ids.device)
+    lots = torch.rand(len(original), device=input_ids.device).masked_fill(~found, torch.inf)
+    order[masked_positions] = lots
+    order = order.view(rows, length)
+    quota = torch.randint(1, max_changes + 1, (rows, 1), device=input_ids.device)
+    changed = (order.argsort(dim=1).argsort(dim=1) < quota) & order.isfinite()
+
+    written = input_ids.flatten().clone()
+    written[masked_positions] = words
+    written = torch.where(changed, written.view(rows, length), input_ids)
+    return SynthesisedNegatives(
+        input_ids=written, changed=changed, valid=changed.any(dim=1), removed=removed
+    )
+
+
+def _single_token(word_ids: Int[Tensor, "B L"], positions: Int[Tensor, "M"]) -> Bool[Tensor, "M"]:
+    """Whether the word at each position consists of that token alone."""
+    edge = word_ids.new_full((len(word_ids), 1), -2)
+    padded = torch.cat([edge, word_ids, edge], dim=1)
+    alone = (padded[:, 1:-1] != padded[:, :-2]) & (padded[:, 1:-1] != padded[:, 2:])
+    return alone.flatten()[positions]
+
+
+def _filter(
+    text_logits: Float[Tensor, "M V"],
+    allowed: Bool[Tensor, "M V"],
+    original: Int[Tensor, "M"],
+    filter_logits: Float[Tensor, "M V"] | None,
+    ratio: float,
+    candidates: int,
+) -> tuple[Bool[Tensor, "M V"], Float[Tensor, ""]]:
+    """Words the filter finds plausible, and which share of the likeliest allowed ones that is."""
+    if filter_logits is None:
+        return torch.zeros_like(allowed), text_logits.new_zeros(())
+    # p(w) >= ratio * p(original), compared as logits: the normaliser is the same on both sides.
+    bar = filter_logits.gather(1, original[:, None]).float() + math.log(ratio)
+    plausible = filter_logits.float() >= bar
+    scores = text_logits.masked_fill(~allowed, -torch.inf)
+    top = scores.topk(min(candidates, scores.shape[1]), dim=1)
+    real = top.values.isfinite()
+    removed = (plausible.gather(1, top.indices) & real).sum() / real.sum().clamp(min=1)
+    return plausible, removed
+
+
+def _draw(
+    logits: Float[Tensor, "M V"],
+    allowed: Bool[Tensor, "M V"],
+    candidates: int,
+    temperature: float,
+) -> tuple[Int[Tensor, "M"], Bool[Tensor, "M"]]:
+    """Draw a word per position from the likeliest allowed ones; False where there is none."""
+    scores = logits.float().masked_fill(~allowed, -torch.inf)
+    top = scores.topk(min(candidates, scores.shape[1]), dim=1)
+    # Gumbel-max: adding this noise and taking the largest is a draw from the softmax.
+    gumbel = -torch.log(-torch.log(torch.rand_like(top.values).clamp(1e-12, 1 - 1e-7)))
+    pick = (top.values / temperature + gumbel).argmax(dim=1, keepdim=True)
+    return top.indices.gather(1, pick)[:, 0], top.values[:, 0].isfinite()

@@ -1,0 +1,55 @@
+"""Which words of a caption are hidden."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vilta.objectives.vocabulary import Vocabulary
+
+
+def mask_words(
+    input_ids: Int[Tensor, "B L"],
+    word_ids: Int[Tensor, "B L"],
+    noise: Float[Tensor, "B L 2"],
+    vocabulary: Vocabulary,
+    *,
+    rate: float = 0.15,
+    content_weight: float = 1.0,
+    scheme: str = "mask",
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Hide whole words; return the masked captions and where they differ in role.
+
+    Of each caption's words, ``rate`` (rounded, at least one) are chosen without replacement, a
+    content word ``content_weight`` times as likely as another. All pieces of a chosen word are
+    hidden: by the mask token, or with ``scheme="80-10-10"`` by the mask token, a random token or
+    the token itself (arXiv 1810.04805). ``word_ids`` number a caption's words from 0 and are -1
+    elsewhere. ``noise`` is uniform in [0, 1) and decides everything, so the result is a function
+    of its arguments. A caption without words keeps all its tokens.
+    """
+    is_word = word_ids >= 0
+    first = is_word & (word_ids != word_ids.roll(1, dims=1))
+    first[:, 0] = is_word[:, 0]
+
+    # Exponential races: the smallest -log(u)/w of a row win, each word with odds w.
+    weights = torch.where(vocabulary.content[input_ids], content_weight, 1.0)
+    race = -torch.log(noise[..., 0].clamp(min=1e-12)) / weights
+    rank = race.masked_fill(~first, torch.inf).argsort(dim=1).argsort(dim=1)
+    count = (first.sum(dim=1, keepdim=True) * rate + 0.5).floor().clamp(min=1)
+    chosen = first & (rank < count)
+
+    # Every piece looks up whether its word's first piece was chosen; column 0 is for no word.
+    by_word = torch.zeros(len(input_ids), input_ids.shape[1] + 1, dtype=torch.bool)
+    by_word = by_word.to(input_ids.device)
+    by_word.scatter_(1, torch.where(chosen, word_ids + 1, 0), True)
+    selected = by_word.gather(1, word_ids + 1) & is_word
+
+    hidden = torch.full_like(input_ids, vocabulary.mask_id)
+    if scheme == "80-10-10":
+        dice = noise[..., 1]
+        # The second tenth of the dice's range, stretched, also picks the random token.
+        pick = ((dice - 0.8) * 10 * len(vocabulary.regular)).long()
+        drawn = vocabulary.regular[pick.clamp(0, len(vocabulary.regular) - 1)]
+        hidden = torch.where(dice < 0.8, hidden, torch.where(dice < 0.9, drawn, input_ids))
+    return torch.where(selected, hidden, input_ids), selected

@@ -1,0 +1,116 @@
+"""What the objectives must know of a tokenizer's words, as tensors over the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import snowballstemmer
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+# Words that carry little of a picture. Masking and rewriting prefer all others (our choice, after
+# arXiv 2109.02040, which found that most masked tokens are stop-words and punctuation).
+STOP_WORDS = frozenset(
+    """a about after again against all am an and any are aren as at be because been before being
+    below both but by can could did do does doing down during each few for from further had has
+    have having he her here hers herself him himself his how i if in into is isn it its itself just
+    me more most my myself no nor not now of off on once only or other our ours ourselves out over
+    own s same she should so some such t than that the their theirs them themselves then there
+    these they this those through to too under until up very was we were what when where which
+    while who whom why will with would you your yours yourself yourselves""".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Facts about each of ``V`` tokens. Tokens that a model has beyond its tokenizer are special."""
+
+    mask_id: int
+    whole: Bool[Tensor, "V"]
+    """The token begins a word, is made of letters, and is not special."""
+    content: Bool[Tensor, "V"]
+    """A whole word, or the first piece of one, that is no stop-word."""
+    stem: Int[Tensor, "V"]
+    """Tokens with the same stem are inflections of one word."""
+    regular: Int[Tensor, "N"]
+    """Ids of all tokens that are not special: what a random replacement is drawn from."""
+
+    def to(self, device: torch.device | str) -> Vocabulary:
+        """Return the tables on ``device``."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Vocabulary(
+            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+        )
+
+
+class VocabularyTables(nn.Module):
+    """Carries a ``Vocabulary`` along with a module to its device; nothing of it is saved."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.mask_id = vocabulary.mask_id
+        for name in ("whole", "content", "stem", "regular"):
+            self.register_buffer(name, getattr(vocabulary, name), persistent=False)
+
+    def tables(self) -> Vocabulary:
+        """Return the vocabulary on the module's device."""
+        return Vocabulary(
+            mask_id=self.mask_id,
+            whole=self.whole,
+            content=self.content,
+            stem=self.stem,
+            regular=self.regular,
+        )
+
+
+def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
+    """Build the tables for a model with ``size`` word embeddings.
+
+    WordPiece marks continuations (``##ing``); byte-level BPE and SentencePiece mark beginnings
+    (a space, written G-dot or a low line). Raises ``ValueError`` without a mask token or if the
+    tokenizer has more words than the model.
+    """
+    if tokenizer.mask_token_id is None:
+        raise ValueError("the tokenizer has no mask token; masked language modelling needs one")
+    if len(tokenizer) > size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} words but the model only {size}; "
+            "they do not belong together"
+        )
+    stemmer = snowballstemmer.stemmer("english")
+    special = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens)
+    whole, content = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    stem = torch.arange(size)
+    stems: dict[str, int] = {}
+    for i, token in enumerate(tokens):
+        begins = token.startswith(("Ġ", "▁")) if marks_beginnings else not token.startswith("##")
+        word = token.lstrip("Ġ▁").removeprefix("##").lower()
+        if i in special or not word.isalpha():
+            continue
+        whole[i] = begins
+        content[i] = word not in STOP_WORDS
+        stem[i] = stems.setdefault(stemmer.stemWord(word), i)
+    regular = torch.tensor([i for i in range(len(tokens)) if i not in special])
+    return Vocabulary(
+        mask_id=tokenizer.mask_token_id, whole=whole, content=content, stem=stem, regular=regular
+    )
+
+
+def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Refuse a teacher whose words are not the student's, id by id.
+
+    Raises ``ValueError`` with both sizes and the first word that differs.
+    """
+    ours, theirs = len(student), len(teacher)
+    for i in range(max(ours, theirs)):
+        own = student.convert_ids_to_tokens(i) if i < ours else None
+        other = teacher.convert_ids_to_tokens(i) if i < theirs else None
+        if own != other:
+            raise ValueError(
+                f"teacher and student have different vocabularies ({theirs} and {ours} words; "
+                f"word {i} is {other!r} and {own!r}); take a teacher with the student's tokenizer"
+            )

@@ -1,0 +1,48 @@
+"""What every task is: a module that owns a model, its loss and its metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vilta.types import Losses
+
+
+class Task(nn.Module):
+    """Base of all tasks; the training loop needs nothing else.
+
+    A subclass sets ``model`` and ``tokenizer``, and writes ``forward`` (which never changes a
+    weight or a buffer) and ``evaluate``.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def forward(self, batch: Any) -> Losses:
+        """Return what to minimise for one batch, and what to log."""
+        raise NotImplementedError
+
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Return the task's figures on held-out data."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Do what must follow an optimizer step; nothing by default."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Sort the trainable parameters into `encoders`, `fusion` and `heads`."""
+        groups: dict[str, list[nn.Parameter]] = {"encoders": [], "fusion": [], "heads": []}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            parts = name.split(".")
+            if "vision" in parts or "text" in parts[:2]:
+                groups["encoders"].append(parameter)
+            elif "vilta" in parts:
+                groups["fusion"].append(parameter)
+            else:
+                groups["heads"].append(parameter)
+        return groups

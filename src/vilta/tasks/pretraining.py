@@ -1,0 +1,184 @@
+"""ViLTA pre-training: one step of masked words, matching with written negatives, and contrast."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vilta.config import ObjectiveConfig
+from vilta.model import ViltaForPreTraining
+from vilta.model.encoders import language_model_logits, text_states
+from vilta.model.fusion import Pairs
+from vilta.objectives.contrastive import contrastive_loss
+from vilta.objectives.distillation import distillation_loss, ramped
+from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
+from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
+from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
+from vilta.tasks.base import Task
+from vilta.types import Batch, Losses
+
+
+class PretrainingTask(Task):
+    """The method of arXiv 2308.16689; ``forward`` follows docs/method.md step by step.
+
+    ``teacher`` is the frozen language model: needed for ``soft_labels: language_model`` and for
+    ``negatives: soft_label``. It shares the student's vocabulary (``require_same_words``).
+    """
+
+    def __init__(
+        self,
+        model: ViltaForPreTraining,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: ObjectiveConfig,
+        teacher: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__()
+        needs_teacher = objective.soft_labels == "language_model" or (
+            objective.negatives == "soft_label"
+        )
+        if needs_teacher and teacher is None:
+            raise ValueError("these objectives learn from a frozen language model; give a teacher")
+        self.model, self.tokenizer, self.objective = model, tokenizer, objective
+        size = model.get_input_embeddings().weight.shape[0]
+        self.words = VocabularyTables(read_vocabulary(tokenizer, size))
+        self.teacher = _frozen(teacher) if needs_teacher else None
+        self.momentum_model = (
+            _frozen(copy.deepcopy(model)) if objective.soft_labels == "momentum" else None
+        )
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> PretrainingTask:
+        """Switch the student's mode; teachers always stay in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.teacher, self.momentum_model):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        """One step. The symbols in the shape comments are those of ``vilta.types``."""
+        model, vilta, weights = self.model, self.model.vilta, self.objective
+        mask, at = batch.attention_mask, batch.masked_positions
+
+        # Every row of every pass shares one encoding of its image.
+        image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
+
+        # Masked words: what text and image expect, and what the text alone expects.
+        masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
+        fused = vilta.fuse(masked, mask, image).text  # [B, L, D]
+        logits = model.predict_words(fused.flatten(0, 1)[at])  # [M, V]
+        text_logits = model.predict_words_from_text(masked.flatten(0, 1)[at])  # [M, V]
+        original = batch.input_ids.flatten()[at]  # [M]
+        mlm = distillation_loss(
+            logits,
+            original,
+            self.soft_labels(batch),
+            alpha=ramped(weights.alpha, self.step, weights.alpha_ramp_steps),
+            temperature=weights.temperature,
+            top_k=weights.top_k,
+        )
+        text_mlm = distillation_loss(text_logits, original)
+
+        # The same logits write the negatives: likely to the text, unlikely to the image.
+        negatives = self.write_negatives(batch, text_logits, logits)
+        captions = (
+            [batch.input_ids] if negatives is None else [batch.input_ids, negatives.input_ids]
+        )
+        masks = mask.repeat(len(captions), 1)
+        text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
+
+        # Contrast compares true captions with images, and picks the in-batch negatives.
+        similarity = model.similarity(image, text[: len(batch)], mask)  # [B, B]
+        itc = contrastive_loss(similarity, batch.image_ids)
+        guide = similarity if weights.itc_weight > 0 else None
+        in_batch = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
+
+        # Matching: true, in-batch and written rows in one fusion call, [B or 2B + B, 2].
+        own = torch.arange(len(batch), device=mask.device)
+        pairs = Pairs(
+            text=torch.cat([own, in_batch.text, own + len(batch)][: len(captions) + 1]),
+            image=torch.cat([own, in_batch.image, own][: len(captions) + 1]),
+        )
+        rows = model.match(text, masks, image, pairs).split(len(batch))
+        share = 0.0 if negatives is None else weights.synthesised_share
+        groups = {"in_batch": (rows[1], in_batch.valid, 1 - share)}
+        if negatives is not None:
+            groups["synthesised"] = (rows[2], negatives.valid, share)
+        itm, itm_parts = matching_loss(rows[0], groups)
+
+        total = (
+            weights.mlm_weight * mlm
+            + weights.text_mlm_weight * text_mlm
+            + weights.itm_weight * itm
+            + weights.itc_weight * itc
+        )
+        parts = {"mlm": mlm, "text_mlm": text_mlm, "itm": itm, "itc": itc}
+        parts |= {f"itm/{name}": value for name, value in itm_parts.items()}
+        if negatives is not None:
+            parts |= {f"negatives/{k}": v for k, v in negatives.statistics().items()}
+        return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
+
+    @torch.no_grad()
+    def soft_labels(self, batch: Batch) -> Float[Tensor, "M V"] | None:
+        """Return the teacher's logits at the masked positions, as the config asks."""
+        if self.objective.soft_labels == "none" or self.objective.alpha == 0:
+            return None
+        if self.momentum_model is not None:
+            momentum, mask = self.momentum_model, batch.attention_mask
+            text = momentum.vilta.encode_text(batch.masked_input_ids, mask)
+            image = momentum.vilta.encode_image(batch.pixel_values)
+            fused = momentum.vilta.fuse(text, mask, image).text
+            return momentum.predict_words(fused.flatten(0, 1)[batch.masked_positions])
+        clean = self.objective.teacher_view == "clean"
+        return self._teacher_logits(batch, batch.input_ids if clean else batch.masked_input_ids)
+
+    @torch.no_grad()
+    def write_negatives(
+        self, batch: Batch, text_logits: Float[Tensor, "M V"], logits: Float[Tensor, "M V"]
+    ) -> SynthesisedNegatives | None:
+        """Rewrite captions from what the text alone expects; None if switched off."""
+        settings = self.objective
+        if settings.negatives == "off":
+            return None
+        filters = {
+            "none": lambda: None,
+            "grounded": lambda: logits,
+            "soft_label": lambda: self._teacher_logits(batch, batch.input_ids),
+        }
+        return synthesise_negatives(
+            batch.input_ids,
+            batch.word_ids,
+            batch.masked_positions,
+            text_logits,
+            self.words.tables(),
+            filter_logits=filters[settings.negatives](),
+            filter_ratio=settings.filter_ratio,
+            candidates=settings.candidates,
+            temperature=settings.negative_temperature,
+            max_changes=settings.max_changes,
+        )
+
+    def after_step(self) -> None:
+        """Count the step, and let the momentum copy follow the model (ALBEF)."""
+        self.step += 1
+        if self.momentum_model is not None:
+            decay = self.objective.momentum
+            with torch.no_grad():
+                for slow, fast in zip(
+                    self.momentum_model.parameters(), self.model.parameters(), strict=True
+                ):
+                    slow.lerp_(fast, 1 - decay)
+
+    def _teacher_logits(self, batch: Batch, input_ids: Tensor) -> Float[Tensor, "M V"]:
+        assert self.teacher is not None
+        states = text_states(self.teacher, input_ids, batch.attention_mask)
+        return language_model_logits(self.teacher, states.flatten(0, 1)[batch.masked_positions])
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False).eval()
