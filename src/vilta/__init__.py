@@ -1,0 +1,1 @@
+"""Vision-language pre-training through textual augmentation."""

@@ -133,7 +133,7 @@ class ViltaModel(ViltaPreTrainedModel):
     def pool_fused(
         self, fused: FusedStates, attention_mask: Bool[Tensor, "R L"]
     ) -> Float[Tensor, "R S"]:
-        """Return one vector per row: of the text stream, and of the image stream if there is one."""
+        """Return one vector per row, of the text stream and, if there is one, the image stream."""
         vectors = [pool(fused.text, attention_mask, self.config.pooling)]
         if fused.image is not None:
             vectors.append(pool(fused.image, None, self.config.pooling))

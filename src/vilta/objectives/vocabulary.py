@@ -11,21 +11,24 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 # Words that carry little of a picture. Masking and rewriting prefer all others (our choice, after
-# arXiv 2109.02040, which found that most masked tokens are stop-words and punctuation).
+# arXiv 2109.02040, which found that most masked tokens are stop-words and punctuation). Words of
+# place that a picture shows (above, under, ...) are not among them.
 STOP_WORDS = frozenset(
-    """a about after again against all am an and any are aren as at be because been before being
-    below both but by can could did do does doing down during each few for from further had has
-    have having he her here hers herself him himself his how i if in into is isn it its itself just
-    me more most my myself no nor not now of off on once only or other our ours ourselves out over
-    own s same she should so some such t than that the their theirs them themselves then there
-    these they this those through to too under until up very was we were what when where which
-    while who whom why will with would you your yours yourself yourselves""".split()
+    """
+    a about after again against all am an and any are aren as at be because been before being
+    both but by can could did do does doing during each few for from further had has have
+    having he her here hers herself him himself his how i if in into is isn it its itself just
+    me more most my myself no nor not now of on once only or other our ours ourselves own s
+    same she should so some such t than that the their theirs them themselves then there these
+    they this those to too until very was we were what when where which while who whom why
+    will with would you your yours yourself yourselves
+    """.split()  # noqa: SIM905
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Facts about each of ``V`` tokens. Tokens that a model has beyond its tokenizer are special."""
+    """Facts about each of ``V`` tokens; those a model has beyond its tokenizer are special."""
 
     mask_id: int
     whole: Bool[Tensor, "V"]

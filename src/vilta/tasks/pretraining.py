@@ -7,7 +7,6 @@ import copy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig
