@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig
-from vilta.model import ViltaForPreTraining
+from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
 from vilta.objectives.contrastive import contrastive_loss
@@ -19,7 +20,18 @@ from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_neg
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
 from vilta.tasks.base import Task
+from vilta.tasks.pretraining_metrics import evaluate_pretraining, flat
 from vilta.types import Batch, Losses
+
+EVALUATION_TOP_K = 16
+"""Candidates that matching ranks again when a run is evaluated on its way; our choice."""
+
+
+class ExpectedWords(NamedTuple):
+    """Vocabulary logits at the ``M`` masked positions."""
+
+    logits: Float[Tensor, "M V"]
+    text_logits: Float[Tensor, "M V"]
 
 
 class PretrainingTask(Task):
@@ -68,10 +80,7 @@ class PretrainingTask(Task):
         image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
 
         # Masked words: what text and image expect, and what the text alone expects.
-        masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
-        fused = vilta.fuse(masked, mask, image).text  # [B, L, D]
-        logits = model.predict_words(fused.flatten(0, 1)[at])  # [M, V]
-        text_logits = model.predict_words_from_text(masked.flatten(0, 1)[at])  # [M, V]
+        logits, text_logits = self.expected_words(batch, image)  # [M, V] each
         original = batch.input_ids.flatten()[at]  # [M]
         mlm = distillation_loss(
             logits,
@@ -84,10 +93,10 @@ class PretrainingTask(Task):
         text_mlm = distillation_loss(text_logits, original)
 
         # The same logits write the negatives: likely to the text, unlikely to the image.
-        negatives = self.write_negatives(batch, text_logits, logits)
-        captions = (
-            [batch.input_ids] if negatives is None else [batch.input_ids, negatives.input_ids]
-        )
+        negatives, captions = None, [batch.input_ids]
+        if weights.negatives != "off":
+            negatives = self.write_negatives(batch, text_logits, logits, weights.negatives)
+            captions.append(negatives.input_ids)
         masks = mask.repeat(len(captions), 1)
         text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
 
@@ -122,6 +131,16 @@ class PretrainingTask(Task):
             parts |= {f"negatives/{k}": v for k, v in negatives.statistics().items()}
         return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
 
+    def expected_words(self, batch: Batch, image: Float[Tensor, "B P C"]) -> ExpectedWords:
+        """What text and image, and what the text alone, expect at the masked positions."""
+        vilta, mask, at = self.model.vilta, batch.attention_mask, batch.masked_positions
+        masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
+        fused = vilta.fuse(masked, mask, image).text  # [B, L, D]
+        return ExpectedWords(
+            logits=self.model.predict_words(fused.flatten(0, 1)[at]),
+            text_logits=self.model.predict_words_from_text(masked.flatten(0, 1)[at]),
+        )
+
     @torch.no_grad()
     def soft_labels(self, batch: Batch) -> Float[Tensor, "M V"] | None:
         """Return the teacher's logits at the masked positions, as the config asks."""
@@ -138,12 +157,14 @@ class PretrainingTask(Task):
 
     @torch.no_grad()
     def write_negatives(
-        self, batch: Batch, text_logits: Float[Tensor, "M V"], logits: Float[Tensor, "M V"]
-    ) -> SynthesisedNegatives | None:
-        """Rewrite captions from what the text alone expects; None if switched off."""
+        self,
+        batch: Batch,
+        text_logits: Float[Tensor, "M V"],
+        logits: Float[Tensor, "M V"],
+        filter_name: str,
+    ) -> SynthesisedNegatives:
+        """Rewrite captions from what the text alone expects; see ``ObjectiveConfig.negatives``."""
         settings = self.objective
-        if settings.negatives == "off":
-            return None
         filters = {
             "none": lambda: None,
             "grounded": lambda: logits,
@@ -155,7 +176,7 @@ class PretrainingTask(Task):
             batch.masked_positions,
             text_logits,
             self.words.tables(),
-            filter_logits=filters[settings.negatives](),
+            filter_logits=filters[filter_name](),
             filter_ratio=settings.filter_ratio,
             candidates=settings.candidates,
             temperature=settings.negative_temperature,
@@ -172,6 +193,15 @@ class PretrainingTask(Task):
                     self.momentum_model.parameters(), self.model.parameters(), strict=True
                 ):
                     slow.lerp_(fast, 1 - decay)
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return the figures of ``evaluate_pretraining`` by flat names."""
+        return flat(evaluate_pretraining(self, loader, top_k=EVALUATION_TOP_K))
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write the model and its processor, to be loaded by ``from_pretrained``."""
+        self.model.save_pretrained(folder)
+        ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
 
     def _teacher_logits(self, batch: Batch, input_ids: Tensor) -> Float[Tensor, "M V"]:
         assert self.teacher is not None

@@ -1,0 +1,79 @@
+"""Language models that serve as text encoder and as teacher: new ones, and continued ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import BertWordPieceTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from vilta.model.encoders import check_language_model
+
+
+def new_tokenizer(captions: Iterable[str], size: int) -> PreTrainedTokenizerBase:
+    """Train a lower-case WordPiece tokenizer with at most ``size`` words on ``captions``."""
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(captions, vocab_size=size, min_frequency=2, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=wordpiece._tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def new_language_model(
+    vocabulary: int, width: int, layers: int, heads: int, dropout: float, positions: int
+) -> PreTrainedModel:
+    """Build a BERT masked language model with random weights."""
+    return AutoModelForMaskedLM.from_config(
+        BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=positions,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer from a hub id or folder; ``ValueError`` if there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"{source!r} has no fast tokenizer; whole words cannot be told apart")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def continue_language_model(source: str) -> PreTrainedModel:
+    """Load a checkpoint to train on; it may lack the language-model head, never encoder weights.
+
+    A missing head starts at random, its output layer tied to the word embeddings. Raises
+    ``ValueError`` for a missing encoder weight or an architecture without masked language model.
+    """
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot load a language model from {source!r}: {reason}") from None
+    lost = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".")]
+    if lost:
+        raise ValueError(f"{source!r} lacks {len(lost)} encoder weights, first: {sorted(lost)[0]}")
+    return check_language_model(model)
