@@ -20,7 +20,8 @@ from vilta.data.loading import (
 )
 from vilta.data.order import sample_at
 
-WORDS = "a red green blue big small ball cube cone on under near the sits".split()
+WORDS = ["a", "red", "green", "blue", "big", "small", "ball"]
+WORDS += ["cube", "cone", "on", "under", "near", "the", "sits"]
 
 
 def png(color, side=24):
@@ -173,7 +174,7 @@ def test_slow_tokenizer_is_refused():
     class Slow(PreTrainedTokenizerBase):
         is_fast = False
 
-    with pytest.raises(ValueError, match="Slow knows no word borders; use .* fast tokenizer"):
+    with pytest.raises(ValueError, match=r"Slow knows no word borders; use .* fast tokenizer"):
         PairCollator(Slow.__new__(Slow), 12, None, 0)
 
 

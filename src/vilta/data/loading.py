@@ -249,11 +249,15 @@ def _batches(dataset: Samples, order: Any, collator: PairCollator, workers: int)
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
+    message = ""
     try:
         yield from loader
     except BadData as error:
-        # From a worker, the message is a traceback whose last line is ours.
-        raise BadData(str(error).strip().splitlines()[-1].removeprefix(_QUALIFIED)) from None
+        # From a worker, the text is a traceback whose last line is ours.
+        message = str(error).strip().splitlines()[-1].removeprefix(_QUALIFIED)
+        error.__traceback__ = None  # its frames would keep the loader's processes alive
+    if message:
+        raise BadData(message)
 
 
 _QUALIFIED = f"{BadData.__module__}.{BadData.__qualname__}: "

@@ -145,7 +145,7 @@ def _random_box(
 ) -> tuple[float, float, float, float]:
     """Draw left, top, right, bottom of a crop; how many numbers are drawn depends on nothing."""
     areas = generator.uniform(min_crop, 1.0, CROP_ATTEMPTS) * width * height
-    ratios = np.exp(generator.uniform(*np.log(CROP_RATIO), CROP_ATTEMPTS))
+    ratios = np.exp(generator.uniform(*map(math.log, CROP_RATIO), size=CROP_ATTEMPTS))
     where = generator.random(2)
     w = h = float(min(width, height))
     for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
