@@ -23,8 +23,8 @@ MIN_SIDE = 8
 """Images with a shorter side are refused: a model sees nothing in them (our choice)."""
 MAX_PIXELS = 80_000_000
 """Images with more pixels are refused before one is decoded (our choice; Pillow warns at 89 M)."""
-CROP_RATIO = (3 / 4, 4 / 3)
-"""Range of width / height of a random crop (Inception, arXiv 1409.4842)."""
+CROP_RATIO = 4 / 3
+"""Largest width / height, and height / width, of a random crop (Inception, arXiv 1409.4842)."""
 CROP_ATTEMPTS = 10
 """Crops drawn before the largest square is taken (our choice)."""
 
@@ -99,7 +99,7 @@ def training_short_side(size: int, augmentation: str, min_crop: float) -> int:
     """Return the short side (pixels) at which decoding loses nothing that a crop would show."""
     if augmentation == "none":
         return 0  # to the pixel the same as evaluation
-    return math.ceil(size / math.sqrt(min_crop * CROP_RATIO[0]))
+    return math.ceil(size / math.sqrt(min_crop / CROP_RATIO))
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
@@ -145,7 +145,7 @@ def _random_box(
 ) -> tuple[float, float, float, float]:
     """Draw left, top, right, bottom of a crop; how many numbers are drawn depends on nothing."""
     areas = generator.uniform(min_crop, 1.0, CROP_ATTEMPTS) * width * height
-    ratios = np.exp(generator.uniform(*map(math.log, CROP_RATIO), size=CROP_ATTEMPTS))
+    ratios = CROP_RATIO ** generator.uniform(-1, 1, CROP_ATTEMPTS)
     where = generator.random(2)
     w = h = float(min(width, height))
     for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
