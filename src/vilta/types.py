@@ -18,7 +18,7 @@ Shape legend, used in code and docs alike:
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -84,6 +84,7 @@ class Losses:
     """Detached scalars by name: each loss on its own, and statistics of the step."""
 
 
+@runtime_checkable
 class TrainableTask(Protocol):
     """What the training loop needs of a task (an ``nn.Module``); see ``vilta.tasks.base``."""
 

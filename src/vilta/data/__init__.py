@@ -1,0 +1,1 @@
+"""Image-text pairs: readers, packing, transforms, collating, loading, and the built-in scenes."""

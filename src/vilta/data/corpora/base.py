@@ -1,0 +1,178 @@
+"""What every reader is: items on disk in, clean rows of the pair table out, the rest counted."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import datasets
+
+log = logging.getLogger("vilta.data")
+
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "captions": datasets.List(datasets.Value("string")),
+        "image_id": datasets.Value("string"),
+        "source": datasets.Value("string"),
+    }
+)
+"""The pair table."""
+CAPTION_COLUMNS = ("captions", "caption", "text", "sentences")
+"""Where captions are looked for if no column is named."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""File names that are taken for images; the content decides in the end."""
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of images that are held in memory without packing (our choice)."""
+
+Row = dict[str, Any]
+"""One row of the pair table, its image as ``{"bytes": ..., "path": None}``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image as a reader found it, unchecked; ``read`` fetches its bytes when wanted."""
+
+    captions: Any
+    image_id: str
+    source: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An item that is left out, and why."""
+
+    source: str
+    reason: str
+
+
+class Reader(ABC):
+    """Reads one source. ``what`` says what was found, for the user."""
+
+    what: str
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.skipped: list[Skipped] = []
+        self.strict = False
+
+    @property
+    @abstractmethod
+    def total(self) -> int | None:
+        """Number of items, if that is known before reading; for progress only."""
+
+    @abstractmethod
+    def items(self) -> Iterable[Item]:
+        """Yield what is there, in an order that depends on the source alone."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of the pair table; what cannot be used goes to ``skipped``."""
+        seen: set[str] = set()
+        for item in self.items():
+            captions = clean_captions(item.captions)
+            if not captions:
+                self.skip(item.source, "no caption")
+                continue
+            if item.image_id in seen:
+                self.skip(item.source, f"image id {item.image_id!r} occurs twice")
+                continue
+            try:
+                data = item.read()
+            except OSError as error:
+                self.skip(item.source, f"cannot be read: {error.strerror or error}")
+                continue
+            seen.add(item.image_id)
+            yield {
+                "image": {"bytes": data, "path": None},
+                "captions": captions,
+                "image_id": item.image_id,
+                "source": item.source,
+            }
+
+    def skip(self, source: str, reason: str) -> None:
+        """Count an item that is left out; raises ``ValueError`` instead if ``strict``."""
+        if self.strict:
+            raise ValueError(f"{source}: {reason}")
+        self.skipped.append(Skipped(source=source, reason=reason))
+
+    def table(self) -> datasets.Dataset:
+        """Return the rows as a table in memory.
+
+        Raises ``ValueError`` if nothing is usable, or if there is so much that it must be packed.
+        """
+        parts, size = [], 0
+        for rows in chunks(self.rows(), 1000):
+            size += sum(len(row["image"]["bytes"]) for row in rows)
+            if size > MEMORY_LIMIT:
+                raise ValueError(
+                    f"{self.name} is too large to be read into memory; run `vilta pack` first"
+                )
+            parts.append(datasets.Dataset.from_list(rows, features=FEATURES))
+        if not parts:
+            raise ValueError(nothing_usable(self))
+        if self.skipped:
+            first = self.skipped[0]
+            log.warning(
+                "%s: %d items skipped, the first: %s (%s)",
+                self.name,
+                len(self.skipped),
+                first.source,
+                first.reason,
+            )
+        return datasets.concatenate_datasets(parts)
+
+
+def clean_captions(captions: Any) -> list[str]:
+    """Return the captions that say something, each on one line, as valid Unicode."""
+    if isinstance(captions, str):
+        captions = [captions]
+    if not isinstance(captions, list | tuple):
+        return []
+    texts = [c.replace("\0", " ") for c in captions if isinstance(c, str)]
+    texts = [" ".join(text.encode("utf-8", "replace").decode().split()) for text in texts]
+    return [text for text in texts if text]
+
+
+def caption_column(columns: Iterable[str], wanted: str, where: str) -> str:
+    """Return the column that holds the captions; a ``ValueError`` names those there are."""
+    columns = list(columns)
+    for name in (wanted,) if wanted else CAPTION_COLUMNS:
+        if name in columns:
+            return name
+    looked = wanted or " / ".join(CAPTION_COLUMNS)
+    found = ", ".join(map(str, columns))
+    raise ValueError(f"{where}: no caption column {looked}; name one of: {found}")
+
+
+def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
+    """Return the split to read; a ``ValueError`` names those there are."""
+    splits = list(splits)
+    if wanted in splits:
+        return wanted
+    if not wanted and len(splits) == 1:
+        return splits[0]
+    problem = f"no split {wanted!r}" if wanted else "a split must be named"
+    raise ValueError(f"{where}: {problem}; there are: {', '.join(splits) or 'none'}")
+
+
+def nothing_usable(reader: Reader) -> str:
+    """Return the error message for a source without a usable pair."""
+    if not reader.skipped:
+        return f"{reader.name} ({reader.what}) is empty"
+    first = reader.skipped[0]
+    return (
+        f"{reader.name} ({reader.what}) has no usable pair; "
+        f"{len(reader.skipped)} were skipped, the first: {first.source} ({first.reason})"
+    )
+
+
+def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Cut a stream of rows into lists of ``size``; the last may be shorter."""
+    stream = iter(rows)
+    while chunk := list(islice(stream, size)):
+        yield chunk

@@ -1,0 +1,87 @@
+"""Which sample stands where: pure functions of a seed, the ground of the determinism contract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Key = tuple[int, int]
+"""Epoch and row of a sample."""
+
+
+def derived(*parts: int | str) -> int:
+    """Return a 63-bit seed that is a pure function of ``parts``, the same on every machine."""
+    return stable_hash("\x1f".join(map(str, parts)))
+
+
+def stable_hash(text: str) -> int:
+    """Return a 63-bit hash of a text, the same in every process (unlike ``hash``)."""
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def generator_for(*parts: int | str) -> np.random.Generator:
+    """Return a fresh generator seeded by :func:`derived`; its stream belongs to ``parts`` alone."""
+    return np.random.Generator(np.random.PCG64(derived(*parts)))
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, length: int, epoch: int) -> Int[Tensor, " N"]:
+    """Return the order of the ``length`` rows in an epoch."""
+    generator = torch.Generator().manual_seed(derived(seed, "order", epoch))
+    return torch.randperm(length, generator=generator)
+
+
+def sample_at(seed: int, length: int, position: int) -> Key:
+    """Return (epoch, row) at a position of the endless stream of samples.
+
+    Epochs follow each other without a gap: position p belongs to epoch p // length, and a batch
+    may hold the end of one and the start of the next, so that nothing is dropped.
+    """
+    epoch, place = divmod(position, length)
+    return epoch, int(permutation(seed, length, epoch)[place])
+
+
+class TrainingOrder:
+    """The micro-batches of one rank, as lists of (epoch, row), for a ``DataLoader``.
+
+    The global batch of step s covers positions s * G * b to (s + 1) * G * b with
+    G = world_size * accumulate micro-batches of b samples; rank r has the micro-batches
+    r * accumulate to (r + 1) * accumulate - 1. Every rank together thus sees the same samples for
+    any split of G. A resumed run starts at its step without reading what came before.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        world_size: int,
+        start_step: int,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.length, self.seed, self.batch_size = length, seed, batch_size
+        self.first, self.last = rank * accumulate, (rank + 1) * accumulate
+        self.global_batch = world_size * accumulate * batch_size
+        self.start_step, self.steps = start_step, steps
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches that are left."""
+        return max(self.steps - self.start_step, 0) * (self.last - self.first)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield one list of keys a micro-batch."""
+        for step in range(self.start_step, self.steps):
+            for micro in range(self.first, self.last):
+                start = step * self.global_batch + micro * self.batch_size
+                stop = start + self.batch_size
+                yield [sample_at(self.seed, self.length, p) for p in range(start, stop)]

@@ -1,0 +1,65 @@
+"""Captions without images, for the language model."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vilta.data.corpora import load_pairs
+from vilta.data.order import Key
+from vilta.types import Sample
+
+
+class TextDataset:
+    """Captions as samples without pixels (``[3, 0, 0]``), so that loaders and collator serve both.
+
+    ``name`` is what error messages call the data.
+    """
+
+    def __init__(self, captions: Sequence[str], name: str) -> None:
+        if not captions:
+            raise ValueError(f"{name}: no captions")
+        self.captions, self.name = captions, name
+        self._pixels = torch.empty(3, 0, 0, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        """Return the number of captions."""
+        return len(self.captions)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return the caption of (epoch, row); only its mask depends on the epoch."""
+        epoch, row = key
+        name = f"{self.name}#{row}"
+        return Sample(
+            pixels=self._pixels,
+            caption=self.captions[row],
+            image_id=name,
+            index=row,
+            epoch=epoch,
+            name=name,
+        )
+
+
+def caption_lines(path: str) -> list[str]:
+    """Return the captions of a text file (one a line, may be .gz) or of a source of pairs.
+
+    Blank lines are left out. Raises ``ValueError`` with one line if nothing can be read.
+    """
+    if not path.endswith((".txt", ".txt.gz")):
+        return [c for row in load_pairs(path)["captions"] for c in row if c and not c.isspace()]
+    if not Path(path).is_file():
+        raise ValueError(f"no such text file: {path}")
+    opened = gzip.open if path.endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"{path} holds no captions")
+    return lines

@@ -1,0 +1,114 @@
+"""The folder of a run: what is in it, who may write into it, and how things in it are replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vilta.config import RunConfig, save_yaml
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+EVENTS = "tensorboard"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+_TEMPORARY = ".tmp-"
+
+
+def check_run_folder(run: RunConfig) -> None:
+    """Refuse, before any work is done, a folder that this run may not write into.
+
+    Changes nothing, so that every process may call it. Raises ``ValueError`` in one line.
+    """
+    if not run.out:
+        raise ValueError("--run.out must name the folder that the run writes into")
+    if run.resume and run.overwrite:
+        raise ValueError("--run.resume and --run.overwrite exclude each other")
+    folder = Path(run.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --run.out must name a folder")
+    is_run = (folder / CONFIG).is_file()
+    if run.resume:
+        if not any((folder / CHECKPOINTS).glob("step-*")):
+            raise ValueError(f"{folder} holds no checkpoint to resume; start without --run.resume")
+    elif folder.is_dir() and any(folder.iterdir()):
+        if not is_run:
+            raise ValueError(f"{folder} holds files that are no run; choose another --run.out")
+        if not run.overwrite:
+            raise ValueError(
+                f"{folder} holds a run; --run.resume goes on with it, --run.overwrite replaces it"
+            )
+
+
+def claim_run_folder(run: RunConfig, config: Any) -> None:
+    """Make the folder ready and write ``config`` (a dataclass) into it; one process calls this.
+
+    ``overwrite`` deletes what a run writes and leaves any other file alone.
+    """
+    check_run_folder(run)
+    folder = Path(run.out)
+    for place in (folder, folder / CHECKPOINTS):  # what a killed run left half written
+        for path in place.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if run.overwrite:
+        for name in (CHECKPOINTS, EVENTS, MODEL):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / METRICS).unlink(missing_ok=True)
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    save_yaml(config, folder / CONFIG)
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``target``, whole and flushed, when the block ends well.
+
+    When the block fails, nothing is left of it and an older ``target`` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{_TEMPORARY}{target.name}"
+    retired = target.parent / f"{_TEMPORARY}old-{target.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            _flush(path)
+        _flush(temporary)
+        if target.exists():
+            os.rename(target, retired)
+        os.rename(temporary, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def remove_folder(target: Path) -> None:
+    """Delete a folder such that no half of it is ever seen under its own name."""
+    retired = target.parent / f"{_TEMPORARY}old-{target.name}"
+    os.rename(target, retired)
+    shutil.rmtree(retired)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small text file atomically and flush it to the disk."""
+    temporary = path.parent / f"{_TEMPORARY}{path.name}"
+    temporary.write_text(text, encoding="utf-8")
+    _flush(temporary)
+    os.replace(temporary, path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or, where the system can, a folder's entries are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""The only training loop: alone on a laptop, or on many devices under ``torchrun``.
+
+It takes any task that answers to ``vilta.types.TrainableTask`` and any source of batches that
+have ``to(device)``, ``names`` and a length. ``session.py`` holds what one step does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vilta.config import OptimizationConfig, RunConfig
+from vilta.training import checkpoint, folder
+from vilta.training.checkpoint import RunState
+from vilta.training.processes import StopRequest, start_processes
+from vilta.training.session import Session
+from vilta.training.tracking import Tracker
+from vilta.types import TrainableTask
+
+
+class LoaderFor(Protocol):
+    """Gives this process's micro-batches from a step on, ``accumulate`` of them a step."""
+
+    def __call__(self, *, start_step: int, rank: int, world_size: int) -> Iterable[Any]:
+        """Return the batches; the same arguments give the same batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a training run ended."""
+
+    step: int
+    """Steps taken since the run began, in all its sessions."""
+    stopped: bool
+    """Ctrl-C or SIGTERM ended it before its time; then no model was released."""
+    skipped: int
+    """Steps left out because they were not finite."""
+    seconds: float
+    """Time spent in training steps, in all sessions."""
+    best: dict[str, Any] | None
+    """``step``, ``metric``, ``value`` and ``figures`` of the evaluation that chose the model."""
+
+
+def train(
+    task: TrainableTask,
+    loader_for: LoaderFor,
+    *,
+    optimization: OptimizationConfig,
+    run: RunConfig,
+    config: Any,
+    fingerprint: str,
+    vocabulary: str,
+    resume_command: str,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    pictures: Callable[[], dict[str, np.ndarray]] | None = None,
+    samples_per_epoch: int = 0,
+) -> Summary:
+    """Train ``task`` (an ``nn.Module``) and release it into ``run.out/model``.
+
+    ``config`` is the dataclass saved as config.yaml; ``fingerprint`` stands for the data and
+    ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
+    the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
+    On return the task holds the released weights: the best ones where there was an evaluation.
+
+    Raises ``ValueError`` in one line for what the user can mend, such as a folder in use.
+    """
+    folder.check_run_folder(run)
+    accelerator = start_processes(run)
+    batch = optimization.batch_size * optimization.accumulate * accelerator.num_processes
+    state = RunState(
+        fingerprint=fingerprint, vocabulary=vocabulary, seed=run.seed, global_batch=batch
+    )
+    source = checkpoint.find_checkpoint(Path(run.out)) if run.resume else None
+    if source is not None:
+        state = _resumed_state(source, state, run)
+    accelerator.wait_for_everyone()  # every process has looked at the folder before one writes
+    main = accelerator.is_main_process
+    if main:
+        folder.claim_run_folder(run, config)
+    accelerator.wait_for_everyone()
+    tracker = Tracker(Path(run.out), start=state.step, steps=optimization.steps, main=main)
+    with StopRequest() as stop, tracker:
+        session = Session(
+            task=task,
+            accelerator=accelerator,
+            tracker=tracker,
+            state=state,
+            optimization=optimization,
+            run=run,
+            evaluate=evaluate,
+            pictures=pictures,
+            samples_per_epoch=samples_per_epoch,
+        )
+        if source is not None:
+            session.restore(source)
+        session.introduce()
+        stopped = _take_steps(session, loader_for, stop)
+        session.save()
+        if stopped:
+            tracker.say(f"stopped at step {state.step}; go on with:\n  {resume_command}")
+        else:
+            session.release()
+    return Summary(
+        step=state.step,
+        stopped=stopped,
+        skipped=state.skipped,
+        seconds=state.seconds,
+        best=state.best,
+    )
+
+
+def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> bool:
+    """Take the steps that are left, evaluate and save when due; return whether stopped."""
+    state, run = session.state, session.run
+    # Workers of the loader start only now, inherit the handler of Ctrl-C, and so survive it.
+    batches = iter(
+        loader_for(
+            start_step=state.step,
+            rank=session.accelerator.process_index,
+            world_size=session.accelerator.num_processes,
+        )
+    )
+    session.evaluate_if_due()  # the run may have been stopped between a step and its evaluation
+    while state.step < session.optimization.steps:
+        if run.patience and state.stale >= run.patience:
+            session.tracker.say(f"no better {run.best_metric} in {state.stale} evaluations")
+            break
+        if session.step(batches, stop):
+            return True
+        session.evaluate_if_due()
+        if run.save_every and state.step % run.save_every == 0:
+            session.save()
+    return False
+
+
+def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
+    """Return where the run stood, after checking that it is the same run."""
+    state = checkpoint.load_state(source)
+    state.refuse_other(fresh, accept_other_data=run.accept_other_data)
+    state.fingerprint = fresh.fingerprint
+    if state.best is not None and state.best["metric"] != run.best_metric:
+        state.best, state.stale = None, 0
+    return state

@@ -1,0 +1,75 @@
+"""The processes of a run: how they start, agree on stopping, and draw their random numbers."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import signal
+import threading
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from vilta.config import RunConfig
+from vilta.training.precision import keep_freed_memory
+
+
+def start_processes(run: RunConfig) -> Accelerator:
+    """Join the other processes that ``torchrun`` started, or be the only one.
+
+    Precision and accumulation are the loop's own, so that a run does not depend on how
+    ``accelerate config`` was answered. Raises ``ValueError`` if CUDA is asked for and missing.
+    """
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--run.device cuda: torch finds no CUDA device; use auto or cpu")
+    cpu = run.device == "cpu" or not torch.accelerator.is_available()
+    if cpu:
+        keep_freed_memory()
+    distribution = DistributedDataParallelKwargs(
+        find_unused_parameters=True,  # encoders come with poolers that nobody asks
+        broadcast_buffers=False,  # a task's forward changes none
+        gradient_as_bucket_view=True,
+    )
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # others wait for a checkpoint
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision="no", kwargs_handlers=[distribution, patience]
+    )
+    atexit.register(accelerator.state.destroy_process_group)
+    return accelerator
+
+
+def derived(seed: int, *place: int | str) -> int:
+    """Return a seed for ``torch.manual_seed`` that depends on the run's seed and on a place."""
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a flag while its block runs; the handler does no more."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        # Only the main thread may install handlers; elsewhere there is nothing to be asked.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True

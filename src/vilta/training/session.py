@@ -1,0 +1,278 @@
+"""What a session of a run does: take a step, evaluate, save, release.
+
+Every random number of a step is derived from the seed, the step and the place of the micro-batch
+in the global batch. So a run that was stopped goes on bit for bit, and two processes train what
+one process with two micro-batches trains.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vilta.config import OptimizationConfig, RunConfig
+from vilta.training import checkpoint, folder
+from vilta.training.checkpoint import RunState
+from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
+from vilta.training.precision import autocast, choose_dtype
+from vilta.training.processes import StopRequest, derived
+from vilta.training.tracking import Tracker
+from vilta.types import Losses, TrainableTask
+
+SKIPS_IN_A_ROW = 3
+"""Non-finite steps in a row after which a run stops. Our choice."""
+_NAMES_SHOWN = 24
+
+
+@dataclass(kw_only=True)
+class Session:
+    """What is trained and where it stands, from the start or resume of a run to its end."""
+
+    task: TrainableTask
+    accelerator: Accelerator
+    tracker: Tracker
+    state: RunState
+    optimization: OptimizationConfig
+    run: RunConfig
+    evaluate: Callable[[], dict[str, float]] | None
+    pictures: Callable[[], dict[str, np.ndarray]] | None
+    samples_per_epoch: int
+
+    def __post_init__(self) -> None:
+        """Put the task on its device and build what moves it."""
+        device = self.accelerator.device
+        self.dtype, self.precision = choose_dtype(self.optimization.precision, device)
+        self.module = cast(nn.Module, self.task)
+        if self.optimization.compile:
+            self.module.compile()
+        self.model = self.accelerator.prepare(self.module)  # its weights are the task's
+        self.optimizer = build_optimizer(self.task, self.optimization)
+        self.schedule = build_schedule(self.optimizer, self.optimization)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.saved: tuple[int, int] | None = None
+        self.logged = (self.state.step, self.state.seconds)
+        self.culprits: list[list[str]] = []
+
+    def restore(self, source: Path) -> None:
+        """Load the weights and moments of the checkpoint that ``state`` was read from."""
+        checkpoint.load_weights(source, self.module)
+        checkpoint.load_optimizer(source, self.optimizer, self.schedule)
+        self.saved = (self.state.step, self.state.evaluated)
+        if not self.accelerator.is_main_process:
+            self.state.window = {}  # it was pooled: the first process has it all
+
+    def introduce(self) -> None:
+        """Say what is about to happen."""
+        processes, device = self.accelerator.num_processes, self.accelerator.device.type
+        count = sum(p.numel() for p in self.trained)
+        self.tracker.say(
+            f"training {count:,} parameters on {processes} x {device} in {self.precision}, "
+            f"{self.state.global_batch} samples a step, from step {self.state.step} to "
+            f"{self.optimization.steps}"
+        )
+
+    def step(self, batches: Iterator[Any], stop: StopRequest) -> bool:
+        """Take one optimizer step; return whether any process was asked to stop."""
+        began = time.perf_counter()
+        self.module.train()
+        names: list[list[str]] = []
+        reports: list[dict[str, Tensor]] = []
+        for index in range(self.optimization.accumulate):
+            batch = next(batches, None)
+            if batch is None:
+                raise ValueError(
+                    f"the training data gave no batch for step {self.state.step + 1}: fewer "
+                    f"samples than the {self.state.global_batch} of one step?"
+                )
+            names.append(list(batch.names))
+            reports.append(self._backward(batch, index))
+        norm = clip_gradient(self.trained, self.optimization.clip)
+        broken, stopping, values = self._read(norm, reports, stop.asked)
+        rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
+        if not broken:
+            self.optimizer.step()
+            self.task.after_step()
+            self.culprits = []
+            self._remember(values)
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.state.step += 1
+        self.state.seconds += time.perf_counter() - began
+        if broken:
+            self._skip(names, [report["loss"] for report in values])
+        self._log(rate)
+        return stopping
+
+    def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
+        """Add the gradient of the step's micro-batch ``index``; return what to log of it."""
+        accumulate = self.optimization.accumulate
+        micro = self.accelerator.process_index * accumulate + index
+        torch.manual_seed(derived(self.run.seed, self.state.step, micro))
+        last = index == accumulate - 1
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with autocast(self.accelerator.device, self.dtype):
+                losses: Losses = self.model(batch.to(self.accelerator.device))
+            self.accelerator.backward(losses.total / accumulate)
+        return {**losses.parts, "loss": losses.total.detach()}
+
+    def _read(
+        self, norm: Tensor, reports: list[dict[str, Tensor]], asked: bool
+    ) -> tuple[bool, bool, list[dict[str, float]]]:
+        """Fetch all numbers of a step at once: the only time that it waits for the device.
+
+        Returns whether the step is not finite and whether to stop, the same on every process,
+        and this process's reports.
+        """
+        device = norm.device
+        finite = torch.isfinite(norm)
+        for report in reports:
+            finite = finite & torch.isfinite(report["loss"])
+        flags = torch.stack([~finite, torch.tensor(asked, device=device)]).float()
+        flags = cast(Tensor, self.accelerator.reduce(flags, "sum"))
+        reports = [{**report, "grad_norm": norm} for report in reports]
+        scalars = [value.detach().to(device) for report in reports for value in report.values()]
+        broken, stopping, *numbers = torch.cat([flags, torch.stack(scalars).float()]).tolist()
+        fetched = iter(numbers)
+        return broken > 0, stopping > 0, [{n: next(fetched) for n in r} for r in reports]
+
+    def _remember(self, reports: list[dict[str, float]]) -> None:
+        """Keep a step's numbers for the next log line; NaN says that there was nothing to count."""
+        for report in reports:
+            for name, value in report.items():
+                if not math.isnan(value):
+                    self.state.window.setdefault(name, []).append(value)
+
+    def _skip(self, names: list[list[str]], losses: list[float]) -> None:
+        """Count a step that was not finite; stop the run when that repeats."""
+        guilty = [n for n, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+        found: list[list[str]] = gather_object([_flat(guilty)])
+        if not any(found):  # only the gradient broke: any sample may be the reason
+            found = gather_object([_flat(names)])
+        culprits = _flat(found)
+        self.state.skipped += 1
+        self.culprits.append(culprits)
+        self.tracker.skipped(self.state.step, culprits)
+        if len(self.culprits) == SKIPS_IN_A_ROW:
+            every = list(dict.fromkeys(_flat(self.culprits)))
+            shown = ", ".join(every[:_NAMES_SHOWN])
+            more = f" and {len(every) - _NAMES_SHOWN} more" if len(every) > _NAMES_SHOWN else ""
+            raise ValueError(
+                f"loss or gradient was not finite in {SKIPS_IN_A_ROW} steps in a row, up to step "
+                f"{self.state.step}; lower the learning rate or look at these samples (all of "
+                f"them are named in metrics.jsonl): {shown}{more}"
+            )
+
+    def _pool_window(self) -> dict[str, list[float]]:
+        """Bring what all processes remember to the first one, and return it."""
+        pooled: dict[str, list[float]] = {}
+        for window in gather_object([self.state.window]):
+            for name, values in window.items():
+                pooled.setdefault(name, []).extend(values)
+        self.state.window = pooled if self.accelerator.is_main_process else {}
+        return pooled
+
+    def _log(self, rate: float) -> None:
+        """Move the live line; write the means since the last log line when one is due."""
+        state, every = self.state, max(self.run.log_every, 1)
+        steps, seconds = state.step - self.logged[0], state.seconds - self.logged[1]
+        if state.step % every == 0 or state.step == self.optimization.steps:
+            # fsum is exact, so a mean does not depend on where a run was stopped and resumed.
+            means = {n: math.fsum(v) / len(v) for n, v in self._pool_window().items()}
+            pace = {
+                "grad_norm": means.pop("grad_norm", math.nan),
+                "lr": rate,
+                "samples_per_s": steps * state.global_batch / seconds,
+                "seconds": state.seconds,
+                "skipped_steps": float(state.skipped),
+            }
+            if self.samples_per_epoch:
+                pace["epoch"] = state.step * state.global_batch / self.samples_per_epoch
+            self.tracker.log(state.step, means, pace)
+            state.window = {}
+            self.logged = (state.step, state.seconds)
+        self.tracker.progress(state.step, seconds / steps)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate every ``evaluate_every`` steps and at the end; a new best one is saved."""
+        state, every = self.state, self.run.evaluate_every
+        due = (every and state.step and state.step % every == 0) or (
+            state.step >= self.optimization.steps
+        )
+        if self.evaluate is None or not due or state.evaluated == state.step:
+            return
+        self.module.eval()
+        torch.manual_seed(derived(self.run.seed, "evaluation"))
+        with torch.no_grad(), autocast(self.accelerator.device, self.dtype):
+            figures = broadcast_object_list([self.evaluate()])[0]
+            shown = self.pictures() if self.pictures and self.accelerator.is_main_process else {}
+        self.module.train()
+        self.tracker.evaluation(state.step, figures, shown)
+        metric = self.run.best_metric
+        if metric not in figures:
+            self.save()
+            raise ValueError(
+                f"--run.best-metric {metric} is not among the figures of the evaluation; choose "
+                f"one of {', '.join(figures)} and go on with --run.resume"
+            )
+        state.evaluated, value = state.step, figures[metric]
+        if not math.isnan(value) and (state.best is None or value > state.best["value"]):
+            state.stale = 0
+            state.best = {"step": state.step, "metric": metric, "value": value, "figures": figures}
+            self.save()
+        else:
+            state.stale += 1
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, if there is none yet."""
+        if self.saved == (self.state.step, self.state.evaluated):
+            return
+        self._pool_window()
+        if self.accelerator.is_main_process:
+            checkpoint.save_checkpoint(
+                Path(self.run.out),
+                self.module,
+                self.optimizer,
+                self.schedule,
+                self.state,
+                keep=self.run.keep,
+            )
+        self.accelerator.wait_for_everyone()
+        self.saved = (self.state.step, self.state.evaluated)
+
+    def release(self) -> None:
+        """Write ``model/``, with the weights of the best evaluation where there was one."""
+        out, best = Path(self.run.out), self.state.best
+        chosen = f"weights of step {self.state.step}"
+        if best is not None:
+            chosen = f"weights of step {best['step']}, {best['metric']} {best['value']:.4g}"
+            if best["step"] != self.state.step:
+                checkpoint.load_weights(checkpoint.find_checkpoint(out, "best"), self.module)
+        self.module.eval()
+        if self.accelerator.is_main_process:
+            try:
+                with folder.replaced_folder(out / folder.MODEL) as temporary:
+                    self.task.save_pretrained(str(temporary))
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"cannot write {out / folder.MODEL}: {' '.join(str(error).split())}; the "
+                    "checkpoints are whole, make room and go on with --run.resume"
+                ) from error
+        self.accelerator.wait_for_everyone()
+        self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); figures in {out}")
+
+
+def _flat(lists: list[list[str]]) -> list[str]:
+    """Return the names of all lists in order."""
+    return [name for names in lists for name in names]

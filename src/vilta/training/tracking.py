@@ -1,0 +1,154 @@
+"""What a run tells: a live line on screen, ``metrics.jsonl`` and TensorBoard events.
+
+Of what a task reports, names without a slash and names that start with ``loss/`` are losses and
+shown on screen; others, such as ``negatives/share``, are statistics and only written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from vilta.training.folder import EVENTS, METRICS, replace_text
+
+PLAIN_SECONDS = 15.0
+"""Seconds between two lines where the screen is no terminal. Our choice."""
+
+
+class Tracker:
+    """Writes and shows what happens; on every process but the main one it does nothing."""
+
+    def __init__(self, folder: Path, *, start: int, steps: int, main: bool) -> None:
+        """Open the run's files; lines after step ``start`` belong to a lost past and go."""
+        self.main, self.start, self.steps = main, start, steps
+        self.folder = folder
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._shown = ""
+        self._said = -math.inf
+
+    def __enter__(self) -> Tracker:
+        if not self.main:
+            return self
+        _drop_lines_after(self.folder / METRICS, self.start)
+        self._lines = (self.folder / METRICS).open("a", encoding="utf-8")
+        purge = self.start + 1 if self.start else None
+        self._events = SummaryWriter(str(self.folder / EVENTS), purge_step=purge)
+        self._live = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[shown]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._live.add_task("", total=self.steps, completed=self.start, shown="")
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.main:
+            self._live.stop()
+            self._lines.close()
+            self._events.close()
+
+    def say(self, text: str) -> None:
+        """Show a line of text above the live one."""
+        if self.main:
+            self._live.console.print(text, markup=False)
+
+    def progress(self, step: int, seconds_per_step: float) -> None:
+        """Move the live line to ``step``; elsewhere than on a terminal, a plain line at times."""
+        if not self.main:
+            return
+        left = _duration((self.steps - step) * seconds_per_step)
+        shown = f"{self._shown}  {left} left"
+        if self._console.is_terminal:
+            self._live.update(self._bar, completed=step, shown=shown)
+        elif time.monotonic() - self._said > PLAIN_SECONDS or step == self.steps:
+            self._said = time.monotonic()
+            self.say(f"step {step}/{self.steps}{shown}")
+
+    def log(self, step: int, losses: dict[str, float], pace: dict[str, float]) -> None:
+        """Write the means since the last call; ``pace`` holds at least ``samples_per_s``."""
+        if not self.main:
+            return
+        self._write({"step": step, **losses, **pace})
+        for name, value in (losses | pace).items():
+            self._events.add_scalar(_event(name, "train"), value, step)
+        names = [n for n in losses if "/" not in n or n.startswith("loss/")]
+        words = [f"{n.removeprefix('loss/')} {losses[n]:.3f}" for n in names]
+        self._shown = "  " + "  ".join([*words, f"{pace['samples_per_s']:.0f} samples/s"])
+
+    def evaluation(
+        self, step: int, figures: dict[str, float], pictures: dict[str, np.ndarray]
+    ) -> None:
+        """Write and show the figures of an evaluation; ``pictures`` are uint8 ``[3, H, W]``."""
+        if not self.main:
+            return
+        self._write({"step": step, "evaluation": figures})
+        for name, value in figures.items():
+            self._events.add_scalar(_event(name, "evaluation"), value, step)
+        for name, picture in pictures.items():
+            self._events.add_image(name, picture, step)
+        self._events.flush()
+        self.say(f"step {step}: " + "  ".join(f"{n} {v:.4g}" for n, v in figures.items()))
+
+    def skipped(self, step: int, names: list[str]) -> None:
+        """Write and show that a step was left out, and on which samples."""
+        if not self.main:
+            return
+        self._write({"step": step, "skipped": names})
+        self.say(f"step {step}: loss or gradient is not finite, step skipped")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Append one line; JSON knows no NaN, so such a figure becomes null."""
+        self._lines.write(json.dumps(_without_nan(line)) + "\n")
+        self._lines.flush()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Cut from a ``metrics.jsonl`` what a resumed run will write again, or a torn last line."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    replace_text(path, "".join(kept))
+
+
+def _without_nan(value: Any) -> Any:
+    """Return ``value`` with every non-finite float replaced by None."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _event(name: str, group: str) -> str:
+    """Return the TensorBoard tag of a figure; a name with a slash brings its own group."""
+    return name if "/" in name else f"{group}/{name}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration for people: 42 s, 7 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
