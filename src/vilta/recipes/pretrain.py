@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
+import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
 from vilta.data.loading import PairDataset, evaluation_loader, fingerprint, training_loader
 from vilta.model import ViltaForPreTraining
+from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import load_text_encoder, pixel_statistics
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.masking import mask_words
@@ -97,6 +99,9 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         image_mean=mean,
         image_std=std,
     )
+    if config.run.device == "cpu" or not torch.accelerator.is_available():
+        for encoder in (model.vilta.vision, model.vilta.text):
+            prefer_plain_attention(encoder)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     frozen = {"image": model.vilta.vision, "text": model.vilta.text}
