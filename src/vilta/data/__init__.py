@@ -1,1 +1,1 @@
-"""Image-text pairs: readers, packing, transforms, collating, loading, and the built-in scenes."""
+"""From what people have on disk to batches."""

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,10 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     reader.strict = config.strict
     with _whole_or_nothing(out) as folder:
         rows = _verified(reader, config.short_side, progress)
-        shards = []
-        for number, shard in enumerate(chunks(rows, config.shard_rows)):
-            shards.append(_write_shard(folder / f"shard-{number}", shard))
+        shards: list[dict[str, Any]] = []
+        for first in rows:  # what is left of the stream; a shard is never whole in memory
+            shard = chain([first], islice(rows, config.shard_rows - 1))
+            shards.append(_write_shard(folder / f"shard-{len(shards)}", shard))
         if not shards:
             raise ValueError(nothing_usable(reader))
         _finish_layout(folder, shards)
@@ -81,22 +83,24 @@ def _verified(reader: Reader, short_side: int, progress: Progress | None) -> Ite
         yield row
 
 
-def _write_shard(path: Path, rows: list[Row]) -> dict[str, Any]:
+def _write_shard(path: Path, rows: Iterator[Row]) -> dict[str, Any]:
     """Write one shard; return its entry in the manifest."""
     schema = FEATURES.arrow_schema
+    written = captions = 0
     with open(path, "wb") as file:
         with pa.ipc.new_stream(file, schema) as writer:
             for batch in chunks(rows, BATCH_ROWS):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+                written += len(batch)
+                captions += sum(len(row["captions"]) for row in batch)
         file.flush()
         os.fsync(file.fileno())
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    captions = sum(len(row["captions"]) for row in rows)
     size = path.stat().st_size
     return {
         "file": path.name,
-        "rows": len(rows),
+        "rows": written,
         "captions": captions,
         "bytes": size,
         "sha256": digest,
@@ -110,7 +114,7 @@ def _finish_layout(folder: Path, shards: list[dict[str, Any]]) -> None:
         os.rename(folder / shard["file"], folder / name)
         shard["file"] = name
     hashes = "".join(shard["sha256"] for shard in shards)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": shard["file"]} for shard in shards],
         "_fingerprint": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "_format_columns": None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from vilta.model.attention import Attention, feed_forward
 from vilta.model.encoders import grid_positions
 
 
@@ -32,6 +33,22 @@ class ConvViTConfig(PreTrainedConfig):
         self.stem_widths = list(self.stem_widths)
         self.patch_size = 2 ** len(self.stem_widths)
         super().__post_init__(**kwargs)
+
+
+class EncoderLayer(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp = feed_forward(width)
+
+    def forward(self, x: Float[Tensor, "B P C"]) -> Float[Tensor, "B P C"]:
+        """Let each position read all others, then transform it."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, *self.attention.keys_values(normed), None)
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class ConvViTModel(PreTrainedModel):
@@ -54,15 +71,7 @@ class ConvViTModel(PreTrainedModel):
             channels = width
         self.stem = nn.Sequential(*stem, nn.Conv2d(channels, config.hidden_size, 1))
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.hidden_size,
-                config.num_attention_heads,
-                4 * config.hidden_size,
-                dropout=0.0,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
+            EncoderLayer(config.hidden_size, config.num_attention_heads)
             for _ in range(config.num_hidden_layers)
         )
         self.gradient_checkpointing = False

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -64,6 +65,18 @@ def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
             "so its head cannot be applied to masked positions alone; take another text encoder"
         )
     return model
+
+
+def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
+    """Return the pixel mean and deviation that an image encoder was trained with, RGB in [0, 1].
+
+    They stand in its preprocessor_config.json; an encoder without one gets 0.5 (our choice).
+    """
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except (OSError, ValueError):
+        values = {}
+    return values.get("image_mean", [0.5] * 3), values.get("image_std", [0.5] * 3)
 
 
 def image_width(config: PreTrainedConfig) -> int:

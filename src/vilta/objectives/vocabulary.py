@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, fields
 
 import snowballstemmer
@@ -117,3 +119,10 @@ def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
                 f"teacher and student have different vocabularies ({theirs} and {ours} words; "
                 f"word {i} is {other!r} and {own!r}); take a teacher with the student's tokenizer"
             )
+
+
+def hash_of_words(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of every word and special id: equal for equal vocabularies alone."""
+    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    content = json.dumps([words, sorted(tokenizer.all_special_ids), tokenizer.mask_token_id])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
 from vilta.data.scenes import (
     is_true,
     masked_colour,
@@ -19,7 +20,6 @@ from vilta.data.scenes import (
     scene_from_id,
     word_class,
 )
-
 from vilta.model import ViltaForPreTraining
 from vilta.objectives.hard_negatives import SynthesisedNegatives
 from vilta.types import Batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
 
 
+@runtime_checkable
 class LoaderFor(Protocol):
     """Gives this process's micro-batches from a step on, ``accumulate`` of them a step."""
 

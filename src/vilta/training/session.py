@@ -55,6 +55,7 @@ class Session:
         device = self.accelerator.device
         self.dtype, self.precision = choose_dtype(self.optimization.precision, device)
         self.module = cast(nn.Module, self.task)
+        self.module.train()
         if self.optimization.compile:
             self.module.compile()
         self.model = self.accelerator.prepare(self.module)  # its weights are the task's
@@ -86,7 +87,6 @@ class Session:
     def step(self, batches: Iterator[Any], stop: StopRequest) -> bool:
         """Take one optimizer step; return whether any process was asked to stop."""
         began = time.perf_counter()
-        self.module.train()
         names: list[list[str]] = []
         reports: list[dict[str, Tensor]] = []
         for index in range(self.optimization.accumulate):
@@ -125,7 +125,7 @@ class Session:
             with autocast(self.accelerator.device, self.dtype):
                 losses: Losses = self.model(batch.to(self.accelerator.device))
             self.accelerator.backward(losses.total / accumulate)
-        return {**losses.parts, "loss": losses.total.detach()}
+        return {"loss": losses.total.detach(), **losses.parts}
 
     def _read(
         self, norm: Tensor, reports: list[dict[str, Tensor]], asked: bool

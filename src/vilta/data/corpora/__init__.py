@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def find_reader(path: str, split: str = "", caption_column: str = "") -> Reader:
     reader = _folder_reader(place, split, caption_column)
     if reader is not None:
         return reader
-    inner = [f.name for f in sorted(place.iterdir()) if f.is_dir() and _is_source(f)]
+    inner = [f.name for f in _folders(place) if _is_source(f)]
     if split and split in inner:
         return find_reader(str(place / split), "", caption_column)
     if inner:
@@ -86,7 +87,7 @@ def _folder_reader(folder: Path, split: str, caption_column: str) -> Reader | No
     saved = find_saved(folder, split, caption_column)
     if saved is not None:
         return saved
-    split_files = sorted(folder.glob("dataset_*.json")) or sorted(folder.glob("*/dataset_*.json"))
+    split_files = _split_files(folder) or [f for g in _folders(folder) for f in _split_files(g)]
     if len(split_files) > 1:
         names = ", ".join(f.name for f in split_files)
         raise ValueError(f"{folder} holds several split files; name one of them: {names}")
@@ -97,6 +98,12 @@ def _folder_reader(folder: Path, split: str, caption_column: str) -> Reader | No
     return find_image_folder(folder, split, caption_column)
 
 
+def _split_files(folder: Path) -> list[Path]:
+    """Return what is named like a Karpathy split file and is none of the files of `datasets`."""
+    own = ("dataset_info.json", "dataset_dict.json")
+    return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
+
+
 def _is_source(folder: Path) -> bool:
     """Tell, without reading much, whether a subfolder looks like a split."""
     return _has_metadata(folder) or (folder / "state.json").is_file() or any(folder.glob("*.txt"))
@@ -104,3 +111,7 @@ def _is_source(folder: Path) -> bool:
 
 def _has_metadata(folder: Path) -> bool:
     return any((folder / name).is_file() for name in METADATA)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())

@@ -159,4 +159,7 @@ def _members(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     assert file is not None, "a regular file"
-    return file.read()
+    try:
+        return file.read()
+    except tarfile.TarError as error:
+        raise OSError(f"cut short: {error}") from None

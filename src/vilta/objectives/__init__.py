@@ -1,0 +1,1 @@
+"""What pre-training minimises, as pure functions of tensors."""

@@ -1,0 +1,139 @@
+"""`vilta evaluate RUN --data DATA`: what a pre-trained model can do without fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from vilta.config import EvaluateConfig, ObjectiveConfig, PretrainConfig, load_yaml
+from vilta.data.corpora import load_pairs
+from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.model import ViltaForPreTraining
+from vilta.model.language_model import load_tokenizer
+from vilta.recipes.pretrain import load_teacher, masking_collator
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.tasks.pretraining_metrics import evaluate_pretraining
+from vilta.training.folder import replace_text
+from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+
+
+def run(run_folder: str, config: EvaluateConfig) -> None:
+    """Evaluate ``run_folder/model`` on ``config.data``; a table on screen, JSON on disk.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    console = Console(soft_wrap=True)
+    task, trained = load_run(run_folder)
+    device = torch.device("cuda" if _use_cuda(config.device) else "cpu")
+    keep_freed_memory()
+    task.to(device).eval()
+    data = replace(trained.data, workers=config.workers)
+    dataset = PairDataset(load_pairs(config.data), data, config.seed, False, config.data)
+    settings = replace(trained, run=replace(trained.run, seed=config.seed))
+    loader = evaluation_loader(
+        dataset,
+        masking_collator(settings, task.tokenizer, task.words.tables()),
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+    dtype, reason = choose_dtype(config.precision, device)
+    console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
+    with Progress(console=console, transient=True) as bar, autocast(device, dtype):
+        line = bar.add_task("", total=1)
+        figures = evaluate_pretraining(
+            task,
+            loader,
+            top_k=config.top_k,
+            full=config.full,
+            seed=config.seed,
+            progress=lambda what, done, total: bar.update(
+                line, description=what, completed=done, total=total
+            ),
+        )
+    for table in tables(figures):
+        console.print(table)
+    name = Path(config.data.split("?")[0]).name.replace(":", "-")
+    out = Path(config.out or Path(run_folder) / f"evaluation-{name}.json")
+    result = {
+        "run": run_folder,
+        "data": config.data,
+        "images": len(dataset),
+        "candidates": "all" if config.full else config.top_k,
+        "precision": reason,
+        "seed": config.seed,
+        "figures": figures,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, json.dumps(result, indent=2) + "\n")
+    console.print(f"wrote {out}\nnext: vilta report {run_folder}")
+
+
+def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
+    """Load the released model of a run with the settings it was trained with.
+
+    Raises ``ValueError`` if the folder is no finished pre-training run.
+    """
+    folder = Path(run_folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{run_folder} is no run: it has no config.yaml")
+    if not (folder / "model" / "config.json").is_file():
+        raise ValueError(
+            f"{run_folder} holds no released model yet; finish it with "
+            f"vilta pretrain {run_folder}/config.yaml --run.resume"
+        )
+    trained = load_yaml(folder / "config.yaml", PretrainConfig)
+    model = ViltaForPreTraining.from_pretrained(folder / "model")
+    tokenizer = load_tokenizer(str(folder / "model"))
+    try:
+        teacher = load_teacher(trained, tokenizer)
+    except ValueError:  # the teacher may be gone; a finished model does not need it
+        teacher = None
+    objective = trained.objective
+    if teacher is None:
+        objective = _without_teacher(objective)
+    return PretrainingTask(model, tokenizer, objective, teacher), trained
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """Lay the figures out for the screen: retrieval, masked words, matching, and on scenes more."""
+    retrieval = Table("retrieval", "R@1", "R@5", "R@10", title="", title_justify="left")
+    for stage in ("contrastive", "matching"):
+        for way, values in figures["retrieval"][stage].items():
+            cells = [f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)]
+            retrieval.add_row(f"{way.replace('_', ' ')}, {stage}", *cells)
+    words = Table("masked words", "top-1", "top-5")
+    for view, values in figures["masked_words"].items():
+        words.add_row(view.replace("_", " "), f"{values['top1']:.1f}", f"{values['top5']:.1f}")
+    matching = Table("matching", "accuracy")
+    for name, value in figures["validation"].items():
+        if name.startswith("itm/accuracy_"):
+            matching.add_row(f"{name.removeprefix('itm/accuracy_')} pairs", f"{value:.1f}")
+    found = [retrieval, words, matching]
+    if "scenes" in figures:
+        scenes = Table("scenes (oracle)", "%")
+        for name, value in figures["scenes"].items():
+            scenes.add_row(name.replace("_", " "), f"{value:.1f}")
+        negatives = Table("written negatives", "captions with one", "still true", "no sentence")
+        for name, shares in figures["negatives"].items():
+            cells = [f"{shares[k]:.1f}" for k in ("written", "still_true", "no_sentence")]
+            negatives.add_row(f"filter {name}", *cells)
+        found += [scenes, negatives]
+    return found
+
+
+def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
+    filtered = "grounded" if objective.negatives == "soft_label" else objective.negatives
+    return replace(objective, soft_labels="none", negatives=filtered)
+
+
+def _use_cuda(device: str) -> bool:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device; use auto or cpu")
+    return device != "cpu" and torch.cuda.is_available()

@@ -1,0 +1,138 @@
+"""`vilta pretrain CONFIG.yaml`: two encoders, a fusion, image-text pairs; the method itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vilta.config import PretrainConfig
+from vilta.data.collate import PairCollator
+from vilta.data.corpora import load_pairs
+from vilta.data.loading import PairDataset, evaluation_loader, fingerprint, training_loader
+from vilta.model import ViltaForPreTraining
+from vilta.model.attention import prefer_plain_attention
+from vilta.model.encoders import load_text_encoder, pixel_statistics
+from vilta.model.language_model import load_tokenizer
+from vilta.objectives.masking import mask_words
+from vilta.objectives.vocabulary import (
+    Vocabulary,
+    hash_of_words,
+    require_same_words,
+)
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.loop import train
+
+EVALUATION_BATCH = 128
+
+
+def run(config: PretrainConfig) -> None:
+    """Pre-train, evaluate on ``data.val`` where it is given, and release ``run.out/model``.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    data, steps = config.data, config.optimization
+    tokenizer = load_tokenizer(config.model.text)
+    model = build_model(config)
+    task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
+
+    masked = masking_collator(config, tokenizer, task.words.tables())
+    dataset = PairDataset(load_pairs(data.train), data, config.run.seed, True, data.train)
+    evaluate = None
+    if data.val:
+        held_out = PairDataset(load_pairs(data.val), data, config.run.seed, False, data.val)
+        loader = evaluation_loader(
+            held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
+        )
+        evaluate = partial(task.evaluate, loader)
+
+    summary = train(
+        task,
+        lambda *, start_step, rank, world_size: chain.from_iterable(
+            training_loader(
+                dataset,
+                masked,
+                batch_size=steps.batch_size,
+                accumulate=steps.accumulate,
+                rank=rank,
+                world_size=world_size,
+                start_step=start_step,
+                steps=steps.steps,
+                workers=data.workers,
+                seed=config.run.seed,
+            )
+        ),
+        optimization=steps,
+        run=config.run,
+        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        fingerprint=fingerprint(dataset.table),
+        vocabulary=hash_of_words(tokenizer),
+        resume_command=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
+        evaluate=evaluate,
+        samples_per_epoch=len(dataset),
+    )
+    if not summary.stopped:
+        val = data.val or "DATA"
+        Console(soft_wrap=True).print(f"next: vilta evaluate {config.run.out} --data {val}")
+
+
+def build_model(config: PretrainConfig) -> ViltaForPreTraining:
+    """Join the two encoders that the config names."""
+    settings = config.model
+    mean, std = pixel_statistics(settings.image)
+    model = ViltaForPreTraining.from_encoders(
+        settings.image,
+        settings.text,
+        fusion=settings.fusion,
+        fusion_layers=settings.fusion_layers,
+        hidden_size=settings.fusion_width,
+        num_attention_heads=settings.fusion_heads,
+        pooling=settings.pooling,
+        dropout=settings.dropout,
+        contrastive_width=settings.contrastive_width,
+        image_size=config.data.image_size,
+        max_text_tokens=config.data.max_text_tokens,
+        image_mean=mean,
+        image_std=std,
+    )
+    if config.run.device == "cpu" or not torch.accelerator.is_available():
+        for encoder in (model.vilta.vision, model.vilta.text):
+            prefer_plain_attention(encoder)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    frozen = {"image": model.vilta.vision, "text": model.vilta.text}
+    for name in settings.freeze:
+        frozen[name].requires_grad_(False)
+    return model
+
+
+def load_teacher(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | None:
+    """Load the frozen language model if an objective asks for one; it must share the words."""
+    objective = config.objective
+    if objective.soft_labels != "language_model" and objective.negatives != "soft_label":
+        return None
+    if not objective.teacher:
+        return load_text_encoder(config.model.text)
+    require_same_words(tokenizer, load_tokenizer(objective.teacher))
+    return load_text_encoder(objective.teacher)
+
+
+def masking_collator(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+) -> PairCollator:
+    """Tokenise and mask as the objectives say."""
+    objective = config.objective
+    mask = partial(
+        mask_words,
+        vocabulary=vocabulary,
+        rate=objective.mask_rate,
+        content_weight=objective.content_weight,
+        scheme=objective.mask_scheme,
+    )
+    return PairCollator(tokenizer, config.data.max_text_tokens, mask, config.run.seed)

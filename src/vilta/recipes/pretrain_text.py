@@ -1,0 +1,106 @@
+"""`vilta pretrain-text CONFIG.yaml`: the language model that is text encoder and teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vilta.config import PretrainTextConfig
+from vilta.data.collate import PairCollator
+from vilta.data.loading import evaluation_loader, training_loader
+from vilta.data.order import derived
+from vilta.data.text import TextDataset, caption_lines
+from vilta.model.language_model import (
+    continue_language_model,
+    load_tokenizer,
+    new_language_model,
+    new_tokenizer,
+)
+from vilta.objectives.masking import mask_words
+from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
+from vilta.tasks.language_modelling import LanguageModellingTask
+from vilta.training.loop import train
+
+EVALUATION_BATCH = 512
+HELD_OUT = 100
+"""Without ``data.val``, one caption in so many is set aside; our choice."""
+
+
+def run(config: PretrainTextConfig) -> None:
+    """Train on captions and release ``run.out/model``, model and tokenizer.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    data, steps = config.data, config.optimization
+    captions = caption_lines(data.train)
+    held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]
+    if not data.val:
+        kept = set(held_out)  # the same sentence may stand in other lines too
+        captions = [caption for caption in captions if caption not in kept]
+    model, tokenizer = _model_and_tokenizer(config, captions)
+    task = LanguageModellingTask(model, tokenizer)
+
+    mask = partial(
+        mask_words,
+        vocabulary=read_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0]),
+        rate=config.mask_rate,
+        scheme="80-10-10",
+    )
+    collator = PairCollator(tokenizer, data.max_text_tokens, mask, config.run.seed)
+    dataset = TextDataset(captions, data.train)
+    loader = evaluation_loader(
+        TextDataset(held_out, data.val or f"{data.train} (held out)"),
+        collator,
+        batch_size=EVALUATION_BATCH,
+        workers=data.workers,
+    )
+    summary = train(
+        task,
+        lambda *, start_step, rank, world_size: chain.from_iterable(
+            training_loader(
+                dataset,
+                collator,
+                batch_size=steps.batch_size,
+                accumulate=steps.accumulate,
+                rank=rank,
+                world_size=world_size,
+                start_step=start_step,
+                steps=steps.steps,
+                workers=data.workers,
+                seed=config.run.seed,
+            )
+        ),
+        optimization=steps,
+        run=config.run,
+        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        fingerprint=f"{derived(*captions):x}",
+        vocabulary=hash_of_words(tokenizer),
+        resume_command=f"vilta pretrain-text {config.run.out}/config.yaml --run.resume",
+        evaluate=partial(task.evaluate, loader),
+        samples_per_epoch=len(dataset),
+    )
+    if not summary.stopped:
+        released = f"{config.run.out}/model"
+        Console(soft_wrap=True).print(f"next: vilta pretrain CONFIG.yaml --model.text {released}")
+
+
+def _model_and_tokenizer(
+    config: PretrainTextConfig, captions: list[str]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    settings = config.model
+    if settings.start:
+        return continue_language_model(settings.start), load_tokenizer(settings.start)
+    tokenizer = new_tokenizer(captions, settings.vocabulary)
+    model = new_language_model(
+        len(tokenizer),
+        settings.width,
+        settings.layers,
+        settings.heads,
+        settings.dropout,
+        config.data.max_text_tokens,
+    )
+    return model, tokenizer

@@ -1,0 +1,1 @@
+"""One file a task: its model, loss and metric together."""

@@ -1,0 +1,172 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vilta.data.transforms import (
+    decode_image,
+    evaluation_tensor,
+    shrink,
+    training_short_side,
+    training_tensor,
+)
+
+
+def picture(width=40, height=30, mode="RGB"):
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds nothing."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    head = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 100) + b"IDAT"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_known_formats_become_rgb(kind):
+    image = decode_image(encoded(picture(), kind))
+    assert image.mode == "RGB" and image.size == (40, 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "1", "LA", "RGBA", "I;16"])
+def test_modes_become_rgb(mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+    else:
+        image = picture(mode=mode)
+    kind = {"CMYK": "JPEG"}.get(mode, "PNG")
+    assert decode_image(encoded(image, kind)).mode == "RGB"
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped():
+    grey = Image.fromarray(np.full((20, 20), 0x4000, dtype=np.uint16))
+    assert decode_image(encoded(grey)).getpixel((3, 3)) == (64, 64, 64)
+
+
+def test_transparent_pixels_become_white():
+    image = Image.new("RGBA", (10, 10), (200, 0, 0, 0))
+    assert decode_image(encoded(image)).getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_exif_orientation_is_applied():
+    image = Image.new("RGB", (40, 20), "white")
+    image.paste("black", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise: left becomes top
+    turned = decode_image(encoded(image, exif=exif))
+    assert turned.size == (20, 40)
+    assert turned.getpixel((10, 5)) == (0, 0, 0) and turned.getpixel((10, 35)) == (255, 255, 255)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data).getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html>not found</html>", "not an image of a known format"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image of a known format"),
+        (b"%PDF-1.4", "not an image of a known format"),
+        (encoded(picture(), "JPEG")[:300], "broken image"),
+        (encoded(picture(200, 200), "PNG")[:-2000], "broken image"),
+        (encoded(picture(1, 1)), "too small: 1x1"),
+        (encoded(picture(200, 7)), "too small: 200x7"),
+        (encoded(picture(), "PPM"), "not an image of a known format"),
+        (png_header(9_500, 9_000), "too large: 9500x9000"),
+        (png_header(30_000, 30_000), "too large"),
+    ],
+)
+def test_poison_is_refused_with_one_line(data, problem):
+    with pytest.raises(ValueError, match=problem) as caught:
+        decode_image(data)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_an_image_or_a_value_error(data):
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]))
+    content = bytearray(encoded(picture(), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    try:
+        assert decode_image(bytes(content)).mode == "RGB"
+    except ValueError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (32, 32), (333, 101), (9, 100)])
+def test_evaluation_equals_the_processor_of_transformers(size):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        do_rescale=False,
+        do_normalize=False,
+    )
+    image = picture(*size)
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = evaluation_tensor(image, 32)
+    assert ours.dtype == torch.uint8 and ours.shape == (3, 32, 32)
+    assert torch.equal(ours.float(), theirs.float())
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (300, 9)])
+@pytest.mark.parametrize("augmentation", ["none", "crop", "crop-flip"])
+def test_training_view_is_a_function_of_the_generator(size, augmentation):
+    def view(seed):
+        generator = np.random.default_rng(seed)
+        return training_tensor(picture(*size), 16, augmentation, 0.5, generator)
+
+    assert view(1).shape == (3, 16, 16)
+    assert torch.equal(view(1), view(1))
+    different = not torch.equal(view(1), view(2))
+    assert different == (augmentation != "none")
+
+
+def test_crops_keep_the_least_area_and_flips_are_half():
+    # x and y of each pixel are its colours, so that a view tells where it was cut.
+    across = np.broadcast_to(np.linspace(0, 255, 64)[None, :], (64, 64))
+    pixels = np.stack([across, across.T, across], axis=-1).astype(np.uint8)
+    image, flips = Image.fromarray(pixels), 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        view = training_tensor(image, 32, "crop-flip", 0.5, generator).float()
+        width = (view[0, :, -1] - view[0, :, 0]).mean() / 255 * 32 / 31
+        height = (view[1, -1] - view[1, 0]).mean() / 255 * 32 / 31
+        assert 0.45 < abs(width) * height < 1.1
+        flips += int(width < 0)
+    assert 70 < flips < 130
+
+
+def test_scaled_decoding_keeps_what_a_crop_can_show():
+    data = encoded(picture(800, 600), "JPEG")
+    assert decode_image(data).size == (800, 600)
+    small = decode_image(data, training_short_side(96, "crop", 0.5))
+    assert min(small.size) >= 96 / (0.5 * 0.75) ** 0.5 and small.size == (400, 300)
+    assert training_short_side(96, "none", 0.5) == 0
+
+
+def test_shrink_never_enlarges():
+    assert shrink(picture(400, 100), 50).size == (200, 50)
+    assert shrink(picture(40, 30), 50).size == (40, 30)

@@ -1,0 +1,196 @@
+"""The loop on a toy task: what it writes, how it stops, goes on, chooses and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy_training
+from safetensors.torch import load_file
+from toy_training import ToyTask, figures, train_toy
+
+from vilta.training.checkpoint import find_checkpoint
+
+
+def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
+    summary = train_toy(tmp_path / "run", steps=60, save_every=25, evaluate_every=30)
+    assert (summary.step, summary.stopped, summary.skipped) == (60, False, 0)
+    lines = [line for line in figures(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(5, 61, 5))
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert lines[-1]["loss"] == lines[-1]["loss/mlm"]
+    assert "share/never" not in lines[-1], "a share of nothing is left out, not NaN"
+    assert lines[0]["epoch"] == pytest.approx(5 * 8 / 37)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model"}
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    screen = capsys.readouterr().out
+    assert "float32" in screen and "step 60/60" in screen and "samples/s" in screen
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 11, 24])  # calls: two a step, so steps 1, 3, 6, 12
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at):
+    whole, pieces = ToyTask(), ToyTask()
+    train_toy(tmp_path / "whole", whole)
+    stopped = train_toy(tmp_path / "pieces", ToyTask(stop_at=stop_at))
+    assert stopped.stopped and stopped.step == (stop_at + 1) // 2
+    assert "vilta toy --run.resume" in capsys.readouterr().out
+    assert not (tmp_path / "pieces" / "model").exists()
+    torch.manual_seed(stop_at)  # whatever the new process did before must not matter
+    assert not train_toy(tmp_path / "pieces", pieces, resume=True).stopped
+    assert figures(tmp_path / "pieces") == figures(tmp_path / "whole")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, pieces.state_dict()[name]), name
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    train_toy(tmp_path / "whole")
+    killed = ToyTask()
+    killed.after_step = lambda: 1 / 0 if killed.calls == 14 else ToyTask.after_step(killed)
+    with pytest.raises(ZeroDivisionError):
+        train_toy(tmp_path / "killed", killed)
+    assert find_checkpoint(tmp_path / "killed").name == "step-00000006"
+    train_toy(tmp_path / "killed", resume=True)
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+
+
+def test_precision_and_frozen_parts(tmp_path, capsys):
+    task, before = ToyTask(), ToyTask()
+    train_toy(tmp_path, task, precision="bf16")
+    assert "bf16" in capsys.readouterr().out
+    assert all(p.dtype == torch.float32 for p in task.parameters())
+    assert torch.equal(task.teacher.weight, before.teacher.weight)
+    assert not torch.equal(task.average, before.average), "after_step was not called"
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> tuple[Path, str]:
+    """The folders of two runs under torchrun, and what the processes printed."""
+    out = tmp_path_factory.mktemp("two")
+    every = [f"toy#{i}" for i in range(toy_training.SAMPLES)]
+    runs = {
+        str(out / "whole"): {"accumulate": 2, "steps": 8},
+        str(out / "broken"): {"accumulate": 1, "broken": every},
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(
+        [*command, toy_training.__file__, json.dumps(runs)],
+        env={**env, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
+    """To 1e-6 in float32: only the order in which gradients are summed differs."""
+    one, two = ToyTask(), two_processes[0] / "whole"
+    train_toy(tmp_path, one, accumulate=4, steps=8)
+    for rank in range(2):
+        weights = torch.load(two / f"rank{rank}.pt", weights_only=True)
+        for name, tensor in one.state_dict().items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
+    for one_line, two_line in zip(figures(tmp_path), figures(two), strict=True):
+        assert one_line.get("loss") == pytest.approx(two_line.get("loss"), abs=1e-6)
+    # One process goes on where two have stopped: the global batch is the same.
+    goes_on = ToyTask()
+    train_toy(two, goes_on, accumulate=4, steps=10, resume=True)
+    train_toy(tmp_path, one, accumulate=4, steps=10, resume=True)
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(goes_on.state_dict()[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_both_processes_stop_after_bad_batches(two_processes):
+    assert two_processes[1].count("refused: loss or gradient was not finite in 3 steps") == 2
+
+
+def test_one_bad_batch_is_skipped_counted_and_named(tmp_path):
+    bad = toy_training.sample_at(13)  # second micro-batch of the second step
+    task = ToyTask(broken=(f"toy#{bad}",))
+    summary = train_toy(tmp_path, task, steps=4)  # 32 of 37 samples: the bad one comes once
+    assert summary.skipped == 1 and summary.step == 4
+    assert all(p.isfinite().all() for p in task.parameters())
+    skipped = [line for line in figures(tmp_path) if "skipped" in line]
+    assert [line["step"] for line in skipped] == [2]
+    rows = [toy_training.sample_at(i) for i in range(12, 16)]
+    assert skipped[0]["skipped"] == [f"toy#{row}" for row in rows]
+
+
+def test_bad_batches_in_a_row_stop_the_run_with_their_names(tmp_path):
+    task = ToyTask(broken=tuple(f"toy#{i}" for i in range(toy_training.SAMPLES)))
+    with pytest.raises(ValueError, match=r"not finite in 3 steps.*up to step 3.*toy#\d+"):
+        train_toy(tmp_path, task)
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, capsys):
+    task = ToyTask()
+    task.scores = [0.1, 0.3, 0.2, 0.25, 0.9]
+    summary = train_toy(tmp_path, task, steps=40, evaluate_every=3, patience=2, keep=1)
+    assert summary.step == 12 and not summary.stopped
+    assert summary.best == {
+        "step": 6,
+        "metric": "toy/score",
+        "value": 0.3,
+        "figures": {"toy/score": 0.3},
+    }
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000006", "step-00000012"]
+    best = load_file(find_checkpoint(tmp_path, "best") / "model.safetensors")
+    released = load_file(tmp_path / "model" / "model.safetensors")
+    assert torch.equal(released["mix"], best["mix.weight"])
+    assert torch.equal(task.mix.weight, best["mix.weight"])
+    assert "weights of step 6" in capsys.readouterr().out
+
+
+def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
+    with pytest.raises(ValueError, match=r"best-metric toy/scroe.*toy/score"):
+        train_toy(tmp_path, best_metric="toy/scroe")
+    assert find_checkpoint(tmp_path).name == "step-00000006"
+    assert train_toy(tmp_path, resume=True).best["step"] in (6, 12)
+
+
+def test_too_few_samples_for_a_step_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_training, "loader_for", lambda *_: lambda **_: [])
+    with pytest.raises(ValueError, match="gave no batch for step 1: fewer samples than the 8"):
+        train_toy(tmp_path)
+
+
+def test_resume_refuses_what_is_not_the_same_run(tmp_path):
+    train_toy(tmp_path, steps=2)
+    with pytest.raises(ValueError, match=r"data are not those.*accept-other-data"):
+        train_toy(tmp_path, resume=True, fingerprint="other")
+    for accept in (False, True):
+        with pytest.raises(ValueError, match="another vocabulary"):
+            train_toy(tmp_path, resume=True, vocabulary="other", accept_other_data=accept)
+    with pytest.raises(ValueError, match="seed 0 and 8 samples a step, not seed 0 and 16"):
+        train_toy(tmp_path, resume=True, batch_size=8)
+    summary = train_toy(tmp_path, resume=True, fingerprint="other", accept_other_data=True, steps=3)
+    assert summary.step == 3
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
+    with pytest.raises(ValueError, match="must name the folder"):
+        train_toy("")
+    with pytest.raises(ValueError, match="no checkpoint to resume"):
+        train_toy(tmp_path / "new", resume=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="files that are no run"):
+            train_toy(tmp_path / "photos", overwrite=overwrite)
+    train_toy(tmp_path / "run", steps=2)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"holds a run; --run.resume.*--run.overwrite"):
+        train_toy(tmp_path / "run", steps=1)
+    assert before == sorted(str(path) for path in tmp_path.rglob("*"))
+    (tmp_path / "run" / "notes.txt").touch()
+    assert train_toy(tmp_path / "run", steps=1, overwrite=True).step == 1
+    assert (tmp_path / "run" / "notes.txt").exists(), "overwrite deletes only what a run writes"
+    assert find_checkpoint(tmp_path / "run").name == "step-00000001"

@@ -1,0 +1,67 @@
+"""Parameter groups, rates, schedule and clipping."""
+
+import pytest
+import torch
+from toy_training import ToyTask
+
+from vilta.config import OptimizationConfig
+from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
+
+
+def test_each_group_has_its_rate_and_only_matrices_decay():
+    task = ToyTask()
+    config = OptimizationConfig(
+        lr=1e-3, encoder_lr_multiplier=0.2, head_lr_multiplier=5.0, weight_decay=0.1
+    )
+    groups = build_optimizer(task, config).param_groups
+    found = {id(p): (g["lr"], g["weight_decay"], g["betas"]) for g in groups for p in g["params"]}
+    betas = (0.9, config.beta2)
+    assert found[id(task.words.weight)] == (pytest.approx(2e-4), 0.1, betas)
+    assert found[id(task.mix.weight)] == (1e-3, 0.1, betas)
+    assert found[id(task.norm.weight)] == found[id(task.mix.bias)] == (1e-3, 0.0, betas)
+    assert found[id(task.head.bias)] == (5e-3, 0.0, betas)
+    assert id(task.teacher.weight) not in found, "frozen"
+    assert len(found) == sum(p.requires_grad for p in task.parameters())
+
+
+def groups_of(task: ToyTask, **changes):
+    task.parameter_groups = lambda: {**ToyTask.parameter_groups(task), **changes}
+    return task
+
+
+def test_a_parameter_in_no_group_or_in_two_is_named():
+    config, task = OptimizationConfig(), ToyTask()
+    with pytest.raises(ValueError, match=r"'head.bias' is in no parameter group"):
+        build_optimizer(groups_of(task, heads=[]), config)
+    with pytest.raises(ValueError, match=r"'mix.bias' is in two groups: fusion and heads"):
+        build_optimizer(groups_of(task, heads=[task.head.bias, task.mix.bias]), config)
+    with pytest.raises(ValueError, match="unknown parameter group 'head'; known: encoders"):
+        build_optimizer(groups_of(task, head=[task.head.bias]), config)
+    with pytest.raises(ValueError, match="'heads' holds a parameter that is not the task's"):
+        build_optimizer(groups_of(task, heads=[torch.nn.Parameter(torch.ones(1))]), config)
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_optimizer(ToyTask().requires_grad_(False), config)
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "end"), [("linear", 0.5, 0.0), ("cosine", 0.5, 0.0), ("constant", 1.0, 1.0)]
+)
+def test_the_rate_warms_up_and_falls(name, middle, end):
+    config = OptimizationConfig(steps=100, warmup=0.2, schedule=name, lr=2.0)
+    optimizer = build_optimizer(ToyTask(), config)
+    schedule = build_schedule(optimizer, config)
+    rates = []
+    for _ in range(101):
+        rates.append(schedule.get_last_lr()[-1] / 2.0)
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 0 and rates[10] == pytest.approx(0.5) and rates[20] == 1
+    assert rates[60] == pytest.approx(middle) and rates[100] == pytest.approx(end)
+
+
+def test_clipping_returns_the_norm_before_it():
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
+    for largest, expected in ((0.0, 5.0), (10.0, 5.0), (1.0, 1.0)):
+        parameters[0].grad = torch.tensor([3.0, 4.0])  # the other one was not used
+        assert clip_gradient(parameters, largest) == pytest.approx(5.0)
+        assert parameters[0].grad.norm() == pytest.approx(expected, rel=1e-5)

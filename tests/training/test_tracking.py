@@ -1,0 +1,68 @@
+"""What a run writes and shows."""
+
+import json
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vilta.training.tracking import Tracker, _duration
+
+PACE = {"samples_per_s": 123.4, "lr": 0.1}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
+    with Tracker(tmp_path, start=0, steps=20, main=True) as tracker:
+        tracker.log(10, {"loss": 1.5, "loss/mlm": 0.5, "negatives/share": 0.25}, PACE)
+        tracker.progress(10, 60.0)
+        tracker.progress(11, 60.0)
+        tracker.evaluation(
+            10, {"r1": 0.5, "bad": float("nan")}, {"cat": np.zeros((3, 4, 6), "uint8")}
+        )
+    first, second = lines(tmp_path)
+    assert first == {"step": 10, "loss": 1.5, "loss/mlm": 0.5, "negatives/share": 0.25, **PACE}
+    assert second == {"step": 10, "evaluation": {"r1": 0.5, "bad": None}}
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "loss/mlm", "evaluation/r1", "train/lr"} <= set(events.Tags()["scalars"])
+    assert events.Images("cat")[0].width == 6
+    screen = capsys.readouterr().out.splitlines()
+    assert screen[0] == "step 10/20  loss 1.500  mlm 0.500  123 samples/s  10 min left"
+    assert len(screen) == 2, "without a terminal, not a line for each step"
+
+
+def test_a_resumed_run_cuts_what_comes_again_and_a_torn_line(tmp_path):
+    with Tracker(tmp_path, start=0, steps=20, main=True) as tracker:
+        for step in (5, 10, 15):
+            tracker.log(step, {"loss": float(step)}, PACE)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "lo')
+    with Tracker(tmp_path, start=10, steps=20, main=True) as tracker:
+        tracker.log(15, {"loss": 0.0}, PACE)
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (5, 5.0),
+        (10, 10.0),
+        (15, 0),
+    ]
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+    with Tracker(tmp_path, start=0, steps=2, main=False) as tracker:
+        tracker.log(1, {"loss": 1.0}, PACE)
+        tracker.progress(1, 1.0)
+        tracker.skipped(1, ["a"])
+        tracker.evaluation(1, {"r1": 1.0}, {})
+        tracker.say("hello")
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_durations_are_for_people():
+    assert [_duration(s) for s in (0.4, 99.0, 150.0, 12e3)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "3 h 20 min",
+    ]
