@@ -1,6 +1,11 @@
 """What every test runs under: checked shapes, one thread, no network, fixed seeds."""
 
 import os
+import random
+
+import hypothesis
+import pytest
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -10,16 +15,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["MPLBACKEND"] = "agg"
 
-from jaxtyping import install_import_hook
-
 # Before vilta is first imported: from here on, every call checks the types and shapes it states.
 install_import_hook("vilta", "beartype.beartype")
 
-import random
-
-import hypothesis
-import pytest
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ViltaConfig", "ViltaForPreTraining", "ViltaModel", "ViltaProcessor"]
 
+__version__ = "0.1.0"
+
 register_with_transformers()
 
 
@@ -19,8 +21,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the command line's help does without torch."""
     if name in __all__:
         return getattr(importlib.import_module("vilta.model"), name)
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("vilta")
     raise AttributeError(f"module 'vilta' has no attribute {name!r}")
 
 
