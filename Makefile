@@ -32,10 +32,11 @@ clean:
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	uv=$$(command -v uv || { $(BIN)/python -m pip install --quiet uv >&2 && echo $(BIN)/uv; }); \
+	@echo "setting up .venv (a minute or less, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || uv venv --clear --python $(PYTHON) .venv
+	@uv=$$(command -v uv || { $(BIN)/python -m pip install --quiet uv >&2 && echo $(BIN)/uv; }); \
 	{ test -n "$$uv" && "$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python $(FIND_LINKS) $(PACKAGES); } || \
-	  $(BIN)/python -m pip install --quiet $(PACKAGES)
+	  { echo "without uv: pip takes a little longer"; $(BIN)/python -m pip install --quiet $(PACKAGES); }
 	@touch $@
 
 # The demo. Each step is done once; the file that it writes last stands for it.
