@@ -197,6 +197,7 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
         """
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
         config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
+        encoders.check_image_encoder(vision, config.image_size)
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())
