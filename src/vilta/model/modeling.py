@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,7 @@ class ViltaModel(ViltaPreTrainedModel):
         self.fusion = Fusion(config)
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.ones(3))
+        self.gradient_checkpointing = False
         self.post_init()
 
     def train(self, mode: bool = True) -> ViltaModel:
@@ -112,13 +114,13 @@ class ViltaModel(ViltaPreTrainedModel):
         if not pixel_values.is_floating_point():
             mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
             pixel_values = (pixel_values.to(mean.dtype) - mean) / std
-        return self.image_norm(encoders.image_states(self.vision, pixel_values))
+        return self.image_norm(self._encode(encoders.image_states, self.vision, pixel_values))
 
     def encode_text(
         self, input_ids: Int[Tensor, "R L"], attention_mask: Int[Tensor, "R L"]
     ) -> Float[Tensor, "R L C"]:
         """Return the text encoder's states; no image is seen."""
-        return encoders.text_states(self.text, input_ids, attention_mask)
+        return self._encode(encoders.text_states, self.text, input_ids, attention_mask)
 
     def fuse(
         self,
@@ -164,6 +166,15 @@ class ViltaModel(ViltaPreTrainedModel):
         )
         pooled = self.pool_fused(fused, attention_mask.bool())
         return ViltaOutput(last_hidden_state=fused.text, pooled=pooled)
+
+    def _encode(
+        self, encode: Callable[..., Tensor], encoder: PreTrainedModel, *inputs: Tensor
+    ) -> Tensor:
+        """Run an encoder, as one whole checkpoint if transformers gave it none of its own."""
+        needed = self.gradient_checkpointing and self.training
+        if needed and not encoder.supports_gradient_checkpointing:  # ResNet, ConvNeXt, MPNet
+            return torch.utils.checkpoint.checkpoint(encode, encoder, *inputs, use_reentrant=False)
+        return encode(encoder, *inputs)
 
     def _check_size(self, pixel_values: Tensor) -> None:
         patch = getattr(self.config.vision_config, "patch_size", 1)
