@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -42,6 +42,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    leaves: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights that may stand in a checkpoint and are left there."""
 
     @classmethod
     def from_pretrained(
@@ -53,14 +55,20 @@ class ViltaPreTrainedModel(PreTrainedModel):
         ``ViltaForPreTraining.from_encoders``.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if names := sorted(map(str, info[kind])):
+        names = {
+            "missing": info["missing_keys"],
+            "unexpected": [k for k in info["unexpected_keys"] if not k.startswith(cls.leaves)],
+            "misshapen": [key for key, *_ in info["mismatched_keys"]],
+        }
+        for kind, found in names.items():
+            if found:
                 raise ValueError(
-                    f"{pretrained_model_name_or_path}: {len(names)} {kind.replace('_', ' ')} for "
-                    f"{cls.__name__}, first: {names[0]}; load it with the class that saved it"
+                    f"{pretrained_model_name_or_path}: {len(found)} {kind} weights for "
+                    f"{cls.__name__}, first: {min(found)}; load it with the class that saved it"
                 )
         return (model, info) if wants_info else model
 
@@ -73,6 +81,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
 
 class ViltaModel(ViltaPreTrainedModel):
     """Image encoder, text encoder with its language-model head, and fusion."""
+
+    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
