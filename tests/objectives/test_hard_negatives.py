@@ -9,34 +9,10 @@ from tiny_models import encoded, known_tokenizer
 from vilta.objectives.hard_negatives import synthesise_negatives
 from vilta.objectives.vocabulary import read_vocabulary
 
-WORDS = [
-    "the",
-    "a",
-    "red",
-    "blue",
-    "green",
-    "crimson",
-    "ball",
-    "balls",
-    "cube",
-    "cubes",
-    "dog",
-    "dogs",
-    "run",
-    "runs",
-    "running",
-    "under",
-    "near",
-    "grass",
-    "skate",
-    "##board",
-    "##er",
-    "3",
-    ".",
-    ",",
-    "##s",
-    "boat",
-]
+WORDS = """
+    the a red blue green crimson ball balls cube cubes dog dogs run runs running under
+    near grass skate ##board ##er 3 . , ##s boat
+""".split()  # noqa: SIM905
 CAPTIONS = [
     "a red ball near the blue cube .",
     "3 dogs running",

@@ -19,31 +19,10 @@ CAPTIONS = (
     "a green cube on grass",
     "a crimson ball",
 )
-WORDS = [
-    "the",
-    "a",
-    "red",
-    "blue",
-    "green",
-    "crimson",
-    "ball",
-    "balls",
-    "cube",
-    "dog",
-    "dogs",
-    "on",
-    "run",
-    "runs",
-    "running",
-    "under",
-    "near",
-    "grass",
-    "skate",
-    "##board",
-    "##er",
-    "boat",
-    ".",
-]
+WORDS = """
+    the a red blue green crimson ball balls cube dog dogs on run runs running under near
+    grass skate ##board ##er boat .
+""".split()  # noqa: SIM905
 TOKENIZER = known_tokenizer(WORDS)
 
 
