@@ -6,15 +6,8 @@ it; all others are our choice. The paper's abstract (arXiv 2308.16689) states no
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import os
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-T = TypeVar("T")
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,83 +278,11 @@ class PackConfig:
     """Stop at the first unreadable sample instead of skipping and counting it."""
 
 
-def load_yaml(path: str | Path, cls: type[T], base: T | None = None) -> T:
-    """Read a YAML file into ``cls``, strictly; keys it does not name keep the value of ``base``.
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Draw a run: one page with curves, metrics and examples that opens offline."""
 
-    Raises ``ValueError`` naming the file, the path of the key and the nearest known key.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such config file: {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _merge(base if base is not None else cls(), content, "")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain dicts, lists and scalars, ready for YAML or JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    return {k: plain(v) for k, v in dataclasses.asdict(config).items()}
-
-
-def save_yaml(config: Any, path: str | Path) -> None:
-    """Write the resolved config; the file alone repeats the run. Replaces atomically."""
-    import yaml
-
-    path = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        yaml.safe_dump(to_dict(config), file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-
-
-def _merge(base: T, content: Any, where: str) -> T:
-    """Return ``base`` with the values of a parsed YAML mapping, checked key by key."""
-    import cattrs
-
-    if not isinstance(content, dict):
-        raise ValueError(f"{where or 'the file'} must be a mapping of settings")
-    hints = get_type_hints(type(base))
-    known = [f.name for f in dataclasses.fields(base)]  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown key {name!r}; {hint}")
-        if dataclasses.is_dataclass(hints[key]):
-            changes[key] = _merge(getattr(base, key), value, name)
-            continue
-        _check_scalar(hints[key], value, name)
-        try:
-            changes[key] = cattrs.structure(value, hints[key])
-        except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-            raise ValueError(f"{name}: {value!r} is not {hints[key]}") from error
-    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
-
-
-def _check_scalar(hint: Any, value: Any, name: str) -> None:
-    """Refuse what a lenient conversion would let through, such as 'no' for a number."""
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        choices = ", ".join(map(str, get_args(hint)))
-        raise ValueError(f"{name}: {value!r} is not one of {choices}")
-    exact = {bool: bool, str: str, int: int, float: (int, float)}
-    if hint in exact:
-        wanted = exact[hint]
-        if isinstance(value, bool) != (hint is bool) or not isinstance(value, wanted):
-            note = " (write 1.0e-4, not 1e-4)" if hint is float and isinstance(value, str) else ""
-            raise ValueError(f"{name}: expected {hint.__name__}, got {value!r}{note}")
+    out: str = ""
+    """HTML file to write. Empty: `report.html` in the run; its pictures lie beside it."""
+    examples: int = 12
+    """Images shown with their captions, masked words and synthesised negatives."""

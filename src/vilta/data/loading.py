@@ -242,7 +242,7 @@ def _batches(dataset: Samples, order: Any, collator: PairCollator, workers: int)
     # Loader processes are forked; without this the tokenizer warns in each of them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader: DataLoader[Sample] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # map style with a key of two numbers
+        dataset,  # map style with a key of two numbers
         batch_sampler=order,
         collate_fn=collator,
         num_workers=workers,

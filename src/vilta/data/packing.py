@@ -23,7 +23,8 @@ import datasets
 import PIL
 import pyarrow as pa
 
-from vilta.config import PackConfig, to_dict
+from vilta.config import PackConfig
+from vilta.config_file import to_dict
 from vilta.data.corpora import FEATURES, Reader, Row, chunks, find_reader, nothing_usable
 from vilta.data.transforms import decode_image, shrink
 

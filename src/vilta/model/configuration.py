@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -10,6 +10,7 @@ FUSION_KINDS = ("co-attention", "cross-attention")
 POOLINGS = ("first", "mean")
 
 
+@no_type_check  # transformers checks the fields, and takes more keywords than there are fields
 class ViltaConfig(PreTrainedConfig):
     """Architecture of a ViLTA model; field docs are those of ``vilta.config.ModelConfig``.
 
@@ -22,8 +23,8 @@ class ViltaConfig(PreTrainedConfig):
     model_type = "vilta"
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None  # dict or PreTrainedConfig; made a PreTrainedConfig below
+    text_config: Any = None  # idem
     image_size: int = 224
     image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)

@@ -6,7 +6,7 @@ what a laptop run needs. Large runs take a pre-trained encoder instead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from vilta.model.attention import Attention, feed_forward
 from vilta.model.encoders import grid_positions
 
 
+@no_type_check  # transformers checks the fields, and takes more keywords than there are fields
 class ConvViTConfig(PreTrainedConfig):
     """``stem_widths``: channels of the stride-2 convolutions, so a patch is 2**len(stem_widths)."""
 
@@ -80,7 +81,8 @@ class ConvViTModel(PreTrainedModel):
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> BaseModelOutput:
         """Encode normalised pixels; ``last_hidden_state`` is ``[B, H/p * W/p, C]``."""
         grid = self.stem(pixel_values)
-        positions = grid_positions(*grid.shape[-2:], grid.shape[1], grid.device)
+        height, width = grid.shape[-2:]
+        positions = grid_positions(height, width, grid.shape[1], grid.device)
         states = grid.flatten(2).transpose(1, 2) + positions
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:

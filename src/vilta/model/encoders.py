@@ -184,7 +184,7 @@ def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
 def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """Build from a config (random weights) or load strictly: a missing weight is an error."""
     if isinstance(source, PreTrainedConfig) or Path(source).is_file():
-        return auto.from_config(config)  # type: ignore[attr-defined, no-any-return]
+        return auto.from_config(config)  # type: ignore[attr-defined]
     try:
         model, info = auto.from_pretrained(  # type: ignore[attr-defined]
             source, config=config, output_loading_info=True, dtype=torch.float32
@@ -199,4 +199,4 @@ def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) 
             f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, first: "
             f"{missing[0]}; train it first, or start from a checkpoint that has them"
         )
-    return model  # type: ignore[no-any-return]
+    return model

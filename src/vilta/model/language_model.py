@@ -59,7 +59,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{source!r} has no fast tokenizer; whole words cannot be told apart")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def continue_language_model(source: str) -> PreTrainedModel:

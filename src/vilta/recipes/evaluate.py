@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vilta.config import EvaluateConfig, ObjectiveConfig, PretrainConfig, load_yaml
+from vilta.config import EvaluateConfig, ObjectiveConfig, PretrainConfig
+from vilta.config_file import load_yaml
 from vilta.data.corpora import load_pairs
 from vilta.data.loading import PairDataset, evaluation_loader
 from vilta.model import ViltaForPreTraining

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vilta.config import RunConfig, save_yaml
+from vilta.config import RunConfig
+from vilta.config_file import save_yaml
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"

@@ -1,0 +1,61 @@
+# Two commands do everything on a machine with Python and make: `make demo` and `make test`.
+# Both set up .venv by themselves; a second run does only what is not done yet.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+PACKAGES := -c constraints.txt -e ".[dev]"
+# The tests share the cores among processes, so each process takes one thread.
+ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test lint clean
+
+demo: runs/demo/report.html
+	@echo "The demo is done: open $(CURDIR)/$<"
+
+test: $(ENVIRONMENT)
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(ENVIRONMENT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv runs/demo runs/demo-data runs/demo-text
+
+# uv, from the PATH or from PyPI, installs in seconds; pip does it where uv cannot be had.
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	@echo "setting up .venv (a minute or less, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || uv venv --clear --python $(PYTHON) .venv
+	@uv=$$(command -v uv || { $(BIN)/python -m pip install --quiet uv >&2 && echo $(BIN)/uv; }); \
+	{ test -n "$$uv" && "$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python $(FIND_LINKS) $(PACKAGES); } || \
+	  { echo "without uv: pip takes a little longer"; $(BIN)/python -m pip install --quiet $(PACKAGES); }
+	@touch $@
+
+# The demo. Each step is done once; the file that it writes last stands for it.
+runs/demo-data/train/manifest.json: | $(ENVIRONMENT)
+	$(BIN)/vilta pack "scenes:40000?seed=0&size=96" --out $(@D)
+
+runs/demo-data/val/manifest.json: | $(ENVIRONMENT)
+	$(BIN)/vilta pack "scenes:1000?seed=1&size=96" --out $(@D)
+
+runs/demo-text/model/config.json: configs/demo-text.yaml runs/demo-data/train/manifest.json | $(ENVIRONMENT)
+	$(BIN)/vilta pretrain-text $< --run.overwrite
+	@touch $@
+
+runs/demo/model/config.json: configs/demo.yaml configs/demo-image.json runs/demo-text/model/config.json runs/demo-data/val/manifest.json | $(ENVIRONMENT)
+	$(BIN)/vilta pretrain $< --run.overwrite
+	@touch $@
+
+runs/demo/metrics.json: runs/demo/model/config.json
+	$(BIN)/vilta evaluate runs/demo --data runs/demo-data/val --out $@
+
+runs/demo/report.html: runs/demo/metrics.json
+	$(BIN)/vilta report runs/demo --out $@

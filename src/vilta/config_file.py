@@ -1,0 +1,136 @@
+"""Configs as YAML files: read strictly, written whole.
+
+The types in ``vilta.config`` say what is allowed: a config class nests other config classes, and
+its leaves are bool, int, float, str, a ``Literal``, or a tuple of one of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import reprlib
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error and not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of ``node``; raises ``ConstructorError`` for a repeated key."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: str | Path, cls: type[T], base: T | None = None) -> T:
+    """Read a YAML file into ``cls``, strictly; keys it does not name keep the value of ``base``.
+
+    Raises ``ValueError`` naming the file, the path of the key and the nearest known key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such config file: {path}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _merged(base if base is not None else cls(), {} if content is None else content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain dicts, lists and scalars, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {k: plain(v) for k, v in dataclasses.asdict(config).items()}
+
+
+def save_yaml(config: Any, path: str | Path) -> None:
+    """Write the resolved config; the file alone repeats the run. Replaces atomically.
+
+    Raises ``OSError`` if it cannot be written; an older file at ``path`` is then still whole.
+    """
+    path = Path(path)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        try:
+            yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            Path(file.name).unlink()
+            raise
+    os.replace(file.name, path)
+
+
+def _merged(base: T, content: Any, where: str = "") -> T:
+    """Return ``base`` with the values of a parsed YAML mapping, checked key by key."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{where or 'the file'} must be a mapping of settings")
+    hints = get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
+            raise ValueError(f"unknown key {name!r}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            changes[key] = _merged(getattr(base, key), value, name)
+        else:
+            changes[key] = _checked(hints[key], value, name)
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """Return ``value`` as the type ``hint``. Only a number's spelling is converted, no meaning."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        if value in choices:
+            return value
+        expected = f"one of {', '.join(map(str, choices))}"
+    elif get_origin(hint) is tuple:
+        if isinstance(value, list):
+            return tuple(_checked(get_args(hint)[0], item, name) for item in value)
+        expected = "a list such as [a, b]"
+    elif hint is float:
+        # YAML 1.1 reads 1e-4, which has no dot, as a string.
+        number = _number(value)
+        if number is not None:
+            return number
+        expected = "a number"
+    else:
+        if type(value) is hint:
+            return value
+        expected = {bool: "true or false", int: "a whole number", str: "text"}[hint]
+        if hint is str and value is not None:
+            expected += " (put it in quotes)"
+    raise ValueError(f"{name}: expected {expected}, got {reprlib.repr(value)}")
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else (``nan`` and ``inf`` included)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,33 @@
+"""What every test runs under: checked shapes, one thread, no network, fixed seeds."""
+
+import os
+import random
+
+import hypothesis
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["MPLBACKEND"] = "agg"
+
+# Before vilta is first imported: from here on, every call checks the types and shapes it states.
+install_import_hook("vilta", "beartype.beartype")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+# The machine that runs this may be busy, so examples have no deadline; they are the same each run.
+hypothesis.settings.register_profile("vilta", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("vilta")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,156 @@
+import subprocess
+import sys
+import types
+
+import pytest
+
+from vilta import cli
+from vilta.config import PackConfig, PretrainConfig, ReportConfig
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Stands in for the recipe of every verb; ``calls`` holds what it was called with."""
+    module = types.ModuleType("recipe")
+    module.calls = []
+    module.run = lambda *arguments: module.calls.append(arguments)
+    for verb in cli.VERBS.values():
+        monkeypatch.setitem(sys.modules, verb.recipe, module)
+    return module
+
+
+def ends_with(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["vilta", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def test_flags_win_over_yaml_and_yaml_over_defaults(recipe, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("optimization: {lr: 1e-3, steps: 7}\nmodel: {freeze: [image]}\n")
+    cli.run(["pretrain", str(path), "--run.out", "runs/x", "--optimization.lr", "1e-4"])
+    ((config,),) = recipe.calls
+    assert isinstance(config, PretrainConfig)
+    assert (config.optimization.lr, config.optimization.steps) == (1e-4, 7)
+    assert (config.run.out, config.model.freeze) == ("runs/x", ("image",))
+    assert config.data == PretrainConfig().data
+
+
+def test_a_verb_with_yaml_runs_without_one(recipe):
+    cli.run(["pretrain-text", "--run.resume", "--optimization.batch_size", "3"])
+    ((config,),) = recipe.calls
+    assert config.run.resume and config.optimization.batch_size == 3
+    assert config.run.best_metric == "text/top1"
+
+
+def test_underscores_and_hyphens_are_one(recipe):
+    for flag in ("--shard_rows", "--shard-rows"):
+        cli.run(["pack", "scenes:10?seed=0", "--out", "x", flag, "5", "--strict"])
+    expected = PackConfig(out="x", shard_rows=5, strict=True)
+    assert recipe.calls == [("scenes:10?seed=0", expected)] * 2
+
+
+def test_report_takes_its_run(recipe):
+    cli.run(["report", "runs/demo", "--examples", "3"])
+    assert recipe.calls == [("runs/demo", ReportConfig(examples=3))]
+
+
+def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
+    assert ends_with(monkeypatch, "pack", "--out", "x") == 2
+    assert "SOURCE is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrian"], ["unknown verb 'pretrian'", "'pretrain'"]),
+        (["xyzzy"], ["unknown verb", "pretrain-text"]),
+        (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml"]),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(monkeypatch, capsys, arguments, words):
+    assert ends_with(monkeypatch, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert all(word in message for word in words)
+
+
+def test_unknown_flag_names_the_nearest(monkeypatch, capsys):
+    assert ends_with(monkeypatch, "pretrain", "--run.resum") == 2
+    assert "--run.resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no images in\n  here"), "error: no images in here\n"),
+        (OSError(28, "No space left on device", "a/b"), "error: No space left on device: a/b\n"),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device\n"),
+        (FileNotFoundError(), "error: FileNotFoundError\n"),
+    ],
+)
+def test_errors_of_a_recipe_are_one_line(recipe, monkeypatch, capsys, error, line):
+    def fails(*_):
+        raise error
+
+    recipe.run = fails
+    assert ends_with(monkeypatch, "report", "x") == 2
+    assert capsys.readouterr().err == line
+    monkeypatch.setenv("VILTA_DEBUG", "1")
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+def test_a_bug_keeps_its_traceback(recipe, monkeypatch):
+    def fails(*_):
+        raise KeyError("bug")
+
+    recipe.run = fails
+    monkeypatch.setattr(sys, "argv", ["vilta", "report", "x"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_interrupted(recipe, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    recipe.run = interrupted
+    assert ends_with(monkeypatch, "report", "x") == 130
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_help_comes_from_the_docstrings(name, monkeypatch, capsys):
+    assert ends_with(monkeypatch, name, "--help") == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    verb = cli.VERBS[name]
+    assert f"vilta {name} {verb.positional}" in text
+    assert " ".join((verb.config.__doc__ or "").split()) in text
+    if name == "pretrain":
+        assert "Peak learning rate of the fusion encoder." in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["pretrain", "--help"], ["--version"]])
+def test_help_imports_neither_torch_nor_transformers(arguments):
+    code = (
+        "import sys\nfrom vilta.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stdout) > 10
+
+
+def test_module_and_program_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "vilta", "pretrian"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown verb 'pretrian'; did you mean 'pretrain'?\n"
+    done = subprocess.run([sys.executable, "-m", "vilta"], capture_output=True, text=True)
+    assert all(name in done.stdout for name in cli.VERBS)

@@ -1,0 +1,32 @@
+"""Every config that is shipped can be read, by the verb it is made for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vilta.config import PretrainConfig, PretrainTextConfig
+from vilta.config_file import load_yaml, to_dict
+
+ROOT = Path(__file__).parents[1]
+YAMLS = sorted(
+    path for folder in ("configs", "benchmarks") for path in (ROOT / folder).rglob("*.yaml")
+)
+
+
+def test_configs_are_shipped():
+    assert {"demo.yaml", "demo-text.yaml"} <= {path.name for path in YAMLS}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_it_loads_and_differs_from_the_defaults(path):
+    cls = PretrainTextConfig if path.stem.split("-")[-1] == "text" else PretrainConfig
+    assert to_dict(load_yaml(path, cls)) != to_dict(cls())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.json")), ids=lambda p: p.name)
+def test_an_encoder_config_makes_an_encoder(path):
+    from vilta.model.encoders import load_image_encoder
+
+    expected = json.loads(path.read_text())["model_type"]
+    assert load_image_encoder(str(path)).config.model_type == expected

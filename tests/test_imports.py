@@ -1,0 +1,81 @@
+"""Modules import without the packages that we do without, and no later than they are needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+MODULES = sorted(
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCE.rglob("*.py")
+)
+
+WALK = """
+import importlib, sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in ("torchvision", "timm"):
+            return self.finder.find_spec(name, path, target)
+
+# Even where they are installed, no finder finds them.
+sys.meta_path = [Without(finder) for finder in sys.meta_path]
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    print(name)
+"""
+
+AUTO = """
+config = AutoConfig.for_model("vilta")
+print(type(config).__name__, AutoModel._model_mapping[type(config)].__name__)
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_module_imports_without_torchvision_and_timm():
+    done = python(WALK, *MODULES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == MODULES
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import importlib.util, vilta\n"
+        "importlib.util.find_spec('transformers')\n"  # how libraries ask whether it is installed
+        "from transformers import AutoConfig, AutoModel",
+        "from transformers import AutoConfig, AutoModel\nimport vilta",
+    ],
+    ids=["vilta first", "transformers first"],
+)
+def test_auto_classes_know_the_model_after_import_vilta(imports):
+    done = python(imports + AUTO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["ViltaConfig", "ViltaModel"]
+
+
+def test_import_vilta_is_light_and_its_names_are_there():
+    done = python(
+        "import sys, vilta, vilta.config_file\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "from vilta import ViltaForPreTraining\n"
+        "from transformers import AutoModelForPreTraining as Auto\n"
+        "assert Auto._model_mapping[vilta.ViltaConfig] is ViltaForPreTraining\n"
+        "assert set(vilta.__all__) <= set(dir(vilta)), dir(vilta)\n"
+        "assert all(getattr(vilta, name).__name__ == name for name in vilta.__all__)\n"
+        "assert not hasattr(vilta, 'Nothing')\n"
+        "assert vilta.__version__[0].isdigit()\n"
+    )
+    assert done.returncode == 0, done.stderr

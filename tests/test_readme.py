@@ -1,0 +1,84 @@
+"""What the README shows works: its Python runs, its commands exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vilta import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = ("bash", "console", "sh", "shell")
+
+
+def commands() -> list[list[str]]:
+    """The commands of the README's shell blocks, as lists of words."""
+    found = []
+    for language, code in BLOCKS:
+        if language not in SHELL:
+            continue
+        lines = code.replace("\\\n", " ").splitlines()
+        if language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in lines:
+            for part in re.split(r"&&|;|\|", line):
+                if words := shlex.split(part, comments=True):
+                    found.append(words)
+    return found
+
+
+COMMANDS = commands()
+
+
+def only(program: str) -> list[list[str]]:
+    return [words for words in COMMANDS if Path(words[0]).name == program]
+
+
+def test_the_readme_has_its_two_commands():
+    assert ["make", "demo"] in COMMANDS and ["make", "test"] in COMMANDS
+
+
+def test_every_block_says_what_it_is():
+    assert all(language for language, _ in BLOCKS), "a code block without a language is not tested"
+
+
+def test_every_command_is_one_that_is_checked():
+    known = {"make", "vilta", "cd", "git", "pip", "source", "torchrun", "tensorboard", "python"}
+    assert {Path(words[0]).name for words in COMMANDS} <= known
+
+
+@pytest.mark.parametrize("words", only("make"), ids=" ".join)
+def test_make_targets_exist(words):
+    targets = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("words", only("vilta"), ids=" ".join)
+def test_vilta_commands_are_understood(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if words[1:] == ["--help"]:
+        cli.run(words[1:])
+    elif "--help" in words:
+        with pytest.raises(SystemExit, match="0"):
+            cli.parse(words[1:])
+    else:
+        assert cli.parse(words[1:]).verb in cli.VERBS.values()
+
+
+def test_python_is_shown():
+    assert PYTHON, "the README shows no Python example"
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
+def test_python_runs(code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
