@@ -194,7 +194,8 @@ class TextDataConfig:
     train: str = ""
     """Text file (one caption a line, may be .gz) or image-text pairs whose captions are taken."""
     val: str = ""
-    """Captions to measure on. Empty: a hundredth of the training captions is set aside."""
+    """Captions to measure on, left out of training wherever they stand in it. Empty: a hundredth
+    of the training captions is set aside."""
     max_text_tokens: int = 50
     """Captions are cut after this many tokens."""
     workers: int = 0
