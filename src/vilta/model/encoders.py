@@ -59,12 +59,44 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
 
 def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
     """Return ``model`` if its head can be applied apart from its encoder, else say why not."""
-    if not isinstance(getattr(model, model.base_model_prefix, None), nn.Module):
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder with a decoder; take an encoder such as BERT")
+    encoder = getattr(model, model.base_model_prefix, None)
+    if not isinstance(encoder, nn.Module):
         raise ValueError(
-            f"{type(model).__name__} keeps no separate encoder under `{model.base_model_prefix}`, "
+            f"{name} keeps no separate encoder under `{model.base_model_prefix}`, "
             "so its head cannot be applied to masked positions alone; take another text encoder"
         )
+    if "attention_mask" not in inspect.signature(encoder.forward).parameters:
+        raise ValueError(
+            f"{name} takes no attention mask, so a caption's states would depend on the padding "
+            "beside it; take another text encoder"
+        )
     return model
+
+
+def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
+    """Try an encoder on a blank image, so that what cannot serve says so now, not in a run.
+
+    Raises ``ValueError`` if it takes no images of ``size`` pixels or returns no states of the
+    width that its configuration states.
+    """
+    name = type(encoder).__name__
+    if encoder.main_input_name != "pixel_values":
+        raise ValueError(f"{name} reads `{encoder.main_input_name}`; take an image encoder")
+    try:
+        with torch.no_grad():
+            states = image_states(encoder.eval(), torch.zeros(1, 3, size, size))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot encode {size}x{size} pixels: {reason}") from None
+    width = image_width(encoder.config)
+    if states.dim() != 3 or states.shape[2] != width:
+        raise ValueError(
+            f"{name} returns states of shape {list(states.shape)} where [1, tokens, {width}] "
+            "was expected; take another image encoder"
+        )
 
 
 def pixel_statistics(source: str) -> tuple[list[float], list[float]]:

@@ -7,6 +7,7 @@ the first self-attention of each stream, and the keys and values of an image tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -105,7 +106,7 @@ class Fusion(nn.Module):
             image = self._run(viewer.read_other, image, *of_text, mask)
         return FusedStates(self.text_norm(text), self.image_norm(image))
 
-    def _run(self, part: nn.Module, *inputs: Tensor | int | None) -> Tensor:
+    def _run(self, part: Callable[..., Tensor], *inputs: Tensor | int | None) -> Tensor:
         if self.gradient_checkpointing and self.training:
             return torch.utils.checkpoint.checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)

@@ -66,9 +66,12 @@ class ContrastiveHead(nn.Module):
 
 
 def pool(
-    states: Float[Tensor, "R S D"], mask: Bool[Tensor, "R S"] | None, how: str
+    states: Float[Tensor, "R S D"], mask: Bool[Tensor, "R L"] | None, how: str
 ) -> Float[Tensor, "R D"]:
-    """Reduce a sequence to its first token or to the mean over real tokens."""
+    """Reduce a sequence to its first token or to the mean over real tokens.
+
+    For the mean ``S`` is ``L``; for the first token the states may be cut short.
+    """
     if how == "first":
         return states[:, 0]
     if mask is None:

@@ -88,6 +88,17 @@ class ViltaModel(ViltaPreTrainedModel):
         self.register_buffer("pixel_std", torch.ones(3))
         self.post_init()
 
+    def train(self, mode: bool = True) -> ViltaModel:
+        """Switch the mode; batch norms of the image encoder keep the statistics they came with.
+
+        So ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
+        """
+        super().train(mode)
+        for module in self.vision.modules():
+            if "running_mean" in module._buffers:  # each library writes a batch norm of its own
+                module.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the text encoder's word embeddings."""
         return self.text.get_input_embeddings()
@@ -197,6 +208,7 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
         """
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
         config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
+        encoders.check_image_encoder(vision, config.image_size)
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())

@@ -1,0 +1,208 @@
+import pytest
+import torch
+import transformers as t
+from tiny_models import (
+    SIZE,
+    TEXT,
+    VISION,
+    WORDS,
+    pixels_of,
+    scramble,
+    tiny_config,
+    tokens_of,
+    two_towers,
+)
+
+from vilta.model import ViltaForPreTraining
+from vilta.model.encoders import (
+    grid_positions,
+    image_states,
+    language_model_logits,
+    load_image_encoder,
+    load_text_encoder,
+    text_states,
+)
+
+SETTINGS = dict(hidden_size=32, num_attention_heads=4, fusion_layers=1, contrastive_width=8)
+
+
+def image_folder(kind, path):
+    """Write a random image encoder; return it with the tower whose features count."""
+    if kind in ("clip", "siglip"):
+        model = two_towers(kind)
+        model.save_pretrained(path)
+        return model.vision_model
+    model = scramble(t.AutoModel.from_config(VISION[kind]))
+    model.save_pretrained(path)
+    return model
+
+
+def text_folder(kind, path):
+    model = scramble(t.AutoModelForMaskedLM.from_config(TEXT[kind]))
+    model.save_pretrained(path)
+    return model
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bert")
+    text_folder("bert", path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vit")
+    image_folder("vit", path)
+    return str(path)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("kind", VISION)
+def test_image_tower_from_folder(kind, size, tmp_path, bert_folder):
+    tower = image_folder(kind, tmp_path)
+    model = ViltaForPreTraining.from_encoders(
+        str(tmp_path), bert_folder, image_size=size, **SETTINGS
+    ).eval()
+    pixels = torch.randn(2, 3, size, size)
+    options = (
+        {"interpolate_pos_encoding": True} if kind in ("clip", "siglip", "vit", "swin") else {}
+    )
+    with torch.no_grad():
+        expected = tower(pixels, **options).last_hidden_state
+        if expected.dim() == 4:
+            grid = grid_positions(*expected.shape[2:], expected.shape[1], torch.device("cpu"))
+            expected = expected.flatten(2).transpose(1, 2) + grid
+        torch.testing.assert_close(image_states(model.vilta.vision, pixels), expected)
+        out = model(*tokens_of(6, rows=2), pixels)
+    assert out.match_logits.shape == (2, 2)
+    assert torch.isfinite(out.match_logits).all()
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_text_tower_and_its_head_from_folder(kind, tmp_path, vit_folder):
+    source = text_folder(kind, tmp_path)
+    model = ViltaForPreTraining.from_encoders(vit_folder, str(tmp_path), **SETTINGS).eval()
+    ids, mask = tokens_of(9)
+    mask[1, 6:] = 0
+    picked = torch.tensor([0, 4, 9 + 2, 18 + 8])
+    with torch.no_grad():
+        full = source(input_ids=ids, attention_mask=mask).logits
+        states = model.vilta.encode_text(ids, mask)
+        logits = model.predict_words_from_text(states.flatten(0, 1)[picked])
+    torch.testing.assert_close(logits, full.flatten(0, 1)[picked], atol=1e-5, rtol=1e-5)
+
+
+def test_head_on_picked_states_trains_the_model_itself(tmp_path):
+    model = t.AutoModelForMaskedLM.from_config(TEXT["bert"])
+    ids, mask = tokens_of(5)
+    picked = text_states(model, ids, mask).flatten(0, 1)[torch.tensor([1, 7])]
+    language_model_logits(model, picked).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert type(model.bert).__name__ == "BertModel"
+
+
+def test_encoders_from_configs():
+    torch.manual_seed(3)
+    model = ViltaForPreTraining.from_encoders(VISION["vit"], TEXT["bert"], **SETTINGS)
+    assert model.config.vision_config.hidden_size == 32
+    assert model.config.text_config.vocab_size == WORDS
+
+
+def test_position_waves_tell_every_cell_apart_and_know_places_at_any_size():
+    small = grid_positions(5, 7, 32, torch.device("cpu"))
+    apart = torch.cdist(small, small) + torch.eye(35)
+    assert small.shape == (35, 32)
+    assert apart.min() > 0.1
+    large = grid_positions(9, 13, 32, torch.device("cpu")).view(9, 13, 32)
+    torch.testing.assert_close(large[::2, ::2].flatten(0, 1), small)
+
+
+def one_line(error, *words):
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_text_checkpoint_without_head_names_a_missing_weight(tmp_path, vit_folder):
+    t.BertModel(TEXT["bert"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"cls\.predictions") as error:
+        ViltaForPreTraining.from_encoders(vit_folder, str(tmp_path))
+    one_line(error, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        t.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=WORDS),
+        t.FNetConfig(hidden_size=32, num_hidden_layers=1, intermediate_size=64, vocab_size=WORDS),
+        t.BartConfig(
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            vocab_size=WORDS,
+        ),
+        VISION["vit"],
+    ],
+    ids=["gpt2", "fnet", "bart", "vit"],
+)
+def test_text_encoder_that_cannot_serve(config):
+    with pytest.raises(ValueError) as error:
+        load_text_encoder(config)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TEXT["bert"],
+        t.Wav2Vec2Config(**SIZE, conv_dim=(8,), conv_stride=(5,), conv_kernel=(10,)),
+        t.VideoMAEConfig(**SIZE, image_size=32, patch_size=8, num_frames=2),
+    ],
+    ids=["bert", "wav2vec2", "videomae"],
+)
+def test_image_encoder_that_cannot_serve(config):
+    with pytest.raises(ValueError) as error:
+        ViltaForPreTraining.from_encoders(config, TEXT["bert"], **SETTINGS, image_size=32)
+    one_line(error)
+
+
+def test_sources_that_are_none(tmp_path, bert_folder):
+    with pytest.raises(ValueError, match="nowhere") as error:
+        load_image_encoder(str(tmp_path / "nowhere"))
+    one_line(error)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="weights") as error:
+        load_image_encoder(str(tmp_path))
+    one_line(error, str(tmp_path))
+
+
+def test_config_that_makes_no_sense():
+    with pytest.raises(ValueError, match="co-attention, cross-attention"):
+        tiny_config(fusion="sum")
+    with pytest.raises(ValueError, match="first, mean"):
+        tiny_config(pooling="max")
+    with pytest.raises(ValueError, match="multiple"):
+        tiny_config(num_attention_heads=5)
+
+
+@pytest.mark.parametrize("size", [(4, 32), (32, 7)])
+def test_image_smaller_than_a_patch(size):
+    model = ViltaForPreTraining(tiny_config())
+    with pytest.raises(ValueError, match=r"smaller than a patch \(8\)"):
+        model(*tokens_of(4, rows=1), torch.zeros(1, 3, *size))
+
+
+def test_uint8_pixels_are_normalised_by_the_model():
+    model = ViltaForPreTraining(tiny_config(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]))
+    pixels = pixels_of(2)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    by_hand = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        got, expected = model.eval().vilta.encode_image(pixels), model.vilta.encode_image(by_hand)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
