@@ -51,7 +51,8 @@ class ModelConfig:
     fusion_heads: int = 12
     """Attention heads of the fusion encoder."""
     pooling: Literal["first", "mean"] = "first"
-    """How a token sequence becomes one vector for matching: its first token or the mean."""
+    """How a text becomes one vector for matching and contrast: its first token or the mean. Images
+    are always averaged."""
     dropout: float = 0.1
     """Dropout in the fusion encoder."""
     contrastive_width: int = 256

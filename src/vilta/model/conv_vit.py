@@ -11,6 +11,7 @@ from typing import Any, no_type_check
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.model.attention import Attention, feed_forward
@@ -77,6 +78,11 @@ class ConvViTModel(PreTrainedModel):
         )
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):  # as strong as the positions that are added to it
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> BaseModelOutput:
         """Encode normalised pixels; ``last_hidden_state`` is ``[B, H/p * W/p, C]``."""
