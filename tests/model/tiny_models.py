@@ -122,7 +122,7 @@ def tiny_tokenizer(kind, size=160):
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         core.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=256 + size,
+            vocab_size=170 + size,
             special_tokens=SPECIAL,
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -157,3 +157,33 @@ def tokens_of(length, rows=3, words=WORDS, seed=0):
 def pixels_of(rows=3, size=32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (rows, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def encoded(tokenizer, captions, length=24):
+    """Return ids, attention mask and word ids as a collator does: -1 is no known word."""
+    batch = tokenizer(captions, padding=True, truncation=True, max_length=length)
+    special = set(tokenizer.all_special_ids)
+    rows = []
+    for i, ids in enumerate(batch["input_ids"]):
+        words = batch.word_ids(i)
+        unknown = {w for w, token in zip(words, ids, strict=True) if token in special}
+        rows.append([-1 if w is None or w in unknown else w for w in words])
+    return (
+        torch.tensor(batch["input_ids"]),
+        torch.tensor(batch["attention_mask"]),
+        torch.tensor(rows),
+    )
+
+
+def known_tokenizer(words):
+    """Build a WordPiece tokenizer of exactly these words, special ones first."""
+    core = Tokenizer(
+        models.WordPiece({w: i for i, w in enumerate(SPECIAL + words)}, unk_token="[UNK]")
+    )
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = dict(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
+    return t.PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]", **names)

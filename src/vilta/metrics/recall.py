@@ -13,11 +13,11 @@ def first_hit_rank(scores: Float[Tensor, "Q C"], relevant: Bool[Tensor, "Q C"]) 
     """Rank (from 0) of each query's best relevant candidate.
 
     With several relevant candidates the best-ranked counts (five captions of an image). A tie with
-    a wrong candidate counts against the query, so that constant scores earn nothing. A query
-    without a relevant candidate ranks last.
+    a wrong candidate counts against the query, so that constant scores earn nothing; so does a
+    score that is no number. A query without a relevant candidate ranks last.
     """
     best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
-    return ((scores >= best) & ~relevant).sum(dim=1)
+    return (~(scores < best) & ~relevant).sum(dim=1)
 
 
 def recall_at(

@@ -64,6 +64,14 @@ class ContrastiveHead(nn.Module):
         """Return the inverse of the learned temperature, clamped."""
         return self.log_scale.clamp(max=-math.log(LOWEST_TEMPERATURE)).exp()
 
+    @torch.no_grad()
+    def hold_scale(self) -> None:
+        """Bring the temperature back to its bound, to be called after each optimizer step.
+
+        Beyond the bound the clamp passes no gradient, so it would learn no more.
+        """
+        self.log_scale.clamp_(max=-math.log(LOWEST_TEMPERATURE))
+
 
 def pool(
     states: Float[Tensor, "R S D"], mask: Bool[Tensor, "R L"] | None, how: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -41,6 +42,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    leaves: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights that may stand in a checkpoint and are left there."""
 
     @classmethod
     def from_pretrained(
@@ -52,14 +55,20 @@ class ViltaPreTrainedModel(PreTrainedModel):
         ``ViltaForPreTraining.from_encoders``.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if names := sorted(map(str, info[kind])):
+        names = {
+            "missing": info["missing_keys"],
+            "unexpected": [k for k in info["unexpected_keys"] if not k.startswith(cls.leaves)],
+            "misshapen": [key for key, *_ in info["mismatched_keys"]],
+        }
+        for kind, found in names.items():
+            if found:
                 raise ValueError(
-                    f"{pretrained_model_name_or_path}: {len(names)} {kind.replace('_', ' ')} for "
-                    f"{cls.__name__}, first: {names[0]}; load it with the class that saved it"
+                    f"{pretrained_model_name_or_path}: {len(found)} {kind} weights for "
+                    f"{cls.__name__}, first: {min(found)}; load it with the class that saved it"
                 )
         return (model, info) if wants_info else model
 
@@ -72,6 +81,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
 
 class ViltaModel(ViltaPreTrainedModel):
     """Image encoder, text encoder with its language-model head, and fusion."""
+
+    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
@@ -86,6 +97,7 @@ class ViltaModel(ViltaPreTrainedModel):
         self.fusion = Fusion(config)
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.ones(3))
+        self.gradient_checkpointing = False
         self.post_init()
 
     def train(self, mode: bool = True) -> ViltaModel:
@@ -112,13 +124,13 @@ class ViltaModel(ViltaPreTrainedModel):
         if not pixel_values.is_floating_point():
             mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
             pixel_values = (pixel_values.to(mean.dtype) - mean) / std
-        return self.image_norm(encoders.image_states(self.vision, pixel_values))
+        return self.image_norm(self._encode(encoders.image_states, self.vision, pixel_values))
 
     def encode_text(
         self, input_ids: Int[Tensor, "R L"], attention_mask: Int[Tensor, "R L"]
     ) -> Float[Tensor, "R L C"]:
         """Return the text encoder's states; no image is seen."""
-        return encoders.text_states(self.text, input_ids, attention_mask)
+        return self._encode(encoders.text_states, self.text, input_ids, attention_mask)
 
     def fuse(
         self,
@@ -164,6 +176,15 @@ class ViltaModel(ViltaPreTrainedModel):
         )
         pooled = self.pool_fused(fused, attention_mask.bool())
         return ViltaOutput(last_hidden_state=fused.text, pooled=pooled)
+
+    def _encode(
+        self, encode: Callable[..., Tensor], encoder: PreTrainedModel, *inputs: Tensor
+    ) -> Tensor:
+        """Run an encoder, as one whole checkpoint if transformers gave it none of its own."""
+        needed = self.gradient_checkpointing and self.training
+        if needed and not encoder.supports_gradient_checkpointing:  # ResNet, ConvNeXt, MPNet
+            return torch.utils.checkpoint.checkpoint(encode, encoder, *inputs, use_reentrant=False)
+        return encode(encoder, *inputs)
 
     def _check_size(self, pixel_values: Tensor) -> None:
         patch = getattr(self.config.vision_config, "patch_size", 1)

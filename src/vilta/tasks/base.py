@@ -38,10 +38,9 @@ class Task(nn.Module):
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            parts = name.split(".")
-            if "vision" in parts or "text" in parts[:2]:
+            if name.startswith(("vilta.vision.", "vilta.text.")):
                 groups["encoders"].append(parameter)
-            elif "vilta" in parts:
+            elif name.startswith("vilta."):
                 groups["fusion"].append(parameter)
             else:
                 groups["heads"].append(parameter)

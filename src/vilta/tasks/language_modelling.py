@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.model.encoders import language_model_logits, text_states
+from vilta.objectives.distillation import distillation_loss
 from vilta.tasks.base import Task
 from vilta.types import Batch, Losses
 
@@ -28,8 +28,8 @@ class LanguageModellingTask(Task):
             self.model, states.flatten(0, 1)[batch.masked_positions]
         )  # [M, V]
         words = batch.input_ids.flatten()[batch.masked_positions]  # [M]
-        loss = F.cross_entropy(logits, words)
-        right = (logits.argmax(dim=1) == words).float().mean()
+        loss = distillation_loss(logits, words)  # without a teacher: cross-entropy
+        right = (logits.argmax(dim=1) == words).sum() / max(len(words), 1)
         return Losses(total=loss, parts={"mlm": loss.detach(), "text/top1": right})
 
     @torch.no_grad()

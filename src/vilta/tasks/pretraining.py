@@ -184,8 +184,9 @@ class PretrainingTask(Task):
         )
 
     def after_step(self) -> None:
-        """Count the step, and let the momentum copy follow the model (ALBEF)."""
+        """Count the step, hold the temperature, let the momentum copy follow (ALBEF)."""
         self.step += 1
+        self.model.itc_head.hold_scale()
         if self.momentum_model is not None:
             decay = self.objective.momentum
             with torch.no_grad():

@@ -1,0 +1,166 @@
+"""A small pre-training task and a batch, and the same losses by separate, plain forward passes."""
+
+import torch
+from tiny_models import TEXT, encoded, known_tokenizer, pixels_of, scramble, tiny_vilta
+from torch.nn import functional as F
+from transformers import AutoModelForMaskedLM
+
+from vilta.config import ObjectiveConfig
+from vilta.objectives.hard_negatives import synthesise_negatives
+from vilta.objectives.masking import mask_words
+from vilta.objectives.matching import draw_in_batch_negatives
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.types import Batch
+
+CAPTIONS = (
+    "a red ball near the blue cube .",
+    "dogs running under a boat",
+    "the skateboarder runs",
+    "a green cube on grass",
+    "a crimson ball",
+)
+WORDS = [
+    "the",
+    "a",
+    "red",
+    "blue",
+    "green",
+    "crimson",
+    "ball",
+    "balls",
+    "cube",
+    "dog",
+    "dogs",
+    "on",
+    "run",
+    "runs",
+    "running",
+    "under",
+    "near",
+    "grass",
+    "skate",
+    "##board",
+    "##er",
+    "boat",
+    ".",
+]
+TOKENIZER = known_tokenizer(WORDS)
+
+
+def make_batch(task, captions=CAPTIONS, images=None, rate=0.4, seed=0):
+    ids, mask, word_ids = encoded(TOKENIZER, list(captions))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(*ids.shape, 2, generator=generator)
+    masked, selected = mask_words(ids, word_ids, noise, task.words.tables(), rate=rate)
+    images = list(range(len(captions))) if images is None else images
+    return Batch(
+        pixel_values=pixels_of(len(captions), seed=seed)[torch.tensor(images)],
+        input_ids=ids,
+        attention_mask=mask,
+        word_ids=word_ids,
+        masked_input_ids=masked,
+        masked_positions=selected.flatten().nonzero().squeeze(1),
+        image_ids=torch.tensor(images) * 10**15,
+        caption_ids=torch.tensor([sorted(captions).index(c) for c in captions]),
+        names=tuple(captions),
+    )
+
+
+def make_task(vision="vit", text="bert", fusion="co-attention", pooling="first", **objective):
+    """A task without dropout, each weight of its models random and their own."""
+    torch.manual_seed(0)
+    model = without_dropout(tiny_vilta(vision, text, fusion=fusion, pooling=pooling))
+    teacher = scramble(AutoModelForMaskedLM.from_config(TEXT[text]), 0.3)
+    task = PretrainingTask(model, TOKENIZER, ObjectiveConfig(**objective), without_dropout(teacher))
+    if task.momentum_model is not None:
+        scramble(task.momentum_model, 0.02)
+    return task.train()
+
+
+def without_dropout(model):
+    for module in model.modules():
+        for name in ("p", "drop_prob", "dropout_prob", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def plain_losses(task, batch, seed):
+    """The losses of section 2 of the design, one model call for each kind of row."""
+    model, settings = task.model, task.objective
+    at, original = batch.masked_positions, batch.input_ids.flatten()[batch.masked_positions]
+    mask, pixels = batch.attention_mask, batch.pixel_values
+
+    def image_words(which):
+        states = which(batch.masked_input_ids, mask, pixels).last_hidden_state
+        return which.predict_words(states.flatten(0, 1)).view(*states.shape[:2], -1)
+
+    def picked(logits):
+        return logits.flatten(0, 1)[at]
+
+    def language_model(which, ids):
+        return picked(which(input_ids=ids, attention_mask=mask).logits)
+
+    logits = picked(image_words(model))
+    text_logits = language_model(model.vilta.text, batch.masked_input_ids)
+    mlm = F.cross_entropy(logits, original)
+    teacher = None
+    if settings.soft_labels == "momentum":
+        teacher = picked(image_words(task.momentum_model))
+    elif settings.soft_labels == "language_model":
+        view = batch.input_ids if settings.teacher_view == "clean" else batch.masked_input_ids
+        teacher = language_model(task.teacher, view)
+    if teacher is not None:
+        tau, alpha = settings.temperature, settings.alpha
+        q, log_p = (teacher.detach() / tau).softmax(-1), (logits / tau).log_softmax(-1)
+        divergence = (q * (q.log() - log_p)).sum(-1).mean()
+        mlm = (1 - alpha) * mlm + alpha * tau**2 * divergence
+    text_mlm = F.cross_entropy(text_logits, original)
+
+    torch.manual_seed(seed)
+    filters = {"grounded": logits, "none": None, "off": None}
+    if settings.negatives == "soft_label":
+        filters["soft_label"] = language_model(task.teacher, batch.input_ids).detach()
+    negatives = None
+    if settings.negatives != "off":
+        negatives = synthesise_negatives(
+            batch.input_ids,
+            batch.word_ids,
+            at,
+            text_logits.detach(),
+            task.words.tables(),
+            filter_logits=filters[settings.negatives],
+            filter_ratio=settings.filter_ratio,
+            candidates=settings.candidates,
+            temperature=settings.negative_temperature,
+            max_changes=settings.max_changes,
+        )
+
+    true = model(batch.input_ids, mask, pixels)
+    similarity = model.itc_head.scale() * true.image_embeds @ true.text_embeds.T
+    same = (batch.image_ids[:, None] == batch.image_ids[None]).float()
+    same = same / same.sum(1, keepdim=True)
+    itc = -(same * (similarity.log_softmax(1) + similarity.T.log_softmax(1))).sum(1).mean() / 2
+    guide = similarity if settings.itc_weight else None
+    other = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
+    swapped = model(batch.input_ids[other.text], mask[other.text], pixels[other.image])
+
+    def no_match(match_logits, valid):
+        if not valid.any():
+            return 0.0
+        rows = match_logits[valid]
+        return F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.long))
+
+    itm = F.cross_entropy(true.match_logits, torch.ones(len(batch), dtype=torch.long))
+    share = settings.synthesised_share if negatives is not None else 0.0
+    itm = itm + (1 - share) * no_match(swapped.match_logits, other.valid)
+    if negatives is not None:
+        written = model(negatives.input_ids, mask, pixels)
+        itm = itm + share * no_match(written.match_logits, negatives.valid)
+    total = (
+        settings.mlm_weight * mlm
+        + settings.text_mlm_weight * text_mlm
+        + settings.itm_weight * itm
+        + settings.itc_weight * itc
+    )
+    return {"total": total, "mlm": mlm, "text_mlm": text_mlm, "itm": itm, "itc": itc}

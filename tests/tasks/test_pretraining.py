@@ -1,0 +1,284 @@
+import collections
+import copy
+
+import pytest
+import torch
+from pretraining_case import CAPTIONS, TOKENIZER, make_batch, make_task, plain_losses
+from tiny_models import tiny_vilta
+from transformers import AutoModelForPreTraining, AutoProcessor
+
+from vilta.config import ObjectiveConfig
+from vilta.tasks.pretraining import PretrainingTask
+
+KINDS = ["co-attention", "cross-attention"]
+SETTINGS = [
+    {},
+    {"teacher_view": "clean", "temperature": 2.0, "alpha": 0.7},
+    {"soft_labels": "none"},
+    {"soft_labels": "momentum", "alpha": 0.4},
+    {"negatives": "soft_label"},
+    {"negatives": "none", "max_changes": 3, "candidates": 4, "negative_temperature": 0.5},
+    {"negatives": "off"},
+    {"negatives": "off", "soft_labels": "none", "itc_weight": 0.0, "text_mlm_weight": 0.0},
+    {"filter_ratio": 0.7, "synthesised_share": 0.2, "itm_weight": 2.0, "mlm_weight": 0.3},
+]
+
+
+def gradients(task, loss):
+    task.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in task.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_stacked_step_equals_plain_passes(kind, settings):
+    task = make_task(fusion=kind, **{"filter_ratio": 0.9, **settings})
+    batch = make_batch(task, images=[0, 1, 2, 1, 4])
+    torch.manual_seed(11)
+    stacked = task(batch)
+    expected = plain_losses(task, batch, seed=11)
+    assert stacked.total.dtype == torch.float32
+    found = {"total": stacked.total, **stacked.parts}
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name].detach(), value.detach(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m
+        )
+    if task.objective.negatives != "off":
+        assert 0 < found["negatives/share"] <= 1
+    grads, plain = gradients(task, stacked.total), gradients(task, expected["total"])
+    for name, value in plain.items():
+        torch.testing.assert_close(
+            grads[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"), [("resnet", "distilbert"), ("swin", "roberta"), ("dinov2", "modernbert")]
+)
+def test_stacked_step_equals_plain_passes_for_other_towers(vision, text):
+    task = make_task(vision, text, pooling="mean")
+    batch = make_batch(task)
+    torch.manual_seed(3)
+    losses = task(batch)
+    expected = plain_losses(task, batch, seed=3)["total"]
+    torch.testing.assert_close(losses.total, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_each_encoder_runs_as_often_as_it_must(settings):
+    task = make_task(**settings)
+    counts = collections.Counter()
+    parts = {
+        "image": task.model.vilta.vision,
+        "text": task.model.vilta.text.bert,
+        "fusion": task.model.vilta.fusion,
+    }
+    if task.teacher is not None:
+        parts["teacher"] = task.teacher.bert
+    for name, module in parts.items():
+        module.register_forward_hook(lambda *_, n=name: counts.update([n]))
+    vocabulary_rows = []
+    task.model.mlm_head.register_forward_hook(lambda *a: vocabulary_rows.append(len(a[2])))
+    batch = make_batch(task)
+    task(batch)
+    once = task.objective
+    teacher = (once.soft_labels == "language_model") + (once.negatives == "soft_label")
+    assert counts["image"] == 1
+    assert counts["text"] == counts["fusion"] == 2
+    assert counts["teacher"] == teacher
+    assert vocabulary_rows == [len(batch.masked_positions)], "words only at masked positions"
+
+
+@pytest.mark.parametrize("soft_labels", ["language_model", "momentum"])
+def test_teachers_are_frozen_whatever_the_mode(soft_labels):
+    task = make_task(soft_labels=soft_labels)
+    frozen = task.teacher if soft_labels == "language_model" else task.momentum_model
+    for mode in (True, False, True):
+        assert task.train(mode).training is mode
+        assert task.model.training is mode
+        assert not any(module.training for module in frozen.modules())
+    task(make_batch(task)).total.backward()
+    assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+    theirs = {id(p) for p in frozen.parameters()}
+    assert not theirs & {id(p) for group in task.parameter_groups().values() for p in group}
+
+
+def test_teacher_that_drops_out_in_training_does_not_here():
+    task = make_task(soft_labels="language_model")
+    for module in task.teacher.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    batch = make_batch(task)
+    assert torch.equal(task.train().soft_labels(batch), task.soft_labels(batch))
+
+
+def snapshot(task):
+    state = {f"saved {k}": v.clone() for k, v in task.state_dict().items()}
+    return state | {k: v.clone() for k, v in task.named_buffers()}
+
+
+@pytest.mark.parametrize("vision", ["vit", "resnet"])
+@pytest.mark.parametrize("soft_labels", ["language_model", "momentum"])
+def test_forward_changes_nothing(vision, soft_labels):
+    task = make_task(vision, soft_labels=soft_labels)
+    before = snapshot(task)
+    task(make_batch(task)).total.backward()
+    after = snapshot(task)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_momentum_copy_follows_in_after_step_alone():
+    task = make_task(soft_labels="momentum", momentum=0.9)
+    slow = {n: p.clone() for n, p in task.momentum_model.named_parameters()}
+    batch = make_batch(task)
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1)
+    task(batch).total.backward()
+    optimizer.step()
+    assert all(torch.equal(p, slow[n]) for n, p in task.momentum_model.named_parameters())
+    fast = copy.deepcopy(dict(task.model.named_parameters()))
+    task.after_step()
+    for name, value in task.momentum_model.named_parameters():
+        torch.testing.assert_close(value, 0.9 * slow[name] + 0.1 * fast[name])
+        assert torch.equal(task.model.get_parameter(name), fast[name])
+
+
+def test_alpha_rises_with_the_steps_taken():
+    task = make_task(alpha=0.8, alpha_ramp_steps=4)
+    batch = make_batch(task)
+    losses = []
+    for _ in range(6):
+        losses.append(task(batch).parts["mlm"].item())
+        losses.append(task(batch).parts["mlm"].item())  # accumulation: no step in between
+        task.after_step()
+    assert losses[0::2] == losses[1::2]
+    none = make_task(soft_labels="none")(batch).parts["mlm"].item()
+    full = make_task(alpha=0.8)(batch).parts["mlm"].item()
+    expected = [none + (full - none) * min(step / 4, 1) for step in range(6)]
+    assert losses[0::2] == pytest.approx(expected, rel=1e-4)
+    assert "step" in task.state_dict(), "a resumed run goes on with the ramp"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vision", ["vit", "siglip", "dinov2", "swin", "resnet"])
+def test_every_weight_learns(kind, vision):
+    task = make_task(vision, fusion=kind)
+    task(make_batch(task)).total.backward()
+    idle = {n for n, p in task.model.named_parameters() if p.requires_grad and p.grad is None}
+    # Encoders bring parts that pool or mask patches; nobody asks them.
+    asked = {n for n in idle if not ("pooler" in n or ".head." in n or "mask_token" in n)}
+    assert not asked
+    assert all(n.startswith("vilta.vision.") for n in idle)
+    silent = {
+        n
+        for n, p in task.model.named_parameters()
+        if p.grad is not None and p.grad.abs().max() == 0
+    }
+    assert not {n for n in silent if not n.startswith(("vilta.vision.", "vilta.text."))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameter_groups(kind):
+    task = make_task(fusion=kind)
+    task.model.vilta.vision.embeddings.requires_grad_(False)
+    groups = task.parameter_groups()
+    assert set(groups) == {"encoders", "fusion", "heads"}
+    grouped = collections.Counter(id(p) for group in groups.values() for p in group)
+    trainable = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
+    assert grouped == collections.Counter(id(p) for p in trainable.values())
+    where = {id(p): name for name, group in groups.items() for p in group}
+    for name, parameter in trainable.items():
+        head = name.split(".")[0]
+        expected = (
+            "heads"
+            if head in ("mlm_head", "itm_head", "itc_head")
+            else "encoders"
+            if name.startswith(("vilta.vision.", "vilta.text."))
+            else "fusion"
+        )
+        assert where[id(parameter)] == expected, name
+
+
+ODD = {
+    "one pair": dict(captions=CAPTIONS[:1]),
+    "one image": dict(captions=CAPTIONS[:3], images=[2, 2, 2]),
+    "one caption": dict(captions=[CAPTIONS[0]] * 3),
+    "no words": dict(captions=["", "zz zz"]),
+    "one word": dict(captions=["ball", "dog"]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("negatives", ["grounded", "off"])
+def test_odd_batches(name, negatives):
+    task = make_task(negatives=negatives)
+    batch = make_batch(task, **ODD[name])
+    losses = task(batch)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    for part, value in losses.parts.items():
+        assert torch.isfinite(value) and not value.requires_grad and value.dim() == 0, part
+    for parameter in task.model.parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+    if name.startswith("one ") and name != "one word":
+        assert losses.parts["itm/loss_in_batch"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_under_bf16_autocast(kind):
+    task = make_task(fusion=kind)
+    batch = make_batch(task)
+    exact = task(batch).parts
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task(batch)
+    losses.total.backward()
+    assert losses.total.dtype == torch.float32
+    for name in ("mlm", "text_mlm", "itc"):
+        assert losses.parts[name].item() == pytest.approx(exact[name].item(), rel=0.05)
+        assert losses.parts[name].dtype == torch.float32
+
+
+def test_some_steps_learn_a_batch():
+    task = make_task()
+    batch = make_batch(task)
+    parameters = [p for group in task.parameter_groups().values() for p in group]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        total = task(batch).total
+        total.backward()
+        optimizer.step()
+        task.after_step()
+        losses.append(total.item())
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"soft_labels": "language_model"}, {"negatives": "soft_label"}]
+)
+def test_a_teacher_is_asked_for(settings):
+    with pytest.raises(ValueError, match="give a teacher"):
+        PretrainingTask(tiny_vilta(), TOKENIZER, ObjectiveConfig(**settings))
+
+
+def test_saved_task_is_loaded_by_the_auto_classes(tmp_path):
+    task = make_task()
+    task.save_pretrained(str(tmp_path))
+    model = AutoModelForPreTraining.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert processor.tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_temperature_that_grew_too_low_comes_back():
+    task = make_task()
+    head = task.model.itc_head
+    with torch.no_grad():
+        head.log_scale.fill_(6.0)
+    task.after_step()
+    assert head.scale().item() == pytest.approx(100)
+    task(make_batch(task)).total.backward()
+    assert head.log_scale.grad != 0, "a clamped temperature still learns"
