@@ -51,7 +51,8 @@ class ModelConfig:
     fusion_heads: int = 12
     """Attention heads of the fusion encoder."""
     pooling: Literal["first", "mean"] = "first"
-    """How a token sequence becomes one vector for matching: its first token or the mean."""
+    """How a text becomes one vector for matching and contrast: its first token or the mean. Images
+    are always averaged."""
     dropout: float = 0.1
     """Dropout in the fusion encoder."""
     contrastive_width: int = 256
@@ -194,7 +195,8 @@ class TextDataConfig:
     train: str = ""
     """Text file (one caption a line, may be .gz) or image-text pairs whose captions are taken."""
     val: str = ""
-    """Captions to measure on. Empty: a hundredth of the training captions is set aside."""
+    """Captions to measure on, left out of training wherever they stand in it. Empty: a hundredth
+    of the training captions is set aside."""
     max_text_tokens: int = 50
     """Captions are cut after this many tokens."""
     workers: int = 0

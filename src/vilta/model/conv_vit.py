@@ -11,6 +11,7 @@ from typing import Any, no_type_check
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.model.attention import Attention, feed_forward
@@ -19,11 +20,16 @@ from vilta.model.encoders import grid_positions
 
 @no_type_check  # transformers checks the fields, and takes more keywords than there are fields
 class ConvViTConfig(PreTrainedConfig):
-    """``stem_widths``: channels of the stride-2 convolutions, so a patch is 2**len(stem_widths)."""
+    """Sizes of the encoder; the defaults suit pictures of about 100 pixels.
+
+    The stem cuts the image into ``first_patch`` squares, then halves the map with each further
+    convolution; ``stem_widths`` are the channels of all of them.
+    """
 
     model_type = "vilta-conv-vit"
 
-    stem_widths: list[int] | tuple[int, ...] = (32, 64, 128, 192)
+    first_patch: int = 4
+    stem_widths: list[int] | tuple[int, ...] = (64, 128, 192)
     hidden_size: int = 192
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -32,7 +38,7 @@ class ConvViTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive the patch size."""
         self.stem_widths = list(self.stem_widths)
-        self.patch_size = 2 ** len(self.stem_widths)
+        self.patch_size = self.first_patch * 2 ** (len(self.stem_widths) - 1)
         super().__post_init__(**kwargs)
 
 
@@ -53,7 +59,7 @@ class EncoderLayer(nn.Module):
 
 
 class ConvViTModel(PreTrainedModel):
-    """Stem of 3x3 stride-2 convolutions with group norm, then pre-norm transformer layers."""
+    """A stem of convolutions with group norm, then pre-norm transformer layers."""
 
     config_class = ConvViTConfig
     main_input_name = "pixel_values"
@@ -64,11 +70,13 @@ class ConvViTModel(PreTrainedModel):
         stem: list[nn.Module] = []
         channels = 3
         for width in config.stem_widths:
-            stem += [
-                nn.Conv2d(channels, width, 3, stride=2, padding=1),
-                nn.GroupNorm(1, width),
-                nn.GELU(approximate="tanh"),
-            ]
+            patch = config.first_patch
+            convolution = (
+                nn.Conv2d(channels, width, 3, stride=2, padding=1)
+                if stem
+                else nn.Conv2d(channels, width, patch, stride=patch)
+            )
+            stem += [convolution, nn.GroupNorm(1, width), nn.GELU(approximate="tanh")]
             channels = width
         self.stem = nn.Sequential(*stem, nn.Conv2d(channels, config.hidden_size, 1))
         self.layers = nn.ModuleList(
@@ -77,6 +85,11 @@ class ConvViTModel(PreTrainedModel):
         )
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):  # as strong as the positions that are added to it
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> BaseModelOutput:
         """Encode normalised pixels; ``last_hidden_state`` is ``[B, H/p * W/p, C]``."""

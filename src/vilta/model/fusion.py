@@ -56,8 +56,8 @@ class Fusion(nn.Module):
     ) -> FusedStates:
         """Fuse ``R`` pairs; ``pairs=None`` fuses text i with image i.
 
-        ``text_mask`` is True at real tokens. ``queries`` limits the last layer to the first so
-        many positions of each stream: a matching head reads only the first, a word head no image.
+        ``text_mask`` is True at real tokens. ``queries`` limits the last layer of the text
+        stream to the first so many positions: a matching head may read only the first.
         """
         if self.image_layers is None:
             return self._read_image(text, text_mask, image, pairs, queries)
@@ -98,7 +98,7 @@ class Fusion(nn.Module):
             cut = queries if i == last else None
             of_image, of_text = reader.cross.keys_values(image), viewer.cross.keys_values(text)
             text = self._run(reader.read_self, text, mask, cut)
-            image = self._run(viewer.read_self, image, None, cut)
+            image = self._run(viewer.read_self, image, None, None)
             if i == 0 and pairs is not None:
                 of_image, of_text = _rows(of_image, pairs.image), _rows(of_text, pairs.text)
                 text, mask, image = text[pairs.text], mask[pairs.text], image[pairs.image]

@@ -159,7 +159,7 @@ class ViltaModel(ViltaPreTrainedModel):
         """Return one vector per row, of the text stream and, if there is one, the image stream."""
         vectors = [pool(fused.text, attention_mask, self.config.pooling)]
         if fused.image is not None:
-            vectors.append(pool(fused.image, None, self.config.pooling))
+            vectors.append(pool(fused.image, None, "mean"))
         return torch.cat(vectors, dim=-1)
 
     def forward(
@@ -257,7 +257,8 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
 
     def embed_image(self, states: Float[Tensor, "B P C"]) -> Float[Tensor, "B W"]:
         """Unit vectors of encoded images for the contrastive comparison."""
-        return self.itc_head.embed_image(pool(states, None, self.config.pooling))
+        # Not every tower has a class token; the mean serves all (our choice).
+        return self.itc_head.embed_image(pool(states, None, "mean"))
 
     def embed_text(
         self, states: Float[Tensor, "R L C"], attention_mask: Int[Tensor, "R L"]

@@ -38,9 +38,9 @@ def run(config: PretrainTextConfig) -> None:
     data, steps = config.data, config.optimization
     captions = caption_lines(data.train)
     held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]
-    if not data.val:
-        kept = set(held_out)  # the same sentence may stand in other lines too
-        captions = [caption for caption in captions if caption not in kept]
+    # The same sentence may stand in other lines, or in other spelling in another corpus.
+    kept = {_letters(caption) for caption in held_out}
+    captions = [caption for caption in captions if _letters(caption) not in kept]
     model, tokenizer = _model_and_tokenizer(config, captions)
     task = LanguageModellingTask(model, tokenizer)
 
@@ -86,6 +86,10 @@ def run(config: PretrainTextConfig) -> None:
     if not summary.stopped:
         released = f"{config.run.out}/model"
         Console(soft_wrap=True).print(f"next: vilta pretrain CONFIG.yaml --model.text {released}")
+
+
+def _letters(caption: str) -> str:
+    return "".join(filter(str.isalnum, caption.lower()))
 
 
 def _model_and_tokenizer(

@@ -1,0 +1,63 @@
+"""Gather finished Flickr8k runs into results.json: what was run, where, how long, what came out.
+
+    python -m benchmarks.flickr8k.collect runs/flickr8k/run-0 runs/flickr8k/run-1
+
+A run counts if `vilta evaluate` has written its evaluation. All figures are percent on val.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the entry of one run; ``ValueError`` if it is not finished and evaluated."""
+    evaluations = sorted(folder.glob("evaluation-*.json"))
+    if not evaluations:
+        raise ValueError(f"{folder}: no evaluation; run `vilta evaluate {folder} --data ...` first")
+    evaluation = json.loads(evaluations[-1].read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in steps if "seconds" in line][-1]
+    retrieval = evaluation["figures"]["retrieval"]
+    return {
+        "run": folder.name,
+        "seed": config["run"]["seed"],
+        "device": _device(),
+        "precision": evaluation["precision"],
+        "minutes": round(trained["seconds"] / 60, 1),
+        "steps": trained["step"],
+        "epochs": round(trained["epoch"], 1),
+        "candidates_for_matching": evaluation["candidates"],
+        "val": {stage: retrieval[stage] for stage in ("contrastive", "matching")},
+        "config": config,
+    }
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+
+
+def main() -> None:
+    """Write results.json; a run of the same name is replaced, others stay."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    found = [read_run(Path(name)) for name in sys.argv[1:]]
+    names = {entry["run"] for entry in found}
+    entries = [entry for entry in known if entry["run"] not in names] + found
+    RESULTS.write_text(json.dumps(entries, indent=2) + "\n")
+    print(f"wrote {RESULTS.name}: {len(entries)} runs")
+
+
+if __name__ == "__main__":
+    main()
