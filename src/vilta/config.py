@@ -108,6 +108,9 @@ class ObjectiveConfig:
     """Weight of text-only masked language modelling, which keeps the synthesiser alive."""
     itm_weight: float = 1.0
     """Weight of image-text matching."""
+    itm_start: int = 0
+    """Steps before matching begins. Until then a step costs about half, and masked words and
+    contrast teach the image encoder what matching needs to look at."""
     synthesised_share: float = 0.5
     """Share of the synthesised rows in the no-match half of the matching loss; the in-batch
     negatives have the rest."""

@@ -6,7 +6,7 @@ import copy
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -93,43 +93,64 @@ class PretrainingTask(Task):
         text_mlm = distillation_loss(text_logits, original)
 
         # The same logits write the negatives: likely to the text, unlikely to the image.
+        matching = not self.training or self._step_reached(weights.itm_start)
         negatives, captions = None, [batch.input_ids]
-        if weights.negatives != "off":
+        if matching and weights.negatives != "off":
             negatives = self.write_negatives(batch, text_logits, logits, weights.negatives)
             captions.append(negatives.input_ids)
         masks = mask.repeat(len(captions), 1)
         text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
 
-        # Contrast compares true captions with images, and picks the in-batch negatives.
+        # Contrast compares true captions with images, and guides the in-batch negatives.
         similarity = model.similarity(image, text[: len(batch)], mask)  # [B, B]
         itc = contrastive_loss(similarity, batch.image_ids)
-        guide = similarity if weights.itc_weight > 0 else None
-        in_batch = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
-
-        # Matching: true, in-batch and written rows in one fusion call, [B or 2B + B, 2].
-        own = torch.arange(len(batch), device=mask.device)
-        pairs = Pairs(
-            text=torch.cat([own, in_batch.text, own + len(batch)][: len(captions) + 1]),
-            image=torch.cat([own, in_batch.image, own][: len(captions) + 1]),
-        )
-        rows = model.match(text, masks, image, pairs).split(len(batch))
-        share = 0.0 if negatives is None else weights.synthesised_share
-        groups = {"in_batch": (rows[1], in_batch.valid, 1 - share)}
-        if negatives is not None:
-            groups["synthesised"] = (rows[2], negatives.valid, share)
-        itm, itm_parts = matching_loss(rows[0], groups)
 
         total = (
-            weights.mlm_weight * mlm
-            + weights.text_mlm_weight * text_mlm
-            + weights.itm_weight * itm
-            + weights.itc_weight * itc
+            weights.mlm_weight * mlm + weights.text_mlm_weight * text_mlm + weights.itc_weight * itc
         )
-        parts = {"mlm": mlm, "text_mlm": text_mlm, "itm": itm, "itc": itc}
-        parts |= {f"itm/{name}": value for name, value in itm_parts.items()}
-        if negatives is not None:
-            parts |= {f"negatives/{k}": v for k, v in negatives.statistics().items()}
+        parts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}
+        if matching:
+            itm, itm_parts = self.match(batch, image, text, masks, similarity, negatives)
+            total = total + weights.itm_weight * itm
+            parts |= {"itm": itm, **itm_parts}
         return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
+
+    def match(
+        self,
+        batch: Batch,
+        image: Float[Tensor, "B P C"],
+        text: Float[Tensor, "T L Ct"],
+        masks: Int[Tensor, "T L"],
+        similarity: Float[Tensor, "B B"],
+        negatives: SynthesisedNegatives | None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Match true, in-batch and written rows in one fusion call; the loss and its parts.
+
+        ``text`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` written ones.
+        """
+        size, share = len(batch), self.objective.synthesised_share
+        guide = similarity if self.objective.itc_weight > 0 else None
+        in_batch = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
+        own = torch.arange(size, device=image.device)
+        texts, images = [own, in_batch.text], [own, in_batch.image]
+        if negatives is not None:
+            texts.append(own + size)
+            images.append(own)
+        pairs = Pairs(text=torch.cat(texts), image=torch.cat(images))
+        rows = self.model.match(text, masks, image, pairs).split(size)  # 2 or 3 x [B, 2]
+        if negatives is None:
+            loss, parts = matching_loss(rows[0], {"in_batch": (rows[1], in_batch.valid, 1.0)})
+            return loss, {f"itm/{name}": value for name, value in parts.items()}
+        groups = {
+            "in_batch": (rows[1], in_batch.valid, 1 - share),
+            "synthesised": (rows[2], negatives.valid, share),
+        }
+        loss, parts = matching_loss(rows[0], groups)
+        logged = {f"itm/{name}": value for name, value in parts.items()}
+        return loss, logged | {f"negatives/{k}": v for k, v in negatives.statistics().items()}
+
+    def _step_reached(self, start: int) -> bool:
+        return start == 0 or bool(self.step >= start)
 
     def expected_words(self, batch: Batch, image: Float[Tensor, "B P C"]) -> ExpectedWords:
         """What text and image, and what the text alone, expect at the masked positions."""
