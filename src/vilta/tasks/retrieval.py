@@ -115,9 +115,9 @@ def retrieval_figures(
     """
     stages = {"contrastive": similarity}
     if match is not None:
-        # Squashed below every match score, the order of the others is kept.
-        low = match[match.isfinite()].min() - 2
-        stages["matching"] = torch.where(match.isfinite(), match, low + similarity.tanh())
+        # Moved below every match score, the others keep their order.
+        below = match[match.isfinite()].min() - 1 - similarity.max()
+        stages["matching"] = torch.where(match.isfinite(), match, similarity + below)
     return {
         stage: {
             "image_to_text": recall_at(scores, relevant),
