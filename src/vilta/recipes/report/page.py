@@ -17,6 +17,7 @@ from vilta.recipes.report.examples import (
     Examples,
     FoundCaptions,
     FoundImages,
+    Guess,
     MaskedCaption,
     Piece,
     RewrittenCaption,
@@ -39,6 +40,11 @@ FILTERS = {
     "soft_label": "a word is dropped if the teacher finds it plausible",
     "none": "only the word itself and its inflections are left out",
 }
+
+VERDICTS = (
+    "The scenes' oracle marks a negative that is still true of the picture, and one that is no "
+    "sentence of its grammar, so that it cannot tell."
+)
 
 
 def render_page(
@@ -117,11 +123,13 @@ def _examples(examples: Examples, show: Show) -> list[str]:
     ]
     if examples.filter_name == "off":
         return [*parts, "<p>This run writes no negatives.</p>"]
+    if not examples.rewritten:
+        return [*parts, "<p>The filter left no word for any of these captions.</p>"]
     return [
         *parts,
         f"<p>Each caption and the negative written from it; filter {examples.filter_name}: "
         f"{FILTERS[examples.filter_name]}. The bar is the probability of a match with the image. "
-        f"{FIRST_ROWS}</p>",
+        f"{VERDICTS if any(r.verdict for r in examples.rewritten) else ''} {FIRST_ROWS}</p>",
         *_grid(_rewritten(rewritten, show) for rewritten in examples.rewritten),
     ]
 
@@ -164,24 +172,28 @@ def _found_captions(found: FoundCaptions, show: Show) -> str:
 
 def _masked(masked: MaskedCaption, show: Show) -> str:
     """The caption with its hidden words, and for each of them the guesses side by side."""
-    blocks = []
+    heads = []
+    for view, title in VIEWS.items():
+        other = show(masked.wrong_image, "") if view == "wrong_image" else ""
+        heads.append(f'<div class="view">{other}{title}</div>')
+    blocks = [f'<div class="views">{"".join(heads)}</div>']
     hidden = [piece.text for piece in masked.caption if piece.mark]
     for word, guesses in zip(hidden, masked.guesses, strict=True):
-        columns = []
-        for view, title in VIEWS.items():
-            other = show(masked.wrong_image, "") if view == "wrong_image" else ""
-            rows = "".join(
-                f'<span class="guess{" right" if guess.right else ""}" '
-                f'style="--p:{100 * guess.probability:.1f}%">{escape(guess.word)}'
-                f"<small>{100 * guess.probability:.0f} %</small></span>"
-                for guess in guesses[view]
-            )
-            columns.append(f'<div><div class="view">{other}{title}</div>{rows}</div>')
-        name = f'<span class="blank">{escape(word)}</span>' if len(hidden) > 1 else ""
-        blocks.append(f'{name}<div class="views">{"".join(columns)}</div>')
+        columns = (f"<div>{''.join(map(_guess, guesses[view]))}</div>" for view in VIEWS)
+        if len(hidden) > 1:
+            blocks.append(f'<div class="answer"><span class="blank">{escape(word)}</span></div>')
+        blocks.append(f'<div class="views">{"".join(columns)}</div>')
     return (
         f'<div class="pair">{show(masked.image, "")}<p class="text">'
         f"{_text(masked.caption, 'span', 'blank')}</p></div>{''.join(blocks)}"
+    )
+
+
+def _guess(guess: Guess) -> str:
+    share = 100 * guess.probability
+    return (
+        f'<span class="guess{" right" if guess.right else ""}" style="--p:{share:.1f}%">'
+        f"{escape(guess.word)}<small>{share:.0f} %</small></span>"
     )
 
 

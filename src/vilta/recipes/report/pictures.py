@@ -131,14 +131,18 @@ def draw_retrieval(examples: Examples) -> bytes:
 
 
 def draw_masked_words(examples: Examples) -> bytes:
-    """Draw masked captions with the guesses for their first blank, in each view; PNG."""
+    """Draw masked captions with the guesses for one blank of each, in each view; PNG.
+
+    That blank is the first that hides a word rather than a comma.
+    """
     shown, step = examples.masked[:BLANKS], 176.0
     sheet = Sheet(960, 20 + step * max(1, len(shown)))
     for row, masked in enumerate(shown):
         y = 20 + row * step
         sheet.image(examples.pixels[masked.image], 20, y, 150)
-        blanks = _blanks(masked)
-        end = sheet.flow(blanks, 192, y, 740, "#2f6fd0", lines=3)
+        hidden = [piece.text for piece in masked.caption if piece.mark]
+        asked = next((i for i, text in enumerate(hidden) if any(map(str.isalnum, text))), 0)
+        end = sheet.flow(_blanks(masked, asked), 192, y, 740, "#2f6fd0", lines=3)
         top = max(end + 6, y + 52)
         for column, (view, title) in enumerate(
             {
@@ -151,7 +155,7 @@ def draw_masked_words(examples: Examples) -> bytes:
             if view == "wrong_image":
                 sheet.image(examples.pixels[masked.wrong_image], x, top - 2, 28)
             sheet.text(title, x + (36 if view == "wrong_image" else 0), top + 4, FAINT, 9)
-            _guesses(sheet, masked.guesses[0][view], x, top + 32)
+            _guesses(sheet, masked.guesses[asked][view], x, top + 32)
     return sheet.png()
 
 
@@ -163,6 +167,8 @@ def draw_negatives(examples: Examples) -> bytes:
         x, y = 20 + 592 * (index % columns), 16 + step * (index // columns)
         sheet.image(examples.pixels[rewritten.image], x, y, 146)
         _negative(sheet, rewritten, x + 164, y)
+    if not shown:
+        sheet.text("no negatives were written for these captions", 20, 16, FAINT)
     return sheet.png()
 
 
@@ -190,13 +196,13 @@ def _guesses(sheet: Sheet, guesses: Sequence[Guess], x: float, y: float) -> None
         sheet.text(guess.word, x + 92, at - 1, colour, 10, guess.right)
 
 
-def _blanks(masked: MaskedCaption) -> list[Piece]:
-    """Put the answer of the first blank in brackets; other masked words become blanks."""
+def _blanks(masked: MaskedCaption, asked: int) -> list[Piece]:
+    """Put the answer of the blank ``asked`` in brackets; other masked words become blanks."""
     pieces, seen = [], 0
     for piece in masked.caption:
         text = piece.text
         if piece.mark:
-            text = f"[{text}]" if seen == 0 else "____"
+            text = f"[{text}]" if seen == asked else "____"
             seen += 1
         pieces.append(Piece(text, piece.mark))
     return pieces
