@@ -117,7 +117,7 @@ _NAMES: dict[Word, tuple[str, ...]] = {
 }
 """Meaning (and number) -> its surface words, first name first."""
 
-FIRST_NAME_SHARE = 0.6
+FIRST_NAME_SHARE = 0.7
 """How often a caption uses the first name rather than one of the others (our choice)."""
 
 

@@ -38,7 +38,7 @@ BACKGROUNDS: tuple[RGB, ...] = (
     (218, 214, 230),
 )
 
-NUMBERS = (2, 2, 3, 3, 3, 4, 4, 4, 5, 5)
+NUMBERS = (2, 2, 2, 3, 3, 3, 4, 4, 5)
 """How many objects a scene holds; drawn evenly from these."""
 
 LANES = (0.21, 0.5, 0.79)
