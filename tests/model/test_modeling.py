@@ -215,6 +215,17 @@ def test_forward_changes_no_weight_and_no_buffer(vision):
         assert torch.equal(value, buffers[name]), name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("vision", VISION)
+def test_the_whole_model_in_another_precision(vision, dtype):
+    model = tiny_vilta(vision)
+    ids, mask = tokens_of(5)
+    exact = outputs(model, ids, mask, pixels_of())
+    cast = outputs(model.to(dtype), ids, mask, pixels_of())
+    for name in ("text_embeds", "image_embeds"):
+        torch.testing.assert_close(cast[name].float(), exact[name], atol=0.1, rtol=0)
+
+
 def test_batch_norm_keeps_its_statistics_and_hence_rows_stay_apart():
     model = tiny_vilta("resnet").train()
     assert model.training and model.vilta.vision.training

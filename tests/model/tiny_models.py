@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.processors import TemplateProcessing
 
 from vilta.model import ViltaConfig, ViltaForPreTraining
+from vilta.model.conv_vit import ConvViTConfig
 
 WIDTH = 32
 SIZE = dict(
@@ -27,6 +28,9 @@ VISION = {
     "convnext": t.ConvNextConfig(num_stages=2, hidden_sizes=[16, 32], depths=[1, 1], patch_size=4),
     "resnet": t.ResNetConfig(
         embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"
+    ),
+    "vilta-conv-vit": ConvViTConfig(
+        first_patch=4, stem_widths=[8, 16], hidden_size=WIDTH, num_hidden_layers=2
     ),
 }
 TEXT = {

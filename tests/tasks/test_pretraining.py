@@ -255,6 +255,24 @@ def test_some_steps_learn_a_batch():
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
+def test_matching_that_starts_later():
+    task = make_task(itm_start=2)
+    always = make_task()
+    batch = make_batch(task)
+    for step in range(4):
+        torch.manual_seed(step)
+        early = task(batch)
+        torch.manual_seed(step)
+        full = always(batch)
+        if step < 2:
+            assert not any(name.startswith(("itm", "negatives")) for name in early.parts)
+            torch.testing.assert_close(early.total, full.total - full.parts["itm"])
+        else:
+            assert torch.equal(early.total, full.total)
+        assert "itm" in task.eval()(batch).parts, "an evaluation matches at any time"
+        task.train().after_step()
+
+
 @pytest.mark.parametrize(
     "settings", [{"soft_labels": "language_model"}, {"negatives": "soft_label"}]
 )

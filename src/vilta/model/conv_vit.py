@@ -96,7 +96,7 @@ class ConvViTModel(PreTrainedModel):
         grid = self.stem(pixel_values)
         height, width = grid.shape[-2:]
         positions = grid_positions(height, width, grid.shape[1], grid.device)
-        states = grid.flatten(2).transpose(1, 2) + positions
+        states = grid.flatten(2).transpose(1, 2) + positions.to(self.dtype)
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
                 states = self._gradient_checkpointing_func(layer, states)

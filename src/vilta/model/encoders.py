@@ -139,7 +139,8 @@ def image_states(
     if states.dim() == 4:
         height, width = states.shape[-2:]
         states = states.flatten(2).transpose(1, 2)
-        states = states + grid_positions(height, width, states.shape[-1], states.device)
+        grid = grid_positions(height, width, states.shape[-1], states.device)
+        states = states + grid.to(encoder.dtype)
     return states
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.processors import BertProcessing
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -21,8 +22,13 @@ def new_tokenizer(captions: Iterable[str], size: int) -> PreTrainedTokenizerBase
     """Train a lower-case WordPiece tokenizer with at most ``size`` words on ``captions``."""
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     wordpiece.train_from_iterator(captions, vocab_size=size, min_frequency=2, show_progress=False)
+    core = wordpiece._tokenizer
+    # [CLS] caption [SEP], as BERT: the first token is the one that `pooling: first` reads.
+    core.post_processor = BertProcessing(
+        ("[SEP]", core.token_to_id("[SEP]")), ("[CLS]", core.token_to_id("[CLS]"))
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece._tokenizer,
+        tokenizer_object=core,
         unk_token="[UNK]",
         sep_token="[SEP]",
         pad_token="[PAD]",
