@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test lint clean
 
-demo: runs/demo/report.html
+demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
 
 test: $(ENVIRONMENT)
@@ -54,8 +54,8 @@ runs/demo/model/config.json: configs/demo.yaml configs/demo-image.json runs/demo
 	$(BIN)/vilta pretrain $< --run.overwrite
 	@touch $@
 
-runs/demo/metrics.json: runs/demo/model/config.json
-	$(BIN)/vilta evaluate runs/demo --data runs/demo-data/val --out $@
+runs/demo/evaluation-val.json: runs/demo/model/config.json
+	$(BIN)/vilta evaluate runs/demo --data runs/demo-data/val
 
-runs/demo/report.html: runs/demo/metrics.json
-	$(BIN)/vilta report runs/demo --out $@
+runs/demo/report/report.html: runs/demo/evaluation-val.json
+	$(BIN)/vilta report runs/demo

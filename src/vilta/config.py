@@ -117,6 +117,18 @@ class ObjectiveConfig:
     itc_weight: float = 1.0
     """Weight of image-text contrast; 0 switches it off (METER)."""
 
+    def check(self) -> None:
+        """Raise ``ValueError`` for a value outside of its range."""
+        for name in ("mask_rate", "alpha", "momentum", "synthesised_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; choose 0 to 1")
+        for name in ("temperature", "negative_temperature", "filter_ratio", "content_weight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("candidates", "max_changes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vilta.objectives.contrastive import contrastive_loss
+from vilta.objectives.contrastive import belong_together, contrastive_loss
+
+
+def same_image(ids):
+    ids = torch.as_tensor(list(ids))
+    return belong_together(ids, torch.arange(len(ids)))
 
 
 def slow_loss(similarity, ids):
@@ -31,19 +36,19 @@ def slow_loss(similarity, ids):
 def test_equals_a_plain_loop(ids, seed, spread):
     size = len(ids)
     similarity = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)) * spread
-    loss = contrastive_loss(similarity, torch.tensor(ids))
+    loss = contrastive_loss(similarity, same_image(ids))
     assert loss.item() == pytest.approx(slow_loss(similarity, ids), rel=1e-4, abs=1e-5)
 
 
 def test_without_repeats_it_is_cross_entropy_both_ways():
     similarity, own = torch.randn(6, 6) * 5, torch.arange(6)
     plain = (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
-    torch.testing.assert_close(contrastive_loss(similarity, own + 2**62), plain)
+    torch.testing.assert_close(contrastive_loss(similarity, same_image(own + 2**62)), plain)
 
 
 def test_texts_of_the_same_image_do_not_compete():
     similarity = torch.tensor([[9.0, 9.0, -9.0], [9.0, 9.0, -9.0], [-9.0, -9.0, 9.0]])
-    loss = contrastive_loss(similarity, torch.tensor([5, 5, 8]))
+    loss = contrastive_loss(similarity, same_image([5, 5, 8]))
     # The best that can be: each of two texts has half of the probability.
     assert loss.item() == pytest.approx(2 / 3 * math.log(2), abs=1e-3)
 
@@ -51,7 +56,7 @@ def test_texts_of_the_same_image_do_not_compete():
 @pytest.mark.parametrize("ids", [[3], [3, 3, 3]])
 def test_batches_with_nothing_to_contrast(ids):
     similarity = torch.zeros(len(ids), len(ids), requires_grad=True)
-    loss = contrastive_loss(similarity, torch.tensor(ids))
+    loss = contrastive_loss(similarity, same_image(ids))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(len(ids)))
     assert similarity.grad.abs().max() < 1e-6
@@ -59,6 +64,11 @@ def test_batches_with_nothing_to_contrast(ids):
 
 def test_in_bf16_and_for_huge_similarities():
     similarity = (torch.randn(4, 4) * 1e4).bfloat16()
-    loss = contrastive_loss(similarity, torch.arange(4))
+    loss = contrastive_loss(similarity, same_image(range(4)))
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)
+
+
+def test_the_same_caption_of_two_images_is_true_of_both():
+    together = belong_together(torch.tensor([1, 2, 3]), torch.tensor([7, 7, 8]))
+    assert together.tolist() == [[True, True, False], [True, True, False], [False, False, True]]

@@ -117,7 +117,10 @@ def plain_losses(task, batch, seed):
 
     true = model(batch.input_ids, mask, pixels)
     similarity = model.itc_head.scale() * true.image_embeds @ true.text_embeds.T
-    same = (batch.image_ids[:, None] == batch.image_ids[None]).float()
+    same = (
+        (batch.image_ids[:, None] == batch.image_ids[None])
+        | (batch.caption_ids[:, None] == batch.caption_ids[None])
+    ).float()
     same = same / same.sum(1, keepdim=True)
     itc = -(same * (similarity.log_softmax(1) + similarity.T.log_softmax(1))).sum(1).mean() / 2
     guide = similarity if settings.itc_weight else None

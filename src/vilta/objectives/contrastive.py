@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def belong_together(
+    image_ids: Int[Tensor, "B"], caption_ids: Int[Tensor, "B"]
+) -> Bool[Tensor, "B B"]:
+    """Whether image i and text j are a true pair: they share the image, or the very caption."""
+    return (image_ids[:, None] == image_ids[None]) | (caption_ids[:, None] == caption_ids[None])
+
+
 def contrastive_loss(
-    similarity: Float[Tensor, "B B"], image_ids: Int[Tensor, "B"]
+    similarity: Float[Tensor, "B B"], together: Bool[Tensor, "B B"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy both ways over ``similarity[i, j]`` (image i, text j, scaled logits).
 
-    All texts of the same image are its matches and share the target evenly.
+    ``together`` is ``belong_together``: all true partners of a row share its target evenly.
     """
-    same = (image_ids[:, None] == image_ids[None]).float()
-    targets = same / same.sum(dim=1, keepdim=True)
+    targets = together / together.sum(dim=1, keepdim=True)
     to_text = -(targets * similarity.float().log_softmax(dim=1)).sum(dim=1)
     to_image = -(targets * similarity.float().T.log_softmax(dim=1)).sum(dim=1)
     return (to_text + to_image).mean() / 2

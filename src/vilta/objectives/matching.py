@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from vilta.objectives.contrastive import belong_together
+
 
 class InBatchNegatives(NamedTuple):
     """For each of ``B`` rows a text and an image that do not belong together."""
@@ -31,7 +33,7 @@ def draw_in_batch_negatives(
     uniformly. A pair that shares the image id or the caption is never drawn: it would be true.
     """
     size = len(image_ids)
-    allowed = (image_ids[:, None] != image_ids[None]) & (caption_ids[:, None] != caption_ids[None])
+    allowed = ~belong_together(image_ids, caption_ids)
     if similarity is None:
         similarity = torch.zeros(size, size, device=image_ids.device)
     other_text = torch.rand(size, device=image_ids.device) < 0.5

@@ -25,6 +25,7 @@ from vilta.objectives.vocabulary import (
     require_same_words,
 )
 from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.folder import check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128
@@ -35,6 +36,8 @@ def run(config: PretrainConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_run_folder(config.run)
+    config.objective.check()
     data, steps = config.data, config.optimization
     tokenizer = load_tokenizer(config.model.text)
     model = build_model(config)

@@ -23,6 +23,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.tasks.language_modelling import LanguageModellingTask
+from vilta.training.folder import check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 512
@@ -35,6 +36,7 @@ def run(config: PretrainTextConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_run_folder(config.run)
     data, steps = config.data, config.optimization
     captions = caption_lines(data.train)
     held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]

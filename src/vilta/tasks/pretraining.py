@@ -14,7 +14,7 @@ from vilta.config import ObjectiveConfig
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import contrastive_loss
+from vilta.objectives.contrastive import belong_together, contrastive_loss
 from vilta.objectives.distillation import distillation_loss, ramped
 from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
@@ -103,7 +103,8 @@ class PretrainingTask(Task):
 
         # Contrast compares true captions with images, and guides the in-batch negatives.
         similarity = model.similarity(image, text[: len(batch)], mask)  # [B, B]
-        itc = contrastive_loss(similarity, batch.image_ids)
+        together = belong_together(batch.image_ids, batch.caption_ids)
+        itc = contrastive_loss(similarity, together)
 
         total = (
             weights.mlm_weight * mlm + weights.text_mlm_weight * text_mlm + weights.itc_weight * itc

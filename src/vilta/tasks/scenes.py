@@ -33,7 +33,7 @@ def caption_scores(
     captions: Sequence[str],
 ) -> Float[Tensor, "B"]:
     """Log-odds that caption i matches encoded image i."""
-    tokens = tokenizer(list(captions), padding=True, return_tensors="pt").to(image.device)
+    tokens = _tokens(model, tokenizer, captions)
     mask = tokens["attention_mask"]
     logits = model.match(model.vilta.encode_text(tokens["input_ids"], mask), mask, image).float()
     return logits[:, 1] - logits[:, 0]
@@ -47,7 +47,7 @@ def filled_words(
     captions: Sequence[str],
 ) -> list[str]:
     """Fill the one mask token of each caption with the likeliest word, looking at its image."""
-    tokens = tokenizer(list(captions), padding=True, return_tensors="pt").to(image.device)
+    tokens = _tokens(model, tokenizer, captions)
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     fused = model.vilta.fuse(model.vilta.encode_text(ids, mask), mask, image).text
     at = (ids == tokenizer.mask_token_id).flatten().nonzero()[:, 0]
@@ -139,6 +139,16 @@ def negative_truth(
     written = sum(verdicts.values())
     shares = {name: 100 * count / max(written, 1) for name, count in verdicts.items()}
     return {"written": 100 * written / max(captions, 1), **shares}
+
+
+def _tokens(
+    model: ViltaForPreTraining, tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]
+) -> Any:
+    """Tokenise as in training; scene captions are short, so the limit cuts next to nothing."""
+    longest = model.config.max_text_tokens
+    return tokenizer(
+        list(captions), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+    ).to(model.device)
 
 
 def _colour_puzzle(captions: Sequence[str], rng: Random) -> tuple[str, str] | None:
