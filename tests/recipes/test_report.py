@@ -37,7 +37,7 @@ def make_run(folder, **objective):
     # A ratio that no word reaches: a random model finds all words equally plausible.
     settings = ObjectiveConfig(**({"soft_labels": "none", "filter_ratio": 1e9} | objective))
     tokenizer = tiny_tokenizer("wordpiece", size=200)
-    text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=40)
+    text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=128)
     config = tiny_config()
     config.text_config = text
     model = scramble(ViltaForPreTraining(config), 0.05)
