@@ -300,6 +300,6 @@ class ReportConfig:
     """Draw a run: one page with curves, metrics and examples that opens offline."""
 
     out: str = ""
-    """HTML file to write. Empty: `report.html` in the run; its pictures lie beside it."""
+    """HTML file to write. Empty: `report/report.html` in the run; pictures lie beside it."""
     examples: int = 12
     """Images shown with their captions, masked words and synthesised negatives."""

@@ -37,7 +37,7 @@ def make_run(folder, **objective):
     # A ratio that no word reaches: a random model finds all words equally plausible.
     settings = ObjectiveConfig(**({"soft_labels": "none", "filter_ratio": 1e9} | objective))
     tokenizer = tiny_tokenizer("wordpiece", size=200)
-    text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=40)
+    text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=128)
     config = tiny_config()
     config.text_config = text
     model = scramble(ViltaForPreTraining(config), 0.05)
@@ -171,7 +171,7 @@ def test_negatives_differ_from_their_captions_where_marked(on_photos, on_scenes)
 
 
 def test_says_where_to_look(on_photos, capsys):
-    run(str(on_photos), ReportConfig(examples=1))
+    run(str(on_photos), ReportConfig(examples=2))
     said = capsys.readouterr().out
     assert f"wrote {on_photos}/report/report.html" in said
     assert "next: open" in said
@@ -190,7 +190,7 @@ def test_newest_evaluation_counts(tmp_path):
     stale.write_text("{}")
     os.utime(stale, (1, 1))
     evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
-    run(path, ReportConfig(examples=1))
+    run(path, ReportConfig(examples=2))
     os.utime(stale)
     with pytest.raises(ValueError, match=r"evaluation-a\.json is no evaluation"):
         run(path, ReportConfig())
@@ -203,7 +203,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="not evaluated yet; run: vilta evaluate") as caught:
         run(path, ReportConfig())
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="at least 2"):
         run(path, ReportConfig(examples=0))
     with pytest.raises(ValueError, match="names the page"):
         run(path, ReportConfig(out=str(tmp_path)))

@@ -28,8 +28,8 @@ def run(run_folder: str, config: ReportConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if config.examples < 1:
-        raise ValueError(f"--examples must be at least 1, got {config.examples}")
+    if config.examples < 2:  # the wrong image of an example is that of the next
+        raise ValueError(f"--examples must be at least 2, got {config.examples}")
     if config.out and not config.out.endswith((".html", ".htm")):
         raise ValueError(f"--out names the page, such as report.html; got {config.out}")
     task, trained = load_run(run_folder)

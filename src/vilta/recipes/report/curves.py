@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vilta.recipes.report.record import Record
 
@@ -110,7 +111,7 @@ def _plot(
     axes.grid(color=theme.grid, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(nbins=5, integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if panel.scale == 100:
         axes.set_ylim(-3, 103)
     if axes.get_legend_handles_labels()[1]:

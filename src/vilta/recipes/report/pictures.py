@@ -24,32 +24,42 @@ from vilta.recipes.report.examples import (
 
 INK, FAINT, RIGHT, WRONG, BAR = "#262b32", "#7d8590", "#1a7f4b", "#c03a2b", "#e9ecf0"
 UNIT = 100
-"""Lengths on a sheet are hundredths of an inch."""
+"""Lengths of an inch."""
 QUERIES, BLANKS, NEGATIVES = 5, 6, 12
 """Most examples on one picture; the page shows all. Our choice."""
+
+Length = int | float
+"""In hundredths of an inch; type sizes are in points."""
 
 
 class Sheet:
     """A white page on which things are placed by their left upper corner."""
 
-    def __init__(self, width: float, height: float) -> None:
+    def __init__(self, width: Length, height: Length) -> None:
         self.figure = Figure(figsize=(width / UNIT, height / UNIT), dpi=150, facecolor="white")
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         self.axes.set_axis_off()
 
     def image(
-        self, pixels: UInt8[np.ndarray, "H W 3"], x: float, y: float, side: float, edge: str = ""
+        self, pixels: UInt8[np.ndarray, "H W 3"], x: Length, y: Length, side: Length, edge: str = ""
     ) -> None:
         """Place an image, with a coloured edge around it if ``edge`` names a colour."""
         extent = (x, x + side, y + side, y)
         self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation="lanczos")
-        style = {"edgecolor": edge or "#d5d9de", "linewidth": 3 if edge else 0.6}
-        self.axes.add_patch(Rectangle((x, y), side, side, fill=False, **style))
+        frame = Rectangle((x, y), side, side, fill=False)
+        frame.set(edgecolor=edge or "#d5d9de", linewidth=3 if edge else 0.6)
+        self.axes.add_patch(frame)
         self.axes.set(xlim=(0, self._size[0]), ylim=(self._size[1], 0))
 
     def text(
-        self, words: str, x: float, y: float, colour: str = INK, size: float = 9, bold: bool = False
+        self,
+        words: str,
+        x: Length,
+        y: Length,
+        colour: str = INK,
+        size: Length = 9,
+        bold: bool = False,
     ) -> None:
         """Write one line; ``$`` and the like mean nothing special."""
         weight = "bold" if bold else "normal"
@@ -58,7 +68,13 @@ class Sheet:
         )
 
     def flow(
-        self, pieces: Sequence[Piece], x: float, y: float, width: float, colour: str, lines: int = 3
+        self,
+        pieces: Sequence[Piece],
+        x: Length,
+        y: Length,
+        width: Length,
+        colour: str,
+        lines: int = 3,
     ) -> float:
         """Write pieces as wrapped text, marked ones bold in ``colour``; return where it ends."""
         size, line, left, used = 10.5, 19.0, 0.0, 1
@@ -79,7 +95,7 @@ class Sheet:
         return y + line
 
     def bar(
-        self, x: float, y: float, width: float, height: float, share: float, colour: str
+        self, x: Length, y: Length, width: Length, height: Length, share: Length, colour: str
     ) -> None:
         """Draw how much of 1 ``share`` is."""
         for part, fill in ((1.0, BAR), (share, colour)):
@@ -172,7 +188,7 @@ def draw_negatives(examples: Examples) -> bytes:
     return sheet.png()
 
 
-def _negative(sheet: Sheet, rewritten: RewrittenCaption, x: float, y: float) -> None:
+def _negative(sheet: Sheet, rewritten: RewrittenCaption, x: Length, y: Length) -> None:
     """Write a caption above its negative, each with a bar for its match probability."""
     for pieces, probability, colour, name in (
         (rewritten.caption, rewritten.match, RIGHT, "caption"),
@@ -187,7 +203,7 @@ def _negative(sheet: Sheet, rewritten: RewrittenCaption, x: float, y: float) -> 
         y += 78
 
 
-def _guesses(sheet: Sheet, guesses: Sequence[Guess], x: float, y: float) -> None:
+def _guesses(sheet: Sheet, guesses: Sequence[Guess], x: Length, y: Length) -> None:
     for place, guess in enumerate(guesses):
         at = y + place * 21
         sheet.bar(x, at, 84, 13, guess.probability, "#9bd3b5" if guess.right else "#c3cad3")

@@ -83,8 +83,8 @@ def training_summary(record: Record, config: PretrainConfig, parameters: int) ->
 
 def all_figures(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
     """Join evaluation and training to one flat dict, as ``metrics.json`` holds it."""
-    about = {name: value for name, value in record.evaluation.items() if name != "figures"}
-    return flat({"evaluation": about, "training": summary, **record.figures})
+    about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "figures"}
+    return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(record.figures)}
 
 
 def _log_lines(path: Path) -> list[dict[str, Any]]:
