@@ -76,8 +76,32 @@ def test_python_is_shown():
     assert PYTHON, "the README shows no Python example"
 
 
+def small_demo_model(folder):
+    """Write a model where `make demo` writes its own: as small, untrained, the same kind."""
+    from vilta.data.scenes import vocabulary
+    from vilta.model import ViltaForPreTraining, ViltaProcessor
+    from vilta.model.conv_vit import ConvViTConfig
+    from vilta.model.language_model import new_language_model, new_tokenizer
+
+    tokenizer = new_tokenizer([" ".join(vocabulary())] * 2, 400)
+    text = new_language_model(len(tokenizer), 32, 1, 2, 0.0, 40)
+    image = ConvViTConfig(stem_widths=(8, 16, 32), hidden_size=32, num_hidden_layers=1)
+    model = ViltaForPreTraining.from_encoders(
+        image,
+        text.config,
+        fusion="cross-attention",
+        fusion_layers=1,
+        hidden_size=32,
+        num_attention_heads=2,
+        image_size=96,
+    )
+    model.save_pretrained(folder)
+    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
+
+
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
 def test_python_runs(code, tmp_path):
+    small_demo_model(tmp_path / "runs" / "demo" / "model")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

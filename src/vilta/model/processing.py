@@ -35,4 +35,5 @@ class ViltaProcessor(ProcessorMixin):
             do_convert_rgb=True,
         )
         tokenizer.model_max_length = config.max_text_tokens
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the model takes
         return cls(image_processor, tokenizer)
