@@ -96,6 +96,7 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         num_attention_heads=settings.fusion_heads,
         pooling=settings.pooling,
         dropout=settings.dropout,
+        initializer_range=settings.initializer_range,
         contrastive_width=settings.contrastive_width,
         image_size=config.data.image_size,
         max_text_tokens=config.data.max_text_tokens,
