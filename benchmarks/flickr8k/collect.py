@@ -38,7 +38,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "steps": trained["step"],
         "epochs": round(trained["epoch"], 1),
         "candidates_for_matching": evaluation["candidates"],
-        "val": {stage: retrieval[stage] for stage in ("contrastive", "matching")},
+        "val": {stage: retrieval[stage] for stage in ("contrastive", "matching", "combined")},
         "config": config,
     }
 

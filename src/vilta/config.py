@@ -101,10 +101,16 @@ class ObjectiveConfig:
     """A word is no negative if its filter probability reaches this share of the original's."""
     candidates: int = 20
     """Negatives are drawn from this many of the language model's likeliest allowed words."""
+    min_p: float = 0.1
+    """A negative's word must be this share as likely to the text as its likeliest word; keeps
+    negatives well-formed. 0: no bound."""
     negative_temperature: float = 1.0
     """Softmax temperature of that draw; lower keeps to the likeliest words."""
     max_changes: int = 1
     """Most words of a caption that a negative changes."""
+    mlm_start: int = 0
+    """Steps of contrast alone before masked language modelling begins. They cost about a third,
+    and an image encoder that starts from random weights learns to see in them."""
     mlm_weight: float = 1.0
     """Weight of masked language modelling with the image."""
     text_mlm_weight: float = 0.1
@@ -122,12 +128,19 @@ class ObjectiveConfig:
 
     def check(self) -> None:
         """Raise ``ValueError`` for a value outside of its range."""
-        for name in ("mask_rate", "alpha", "momentum", "synthesised_share"):
+        for name in ("mask_rate", "alpha", "momentum", "min_p", "synthesised_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; choose 0 to 1")
         for name in ("temperature", "negative_temperature", "filter_ratio", "content_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be above 0")
+        if self.mlm_start > 0 and self.itc_weight == 0:
+            raise ValueError("objective.mlm_start needs contrast: set itc_weight above 0")
+        if self.mlm_start > self.itm_start:
+            raise ValueError(
+                f"objective.itm_start is {self.itm_start}; matching needs masked words, so set it "
+                f"to mlm_start ({self.mlm_start}) or more"
+            )
         for name in ("candidates", "max_changes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 1 or more")

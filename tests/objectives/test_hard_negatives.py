@@ -52,7 +52,7 @@ def draw_case(seed, rate=0.5, spread=3.0, rows=CAPTIONS):
     return ids, word_ids, masked, at, text, image
 
 
-def slow_candidates(ids, word_ids, at, text, image, ratio, count):
+def slow_candidates(ids, word_ids, at, text, image, ratio, count, min_p=0.0):
     """What may be written at each masked position, one word after the other."""
     options = {}
     for m, position in enumerate(at.tolist()):
@@ -64,6 +64,10 @@ def slow_candidates(ids, word_ids, at, text, image, ratio, count):
             if not (alone and is_word(original) and is_word(TOKENS[w])):
                 continue
             if TOKENS[w] in family(original):
+                continue
+            expected = text[m].double().softmax(0)
+            likeliest = max(expected[v] for v in range(SIZE) if is_word(TOKENS[v]))
+            if expected[w] < min_p * likeliest:
                 continue
             if image is not None:
                 p = image[m].double().softmax(0)
@@ -81,19 +85,20 @@ def slow_candidates(ids, word_ids, at, text, image, ratio, count):
     candidates=st.sampled_from([1, 3, 20, 1000]),
     ratio=st.sampled_from([0.01, 0.1, 1.0]),
     rate=st.sampled_from([0.0, 0.3, 1.0]),
+    min_p=st.sampled_from([0.0, 0.01, 0.3]),
     grounded=st.booleans(),
 )
-def test_properties(seed, max_changes, candidates, ratio, rate, grounded):
+def test_properties(seed, max_changes, candidates, ratio, rate, min_p, grounded):
     ids, word_ids, masked, at, text, image = draw_case(seed, rate)
     filter_logits = image if grounded else None
     torch.manual_seed(seed)
-    settings = dict(filter_ratio=ratio, candidates=candidates, max_changes=max_changes)
+    settings = dict(filter_ratio=ratio, candidates=candidates, max_changes=max_changes, min_p=min_p)
     before = ids.clone()
     written = synthesise_negatives(
         ids, word_ids, at, text, VOCABULARY, filter_logits=filter_logits, **settings
     )
     assert torch.equal(ids, before)
-    options = slow_candidates(ids, word_ids, at, text, filter_logits, ratio, candidates)
+    options = slow_candidates(ids, word_ids, at, text, filter_logits, ratio, candidates, min_p)
     differs = written.input_ids != ids
     assert torch.equal(differs, written.changed)
     assert not (differs & ~masked).any(), "only masked positions change"
@@ -119,7 +124,15 @@ def test_properties(seed, max_changes, candidates, ratio, rate, grounded):
 def test_share_that_the_filter_removes(seed, ratio):
     ids, word_ids, _, at, text, image = draw_case(seed, rate=1.0)
     written = synthesise_negatives(
-        ids, word_ids, at, text, VOCABULARY, filter_logits=image, filter_ratio=ratio, candidates=4
+        ids,
+        word_ids,
+        at,
+        text,
+        VOCABULARY,
+        filter_logits=image,
+        filter_ratio=ratio,
+        candidates=4,
+        min_p=0,
     )
     every = slow_candidates(ids, word_ids, at, text, None, ratio, 4)
     kept = slow_candidates(ids, word_ids, at, text, image, ratio, 1000)
@@ -146,7 +159,7 @@ def test_words_are_drawn_from_the_softmax_of_the_likeliest(temperature):
     rows, count = 20_000, 6
     ids, word_ids, at, logits = repeat(rows, caption="ball")
     written = synthesise_negatives(
-        ids, word_ids, at, logits, VOCABULARY, candidates=count, temperature=temperature
+        ids, word_ids, at, logits, VOCABULARY, candidates=count, min_p=0, temperature=temperature
     )
     assert written.valid.all()
     options = slow_candidates(ids[:1], word_ids[:1], at[:1], logits[:1], None, 1.0, count)[0, 1]
@@ -161,7 +174,9 @@ def test_words_are_drawn_from_the_softmax_of_the_likeliest(temperature):
 def test_number_and_place_of_the_changes_are_uniform(max_changes):
     rows = 9_000
     ids, word_ids, at, logits = repeat(rows)
-    written = synthesise_negatives(ids, word_ids, at, logits, VOCABULARY, max_changes=max_changes)
+    written = synthesise_negatives(
+        ids, word_ids, at, logits, VOCABULARY, min_p=0, max_changes=max_changes
+    )
     counts = written.changed.sum(dim=1)
     assert set(counts.tolist()) == set(range(1, max_changes + 1))
     tolerance = 5 * math.sqrt(0.25 / rows)
@@ -207,11 +222,12 @@ def test_the_best_negative_is_likely_to_the_text_and_unlikely_to_the_image():
     names = {token: i for i, token in enumerate(TOKENS)}
     text = torch.full_like(text, -20.0)
     text[:, [names["boat"], names["cube"], names["grass"]]] = 5.0
+    text[:, names["run"]] = 2.0  # e^-3 of the likeliest: the text rules it out
     image = torch.full_like(text, -5.0)
     image[:, names["ball"]] = 4.0
     image[:, names["boat"]] = 3.0  # the picture may well show a boat
     written = synthesise_negatives(
-        ids, word_ids, at, text, VOCABULARY, filter_logits=image, candidates=2
+        ids, word_ids, at, text, VOCABULARY, filter_logits=image, candidates=3, min_p=0.1
     )
     drawn = set(written.input_ids[:, 1].tolist())
     assert drawn == {names["cube"], names["grass"]}

@@ -273,6 +273,32 @@ def test_matching_that_starts_later():
         task.train().after_step()
 
 
+def test_contrast_alone_comes_first():
+    task = make_task(mlm_start=1, itm_start=2, itc_weight=0.5)
+    batch = make_batch(task)
+    full = make_task(itc_weight=0.5)(batch)
+    first = task(batch)
+    assert set(first.parts) == {"itc"}
+    torch.testing.assert_close(first.parts["itc"], full.parts["itc"])
+    torch.testing.assert_close(first.total, 0.5 * full.parts["itc"])
+    task.after_step()
+    assert set(task(batch).parts) == {"mlm", "text_mlm", "itc"}
+    task.after_step()
+    assert {"mlm", "itm", "negatives/share"} <= set(task(batch).parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mlm_start": 5, "itm_start": 4}, "set it to mlm_start"),
+        ({"mlm_start": 5, "itm_start": 5, "itc_weight": 0.0}, "itc_weight above 0"),
+    ],
+)
+def test_starts_out_of_order_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(**settings).check()
+
+
 @pytest.mark.parametrize(
     "settings", [{"soft_labels": "language_model"}, {"negatives": "soft_label"}]
 )

@@ -43,13 +43,16 @@ def synthesise_negatives(
     filter_logits: Float[Tensor, "M V"] | None = None,
     filter_ratio: float = 0.1,
     candidates: int = 20,
+    min_p: float = 0.1,
     temperature: float = 1.0,
     max_changes: int = 1,
 ) -> SynthesisedNegatives:
     """Rewrite one to ``max_changes`` of each caption's masked words from its context.
 
     ``text_logits`` is what the text alone expects at the masked positions. A word may be written
-    if it is a whole word, not the original nor an inflection of it, and its probability under
+    if it is a whole word, not the original nor an inflection of it, the text expects it at least
+    ``min_p`` times as much as its likeliest word (as in min-p sampling, arXiv 2407.01082: else
+    the draw would turn to nonsense where the text is sure), and its probability under
     ``filter_logits`` (the image-conditioned model for ``grounded``, the teacher for
     ``soft_label``) stays under ``filter_ratio`` times the original's: what the filter finds about
     as likely as the original is probably true. Of the ``candidates`` likeliest allowed words one
@@ -70,7 +73,9 @@ def synthesise_negatives(
 
     allowed = vocabulary.whole[None] & (vocabulary.stem[None] != vocabulary.stem[original, None])
     rewritable = (vocabulary.whole[original] & _single_token(word_ids, masked_positions))[:, None]
-    allowed = allowed & rewritable  # [M, V]
+    likeliest = text_logits.masked_fill(~vocabulary.whole, -torch.inf).amax(1, keepdim=True)
+    expected = text_logits >= likeliest + math.log(max(min_p, 1e-30))
+    allowed = allowed & rewritable & expected  # [M, V]
     plausible, removed = _filter(
         text_logits, allowed, original, filter_logits, filter_ratio, candidates
     )

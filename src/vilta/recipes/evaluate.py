@@ -105,7 +105,7 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
 def tables(figures: dict[str, Any]) -> list[Table]:
     """Lay the figures out for the screen: retrieval, masked words, matching, and on scenes more."""
     retrieval = Table("retrieval", "R@1", "R@5", "R@10", title="", title_justify="left")
-    for stage in ("contrastive", "matching"):
+    for stage in ("contrastive", "matching", "combined"):
         for way, values in figures["retrieval"][stage].items():
             cells = [f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)]
             retrieval.add_row(f"{way.replace('_', ' ')}, {stage}", *cells)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL import Image
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,6 +33,8 @@ from vilta.training.folder import check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128
+PICTURED = 4
+"""Held-out pairs that TensorBoard shows after each evaluation (our choice)."""
 
 
 def run(config: PretrainConfig) -> None:
@@ -45,13 +51,14 @@ def run(config: PretrainConfig) -> None:
 
     masked = masking_collator(config, tokenizer, task.words.tables())
     dataset = PairDataset(load_pairs(data.train), data, config.run.seed, True, data.train)
-    evaluate = None
+    evaluate = pictures = None
     if data.val:
         held_out = PairDataset(load_pairs(data.val), data, config.run.seed, False, data.val)
         loader = evaluation_loader(
             held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
         )
         evaluate = partial(task.evaluate, loader)
+        pictures = partial(example_pictures, task, held_out, masked)
 
     summary = train(
         task,
@@ -76,11 +83,28 @@ def run(config: PretrainConfig) -> None:
         vocabulary=hash_of_words(tokenizer),
         resume_command=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
         evaluate=evaluate,
+        pictures=pictures,
         samples_per_epoch=len(dataset),
     )
     if not summary.stopped:
         val = data.val or "DATA"
         Console(soft_wrap=True).print(f"next: vilta evaluate {config.run.out} --data {val}")
+
+
+def example_pictures(
+    task: PretrainingTask, dataset: PairDataset, collator: PairCollator
+) -> dict[str, UInt8[np.ndarray, "3 H W"]]:
+    """Masked words and written negatives of a few held-out pairs, drawn for TensorBoard."""
+    # Only here: drawing takes matplotlib, and the report imports this module.
+    from vilta.recipes.report.examples import caption_examples
+    from vilta.recipes.report.pictures import draw_masked_words, draw_negatives
+
+    examples = caption_examples(task, dataset, collator, PICTURED)
+    drawn = {"masked_words": draw_masked_words(examples)}
+    if examples.rewritten:
+        drawn["negatives"] = draw_negatives(examples)
+    opened = {name: Image.open(io.BytesIO(png)).convert("RGB") for name, png in drawn.items()}
+    return {name: np.asarray(picture).transpose(2, 0, 1) for name, picture in opened.items()}
 
 
 def build_model(config: PretrainConfig) -> ViltaForPreTraining:

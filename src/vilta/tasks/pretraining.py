@@ -75,6 +75,8 @@ class PretrainingTask(Task):
         """One step. The symbols in the shape comments are those of ``vilta.types``."""
         model, vilta, weights = self.model, self.model.vilta, self.objective
         mask, at = batch.attention_mask, batch.masked_positions
+        if self.training and not self._step_reached(weights.mlm_start):
+            return self.contrast_only(batch)
 
         # Every row of every pass shares one encoding of its image.
         image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
@@ -115,6 +117,14 @@ class PretrainingTask(Task):
             total = total + weights.itm_weight * itm
             parts |= {"itm": itm, **itm_parts}
         return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
+
+    def contrast_only(self, batch: Batch) -> Losses:
+        """Compare images with captions and nothing else: the steps before ``mlm_start``."""
+        image = self.model.vilta.encode_image(batch.pixel_values)
+        text = self.model.vilta.encode_text(batch.input_ids, batch.attention_mask)
+        similarity = self.model.similarity(image, text, batch.attention_mask)
+        itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
+        return Losses(total=self.objective.itc_weight * itc, parts={"itc": itc.detach()})
 
     def match(
         self,
@@ -201,6 +211,7 @@ class PretrainingTask(Task):
             filter_logits=filters[filter_name](),
             filter_ratio=settings.filter_ratio,
             candidates=settings.candidates,
+            min_p=settings.min_p,
             temperature=settings.negative_temperature,
             max_changes=settings.max_changes,
         )
@@ -216,6 +227,10 @@ class PretrainingTask(Task):
                     self.momentum_model.parameters(), self.model.parameters(), strict=True
                 ):
                     slow.lerp_(fast, 1 - decay)
+                for slow, fast in zip(
+                    self.momentum_model.buffers(), self.model.buffers(), strict=True
+                ):
+                    slow.copy_(fast)  # statistics of batch norms
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return the figures of ``evaluate_pretraining`` by flat names."""

@@ -109,15 +109,20 @@ def retrieval_figures(
     match: Float[Tensor, "N T"] | None,
     relevant: Bool[Tensor, "N T"],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """R@1/5/10 in percent, both ways, for the contrastive stage and after matching.
+    """R@1/5/10 in percent, both ways, for each stage.
 
-    After matching, scored pairs rank before all others, which keep their contrastive order.
+    ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
+    ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds tell what
+    similarity has not told yet (the optimal discriminator is the ratio of the two densities;
+    BLIP adds the two as well). From matching on, scored pairs rank before all others, which keep
+    their contrastive order.
     """
     stages = {"contrastive": similarity}
     if match is not None:
-        # Moved below every match score, the others keep their order.
-        below = match[match.isfinite()].min() - 1 - similarity.max()
-        stages["matching"] = torch.where(match.isfinite(), match, similarity + below)
+        for stage, scores in {"matching": match, "combined": match + similarity}.items():
+            # Moved below every score of a scored pair, the others keep their order.
+            below = scores[scores.isfinite()].min() - 1 - similarity.max()
+            stages[stage] = torch.where(scores.isfinite(), scores, similarity + below)
     return {
         stage: {
             "image_to_text": recall_at(scores, relevant),

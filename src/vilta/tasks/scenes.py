@@ -46,13 +46,19 @@ def filled_words(
     image: Float[Tensor, "B P C"],
     captions: Sequence[str],
 ) -> list[str]:
-    """Fill the one mask token of each caption with the likeliest word, looking at its image."""
+    """Fill the one mask token of each caption with the likeliest word, looking at its image.
+
+    A caption so long that its mask token was cut away gets the empty string.
+    """
     tokens = _tokens(model, tokenizer, captions)
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     fused = model.vilta.fuse(model.vilta.encode_text(ids, mask), mask, image).text
-    at = (ids == tokenizer.mask_token_id).flatten().nonzero()[:, 0]
-    best = model.predict_words(fused.flatten(0, 1)[at]).argmax(dim=1)
-    return [tokenizer.decode([token]).strip() for token in best.tolist()]
+    rows, columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)
+    best = model.predict_words(fused[rows, columns]).argmax(dim=1)
+    words = [""] * len(captions)
+    for row, token in zip(rows.tolist(), best.tolist(), strict=True):
+        words[row] = tokenizer.decode([token]).strip()
+    return words
 
 
 @torch.no_grad()

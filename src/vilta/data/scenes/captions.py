@@ -1,10 +1,21 @@
 """True captions of a scene, in several lengths and constructions."""
 
+import re
 from collections.abc import Callable
 from random import Random
 
 from vilta.data.scenes.oracle import is_true, related
-from vilta.data.scenes.words import ANY_SHAPE, COUNTS, LEXICON, OPPOSITE, Word, article, plural, say
+from vilta.data.scenes.words import (
+    ANY_SHAPE,
+    COUNTS,
+    LEXICON,
+    OPPOSITE,
+    Word,
+    article,
+    plural,
+    say,
+    with_articles,
+)
 from vilta.data.scenes.world import Draws, Scene, Thing
 
 _NUMBER_WORDS = {number: word for word, number in COUNTS.items()}
@@ -24,6 +35,12 @@ _GLUE = (
     "picture",
     "image",
     "shows",
+)
+COLOURLESS = 0.5
+"""Share of captions that tell no colour. Were it always told, colours alone would tell most scenes
+apart, and contrast would teach a model nothing about shapes."""
+_COLOUR = re.compile(
+    rf"(?<!is )\b(?:{'|'.join(word for word, entry in LEXICON.items() if entry.kind == 'colour')}) "
 )
 _OPENINGS = ("a picture of ", "an image of ", "the picture shows ", "there is ")
 
@@ -55,6 +72,8 @@ def captions(scene: Scene, count: int = 5, rng: Random | None = None) -> list[st
         construct = plan[turn] if turn < len(plan) else rng.choice(plan)
         turn += 1
         caption = construct(scene, rng)
+        if caption is not None and rng.random() < COLOURLESS:
+            caption = _without_colours(caption)
         # Chance can name too little: two objects in one lane for "left", a count that another
         # object spoils. The oracle has the last word.
         if caption is not None and is_true(scene, caption):
@@ -63,6 +82,11 @@ def captions(scene: Scene, count: int = 5, rng: Random | None = None) -> list[st
 
 
 _Construction = Callable[[Scene, Random], str | None]
+
+
+def _without_colours(caption: str) -> str:
+    """Return the caption without the colours that stand before nouns."""
+    return with_articles(_COLOUR.sub("", caption))
 
 
 def _describe(

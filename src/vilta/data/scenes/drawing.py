@@ -14,8 +14,8 @@ from numpy import ndarray
 from vilta.data.scenes.world import PALETTE, RGB, Scene, Thing
 
 SUPERSAMPLING = 8
-DIAMETER = {"small": 0.175, "medium": 0.25, "large": 0.34}
-"""Width of an object in shares of the side: 15, 22 and 31 pixels at 96."""
+DIAMETER = {"small": 0.2, "medium": 0.26, "large": 0.33}
+"""Width of an object in shares of the side: 19, 25 and 32 pixels at 96."""
 PITCH = {"small": 0.05, "medium": 0.068, "large": 0.082}
 """Distance between two stripes or two spots in shares of the side."""
 RIM = 0.05

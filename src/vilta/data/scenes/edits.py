@@ -4,7 +4,15 @@ import re
 from random import Random
 
 from vilta.data.scenes.oracle import is_true
-from vilta.data.scenes.words import LEXICON, OPPOSITE, Word, article, say, synonyms
+from vilta.data.scenes.words import (
+    LEXICON,
+    OPPOSITE,
+    Word,
+    article,
+    say,
+    synonyms,
+    with_articles,
+)
 from vilta.data.scenes.world import Scene
 
 _WORD = re.compile(r"[A-Za-z]+")
@@ -57,7 +65,7 @@ def paraphrases(caption: str, rng: Random, count: int = 1) -> list[str]:
             if place is forced or rng.random() < 0.5:
                 word = rng.choice(synonyms(place[0]))
                 text = text[: place.start()] + word + text[place.end() :]
-        found[_with_articles(text)] = None
+        found[with_articles(text)] = None
     return list(found)
 
 
@@ -95,7 +103,3 @@ def _article_fits(caption: str, place: re.Match[str], word: str) -> bool:
     return (
         not before or before[-1].lower() not in ("a", "an") or before[-1].lower() == article(word)
     )
-
-
-def _with_articles(text: str) -> str:
-    return re.sub(r"\b(an?) (?=(\w+))", lambda found: article(found[2]) + " ", text)

@@ -4,6 +4,7 @@ Every meaning has a first name (``red``) and further names (``crimson``, ``scarl
 single words, so that one masked word can be filled by one word. The choice is ours.
 """
 
+import re
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -144,3 +145,8 @@ def synonyms(word: str) -> tuple[str, ...]:
 def article(following: str) -> str:
     """Return ``a`` or ``an``, as the following word wants it."""
     return "an" if following[:1].lower() in "aeiou" else "a"
+
+
+def with_articles(text: str) -> str:
+    """Put ``a`` or ``an`` right before whatever word now follows."""
+    return re.sub(r"\b(an?) (?=(\w+))", lambda found: article(found[2]) + " ", text)

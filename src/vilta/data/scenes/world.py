@@ -38,7 +38,7 @@ BACKGROUNDS: tuple[RGB, ...] = (
     (218, 214, 230),
 )
 
-NUMBERS = (2, 2, 2, 3, 3, 3, 4, 4, 5)
+NUMBERS = (2, 2, 2, 2, 3, 3, 3, 4, 5)
 """How many objects a scene holds; drawn evenly from these."""
 
 LANES = (0.21, 0.5, 0.79)
@@ -163,7 +163,7 @@ def _thing(rng: Draws, x: float, y: float, others: list[Thing]) -> Thing:
         colour=colour,
         shape=shape,
         size=rng.choice(tuple(SIZES)),
-        texture=rng.choice(tuple(TEXTURES)),
+        texture=rng.choice(("plain", *TEXTURES)),  # half plain: shapes are clearest then
         x=x + rng.uniform(-WOBBLE, WOBBLE),
         y=y + rng.uniform(-WOBBLE, WOBBLE),
         turn=rng.choice((-12, -6, 0, 6, 12)),

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vilta.config import PretrainConfig
+from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
 from vilta.data.loading import PairDataset, evaluation_loader
 from vilta.data.scenes import is_true, parse, scene_from_id
@@ -117,28 +118,45 @@ def collect_examples(
     )
     settings = replace(trained, run=replace(trained.run, seed=seed))
     collator = masking_collator(settings, task.tokenizer, task.words.tables())
-    samples = [dataset[0, row] for row in range(min(count, len(dataset)))]
-    batch = collator(samples).to(device)
     dtype, _ = choose_dtype("auto", device)
     with autocast(device, dtype), torch.random.fork_rng():
         torch.manual_seed(seed)
         loader = evaluation_loader(dataset, collator, batch_size=128)
-        found_images, found_captions = _found(task, loader, len(samples), evaluation)
-        masked = _masked(task, samples, batch)
-        rewritten = []
-        if task.objective.negatives != "off":
-            are_scenes = dataset.table[0]["source"] == "scenes"
-            rewritten = _rewritten(task, samples, batch, are_scenes)
+        rows = min(count, len(dataset))
+        found_images, found_captions = _found(task, loader, rows, evaluation)
+        examples = caption_examples(task, dataset, collator, rows)
     named = {row for found in found_images for row in (found.right, *found.images)}
-    named |= set(range(len(samples))) | {sample.index for sample in samples}
-    return Examples(
-        pixels={row: dataset[0, row].pixels.permute(1, 2, 0).numpy() for row in sorted(named)},
+    return replace(
+        examples,
+        pixels=_pixels(dataset, named) | examples.pixels,
         found_images=found_images,
         found_captions=found_captions,
+    )
+
+
+@torch.no_grad()
+def caption_examples(
+    task: PretrainingTask, dataset: PairDataset, collator: PairCollator, count: int
+) -> Examples:
+    """Fill masked words and write negatives for the first ``count`` rows; nothing is searched."""
+    samples = [dataset[0, row] for row in range(min(count, len(dataset)))]
+    batch = collator(samples).to(task.model.device)
+    masked = _masked(task, samples, batch)
+    rewritten = []
+    if task.objective.negatives != "off":
+        rewritten = _rewritten(task, samples, batch, dataset.table[0]["source"] == "scenes")
+    return Examples(
+        pixels=_pixels(dataset, {*range(len(samples)), *(sample.index for sample in samples)}),
+        found_images=[],
+        found_captions=[],
         masked=masked,
         rewritten=rewritten,
         filter_name=task.objective.negatives,
     )
+
+
+def _pixels(dataset: PairDataset, rows: set[int]) -> dict[int, UInt8[np.ndarray, "S S 3"]]:
+    return {row: dataset[0, row].pixels.permute(1, 2, 0).numpy() for row in sorted(rows)}
 
 
 def _found(

@@ -25,9 +25,9 @@ def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Ti
     tiles = []
     ways = {"image_to_text": "image to text", "text_to_image": "text to image"}
     for way, label in ways.items():
-        best = figures["retrieval"]["matching"][way]["R@1"]
+        best = figures["retrieval"]["combined"][way]["R@1"]
         first = figures["retrieval"]["contrastive"][way]["R@1"]
-        note = f"after matching; {first:.1f} before, chance {100 / images:.2g}"
+        note = f"contrast alone {first:.1f}, chance {100 / images:.2g}"
         tiles.append(Tile(percent(best), f"R@1, {label}", note))
     words = {view: values["top1"] for view, values in figures["masked_words"].items()}
     note = f"wrong image {words['wrong_image']:.1f}, no image {words['text_only']:.1f}"
@@ -57,7 +57,7 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
                     f"{way.replace('_', ' ')}, {stage}",
                     *(f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)),
                 )
-                for stage in ("contrastive", "matching")
+                for stage in ("contrastive", "matching", "combined")
                 for way, values in figures["retrieval"][stage].items()
             ],
         ),

@@ -1,0 +1,148 @@
+"""The whole way on a few scenes: language model, pre-training, resumed and evaluated."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vilta.config import (
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    PretrainConfig,
+    PretrainTextConfig,
+    RunConfig,
+    TextDataConfig,
+    TextModelConfig,
+)
+from vilta.recipes import evaluate, pretrain, pretrain_text
+
+TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
+IMAGE = {
+    "model_type": "vilta-conv-vit",
+    "stem_widths": [8, 16, 16],
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+STEPS = 8  # 40 scenes, 8 a step: step 5 ends an epoch
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    pretrain_text.run(
+        PretrainTextConfig(
+            data=TextDataConfig(train=TRAIN, workers=0),
+            model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
+            optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
+            run=RunConfig(out=str(folder / "run"), device="cpu"),
+        )
+    )
+    return str(folder / "run" / "model")
+
+
+@pytest.fixture(scope="module")
+def settings(text_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    (folder / "image.json").write_text(json.dumps(IMAGE))
+    return PretrainConfig(
+        data=DataConfig(train=TRAIN, val=VAL, image_size=32, workers=0),
+        model=ModelConfig(
+            image=str(folder / "image.json"),
+            text=text_model,
+            fusion_layers=1,
+            fusion_width=16,
+            fusion_heads=2,
+            contrastive_width=8,
+        ),
+        objective=ObjectiveConfig(mlm_start=2, itm_start=4, filter_ratio=10.0),
+        optimization=OptimizationConfig(steps=STEPS, batch_size=8, lr=1e-3),
+        run=RunConfig(out=str(folder / "run"), log_every=1, save_every=1, keep=STEPS, device="cpu"),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(settings):
+    pretrain.run(settings)
+    return settings.run.out
+
+
+def lines_of(folder):
+    text = Path(folder, "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    timed = {"seconds", "samples_per_s"}
+    return {
+        (line["step"], "evaluation" in line): {k: v for k, v in line.items() if k not in timed}
+        for line in lines
+    }
+
+
+def test_losses_begin_when_they_should(whole_run):
+    lines = lines_of(whole_run)
+    for step in range(1, STEPS + 1):
+        line = lines[step, False]
+        assert ("mlm" in line and line["mlm"] is not None) == (step > 2)
+        assert ("itm" in line and line["itm"] is not None) == (step > 4)
+        assert math.isfinite(line["loss"]) and math.isfinite(line["itc"])
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path, step):
+    """Contrast alone, with masked words, at the end of an epoch, and with matching."""
+    out = tmp_path / "run"
+    shutil.copytree(whole_run, out)
+    shutil.rmtree(out / "model")
+    for checkpoint in (out / "checkpoints").iterdir():
+        if checkpoint.name.startswith("step-") and int(checkpoint.name[5:]) > step:
+            shutil.rmtree(checkpoint)
+    pretrain.run(replace(settings, run=replace(settings.run, out=str(out), resume=True)))
+    assert lines_of(out) == lines_of(whole_run)
+    expected = load_file(f"{whole_run}/model/model.safetensors")
+    found = load_file(out / "model" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_evaluation_of_the_run(whole_run, capsys):
+    evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu"))
+    result = json.loads(Path(f"{whole_run}/evaluation-scenes-12.json").read_text())
+    assert result["images"] == 12 and result["candidates"] == "all"
+    figures = result["figures"]
+    assert set(figures["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}
+    assert set(figures["masked_words"]) == {"with_image", "wrong_image", "text_only"}
+    assert set(figures["negatives"]) == {"none", "soft_label", "grounded"}
+    assert all(0 <= value <= 100 for value in figures["scenes"].values())
+    printed = capsys.readouterr().out
+    assert "combined" in printed and f"next: vilta report {whole_run}" in printed
+    again = f"{whole_run}/again.json"
+    evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu", out=again))
+    repeated = json.loads(Path(again).read_text())["figures"]
+    assert repeated == figures, "the same seed, the same figures"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": "/no/such/folder"}, "/no/such/folder"),
+        ({"train": "scenes:8?size=8"}, "16 pixels"),
+        ({"image_size": 8}, "16"),
+    ],
+)
+def test_bad_data_stop_before_training(settings, tmp_path, change, message):
+    bad = replace(
+        settings,
+        data=replace(settings.data, **change),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        pretrain.run(bad)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run" / "model").exists()
