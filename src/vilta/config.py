@@ -109,8 +109,8 @@ class ObjectiveConfig:
     max_changes: int = 1
     """Most words of a caption that a negative changes."""
     mlm_start: int = 0
-    """Steps of contrast alone before masked language modelling begins. They cost about a third,
-    and an image encoder that starts from random weights learns to see in them."""
+    """Steps of contrast alone, the text encoder frozen, before masked language modelling begins.
+    They are cheap, and an image encoder that starts from random weights learns to see in them."""
     mlm_weight: float = 1.0
     """Weight of masked language modelling with the image."""
     text_mlm_weight: float = 0.1

@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**40)
 indices = st.integers(0, 2**40)
 
 PINNED_BITS = [64821, 7591, 38896, 61263]
-PINNED_CAPTIONS = "aed39e5638f6b820"
+PINNED_CAPTIONS = "48ccdab378b6d701"
 any_scene = st.builds(scenes.make_scene, seeds, indices)
 # The checker of types in tests draws from the global random state, which hypothesis remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
@@ -97,8 +97,11 @@ def test_every_attribute_is_about_as_frequent_as_its_fellows():
         ("texture", scenes.TEXTURES),
     ):
         counts = {value: sum(getattr(t, name) == value for t in things) for value in table}
-        expected = len(things) / len(table)
-        assert all(0.8 * expected < n < 1.2 * expected for n in counts.values()), counts
+        # Half of the objects are plain, in all else the values are alike.
+        weights = {value: 2 if value == "plain" else 1 for value in table}
+        for value, count in counts.items():
+            expected = len(things) * weights[value] / sum(weights.values())
+            assert 0.8 * expected < count < 1.2 * expected, counts
     numbers = {len(scenes.make_scene(0, i).things) for i in range(100)}
     assert numbers == {2, 3, 4, 5}
 
@@ -151,7 +154,7 @@ def test_shapes_sizes_and_textures_all_look_different():
         for first, second in permutations(group, 2):
             assert (np.abs(first - second).max(axis=-1) > 60).sum() >= 10
     areas = [scenes.cover(thing(size=size)).sum() for size in scenes.SIZES]
-    assert areas[1] > 1.7 * areas[0] and areas[2] > 1.7 * areas[1]
+    assert areas[1] > 1.5 * areas[0] and areas[2] > 1.5 * areas[1]
 
 
 def test_the_objects_stand_where_the_scene_says():

@@ -132,7 +132,7 @@ def test_share_that_the_filter_removes(seed, ratio):
         filter_logits=image,
         filter_ratio=ratio,
         candidates=4,
-        min_p=0,
+        min_p=0.0,
     )
     every = slow_candidates(ids, word_ids, at, text, None, ratio, 4)
     kept = slow_candidates(ids, word_ids, at, text, image, ratio, 1000)
@@ -159,7 +159,7 @@ def test_words_are_drawn_from_the_softmax_of_the_likeliest(temperature):
     rows, count = 20_000, 6
     ids, word_ids, at, logits = repeat(rows, caption="ball")
     written = synthesise_negatives(
-        ids, word_ids, at, logits, VOCABULARY, candidates=count, min_p=0, temperature=temperature
+        ids, word_ids, at, logits, VOCABULARY, candidates=count, min_p=0.0, temperature=temperature
     )
     assert written.valid.all()
     options = slow_candidates(ids[:1], word_ids[:1], at[:1], logits[:1], None, 1.0, count)[0, 1]
@@ -175,7 +175,7 @@ def test_number_and_place_of_the_changes_are_uniform(max_changes):
     rows = 9_000
     ids, word_ids, at, logits = repeat(rows)
     written = synthesise_negatives(
-        ids, word_ids, at, logits, VOCABULARY, min_p=0, max_changes=max_changes
+        ids, word_ids, at, logits, VOCABULARY, min_p=0.0, max_changes=max_changes
     )
     counts = written.changed.sum(dim=1)
     assert set(counts.tolist()) == set(range(1, max_changes + 1))

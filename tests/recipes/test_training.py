@@ -43,7 +43,7 @@ def text_model(tmp_path_factory):
             data=TextDataConfig(train=TRAIN, workers=0),
             model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
             optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
-            run=RunConfig(out=str(folder / "run"), device="cpu"),
+            run=RunConfig(out=str(folder / "run"), device="cpu", best_metric="text/top1"),
         )
     )
     return str(folder / "run" / "model")

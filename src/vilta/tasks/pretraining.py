@@ -119,9 +119,14 @@ class PretrainingTask(Task):
         return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
 
     def contrast_only(self, batch: Batch) -> Losses:
-        """Compare images with captions and nothing else: the steps before ``mlm_start``."""
+        """Compare images with captions and nothing else: the steps before ``mlm_start``.
+
+        The text encoder stands still: with contrast as its only loss it would forget the language
+        model that writes the negatives.
+        """
         image = self.model.vilta.encode_image(batch.pixel_values)
-        text = self.model.vilta.encode_text(batch.input_ids, batch.attention_mask)
+        with torch.no_grad():
+            text = self.model.vilta.encode_text(batch.input_ids, batch.attention_mask)
         similarity = self.model.similarity(image, text, batch.attention_mask)
         itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
         return Losses(total=self.objective.itc_weight * itc, parts={"itc": itc.detach()})

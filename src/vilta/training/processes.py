@@ -31,7 +31,7 @@ def start_processes(run: RunConfig) -> Accelerator:
         keep_freed_memory()
     distribution = DistributedDataParallelKwargs(
         find_unused_parameters=True,  # encoders come with poolers that nobody asks
-        broadcast_buffers=False,  # a task's forward changes none
+        broadcast_buffers=False,  # only batch norms change some; the first process saves its own
         gradient_as_bucket_view=True,
     )
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # others wait for a checkpoint
