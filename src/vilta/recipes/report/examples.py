@@ -175,7 +175,8 @@ def _found(
     )
     asked = torch.zeros_like(wanted)  # only these queries are shown, so only they are scored
     asked[:count], asked[:, firsts] = True, True
-    scores = match_scores(task.model, gallery, wanted & asked)
+    # Ranked as in the evaluation's combined stage.
+    scores = match_scores(task.model, gallery, wanted & asked) + gallery.similarity
 
     found_images = []
     for row, column in enumerate(firsts):

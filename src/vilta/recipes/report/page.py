@@ -109,8 +109,8 @@ def _examples(examples: Examples, show: Show) -> list[str]:
     """The four kinds of examples, each under its heading."""
     parts = [
         "<h2>Retrieval</h2>",
-        "<p>All of the data are searched: contrast picks candidates, matching ranks them. "
-        f"The right ones are outlined or ticked. {FIRST_ROWS}</p>",
+        "<p>All of the data are searched: contrast picks candidates, contrast and "
+        f"matching together rank them. The right ones are outlined or ticked. {FIRST_ROWS}</p>",
         "<h3>Caption to images</h3>",
         *_grid(_found_images(found, show) for found in examples.found_images),
         "<h3>Image to captions</h3>",
