@@ -132,8 +132,8 @@ def test_tiles_show_the_figures_of_the_evaluation(on_scenes):
     (path,) = (on_scenes / "run").glob("evaluation-*.json")
     figures = json.loads(path.read_text())["figures"]
     expected = {
-        "R@1, image to text": figures["retrieval"]["matching"]["image_to_text"]["R@1"],
-        "R@1, text to image": figures["retrieval"]["matching"]["text_to_image"]["R@1"],
+        "R@1, image to text": figures["retrieval"]["combined"]["image_to_text"]["R@1"],
+        "R@1, text to image": figures["retrieval"]["combined"]["text_to_image"]["R@1"],
         "masked words right with the image": figures["masked_words"]["with_image"]["top1"],
         "masked colours right": figures["scenes"]["colour"],
         "true caption beats a one-word edit": figures["scenes"]["edit"],
