@@ -112,6 +112,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     call = parse(arguments)
     recipe: Callable[..., None] = importlib.import_module(call.verb.recipe).run
+    _show_downloads_only()
     if call.verb.takes_yaml:
         recipe(call.config)
     else:
@@ -150,6 +151,17 @@ def parse(arguments: Sequence[str]) -> Call:
         prog=f"vilta {name} {verb.positional}",
     )
     return Call(verb=verb, positional=positional, config=settings)
+
+
+def _show_downloads_only() -> None:
+    """Hide the bars that transformers draws while it reads and writes files on the disk."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    hidden = are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if not hidden:
+        enable_progress_bars()
 
 
 def _overview() -> str:

@@ -148,7 +148,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """AdamW, its rates and its schedule."""
+    """The optimizer, its rates and its schedule."""
 
     steps: int = 10_000
     """Optimizer steps of the whole run."""
@@ -156,6 +156,9 @@ class OptimizationConfig:
     """Pairs in one forward pass on one device."""
     accumulate: int = 1
     """Forward passes per device and step; the global batch is batch_size x accumulate x devices."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: orthogonalised momentum for the matrices inside the network (arXiv 2502.16982), AdamW
+    for the rest. Learns faster from scratch; for pre-trained encoders AdamW is the safe choice."""
     lr: float = 1e-4
     """Peak learning rate of the fusion encoder."""
     encoder_lr_multiplier: float = 0.2
@@ -167,7 +170,7 @@ class OptimizationConfig:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the rate falls after the warm-up (METER: linear)."""
     weight_decay: float = 0.01
-    """AdamW weight decay; none on biases and norms (METER: 0.01)."""
+    """Decoupled weight decay; none on biases and norms (METER: 0.01)."""
     beta2: float = 0.98
     """AdamW second moment decay (METER: 0.98)."""
     clip: float = 1.0

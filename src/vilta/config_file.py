@@ -11,7 +11,6 @@ import difflib
 import math
 import os
 import reprlib
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -69,15 +68,15 @@ def save_yaml(config: Any, path: str | Path) -> None:
     Raises ``OSError`` if it cannot be written; an older file at ``path`` is then still whole.
     """
     path = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        try:
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
             yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
             file.flush()
             os.fsync(file.fileno())
-        except OSError:
-            Path(file.name).unlink()
-            raise
-    os.replace(file.name, path)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _merged(base: T, content: Any, where: str = "") -> T:

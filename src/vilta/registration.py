@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 def register_with_transformers() -> None:
@@ -32,9 +32,12 @@ class _AfterTransformers(MetaPathFinder):
     """Finds transformers as the other finders do, and has its loader call ``_register`` after."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return transformers' own spec; None for every other module."""
+        """Return transformers' own spec; None for every other module.
+
+        ``path`` is a list of folders, or what a namespace package has in place of one.
+        """
         if fullname != "transformers":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)

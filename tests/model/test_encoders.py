@@ -23,7 +23,13 @@ from vilta.model.encoders import (
     text_states,
 )
 
-SETTINGS = dict(hidden_size=32, num_attention_heads=4, fusion_layers=1, contrastive_width=8)
+SETTINGS = dict(
+    hidden_size=32,
+    num_attention_heads=4,
+    fusion_layers=1,
+    contrastive_width=8,
+    max_text_tokens=16,
+)
 
 
 def image_folder(kind, path):
@@ -169,6 +175,14 @@ def test_text_encoder_that_cannot_serve(config):
 def test_image_encoder_that_cannot_serve(config):
     with pytest.raises(ValueError) as error:
         ViltaForPreTraining.from_encoders(config, TEXT["bert"], **SETTINGS, image_size=32)
+    one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet"])
+def test_captions_longer_than_the_text_encoder_reads(kind):
+    settings = SETTINGS | {"max_text_tokens": 41, "image_size": 32}
+    with pytest.raises(ValueError, match=r"41 tokens.*lower max_text_tokens") as error:
+        ViltaForPreTraining.from_encoders(VISION["vit"], TEXT[kind], **settings)
     one_line(error)
 
 

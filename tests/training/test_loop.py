@@ -31,16 +31,17 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
     assert "float32" in screen and "step 60/60" in screen and "samples/s" in screen
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop_at", [2, 6, 11, 24])  # calls: two a step, so steps 1, 3, 6, 12
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at):
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at, optimizer):
     whole, pieces = ToyTask(), ToyTask()
-    train_toy(tmp_path / "whole", whole)
-    stopped = train_toy(tmp_path / "pieces", ToyTask(stop_at=stop_at))
+    train_toy(tmp_path / "whole", whole, optimizer=optimizer)
+    stopped = train_toy(tmp_path / "pieces", ToyTask(stop_at=stop_at), optimizer=optimizer)
     assert stopped.stopped and stopped.step == (stop_at + 1) // 2
     assert "vilta toy --run.resume" in capsys.readouterr().out
     assert not (tmp_path / "pieces" / "model").exists()
     torch.manual_seed(stop_at)  # whatever the new process did before must not matter
-    assert not train_toy(tmp_path / "pieces", pieces, resume=True).stopped
+    assert not train_toy(tmp_path / "pieces", pieces, resume=True, optimizer=optimizer).stopped
     assert figures(tmp_path / "pieces") == figures(tmp_path / "whole")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, pieces.state_dict()[name]), name
@@ -160,6 +161,15 @@ def test_too_few_samples_for_a_step_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_training, "loader_for", lambda *_: lambda **_: [])
     with pytest.raises(ValueError, match="gave no batch for step 1: fewer samples than the 8"):
         train_toy(tmp_path)
+
+
+def test_resume_refuses_another_optimizer(tmp_path):
+    train_toy(tmp_path, steps=4)
+    with pytest.raises(ValueError, match=r"another optimizer; resume with"):
+        train_toy(tmp_path, resume=True, optimizer="muon")
+    train_toy(tmp_path, steps=4, overwrite=True, optimizer="muon")
+    with pytest.raises(ValueError, match=r"another optimizer; resume with"):
+        train_toy(tmp_path, resume=True)
 
 
 def test_resume_refuses_what_is_not_the_same_run(tmp_path):

@@ -24,6 +24,36 @@ def test_each_group_has_its_rate_and_only_matrices_decay():
     assert len(found) == sum(p.requires_grad for p in task.parameters())
 
 
+def test_muon_takes_the_matrices_inside_and_adamw_the_rest():
+    task = ToyTask()
+    config = OptimizationConfig(optimizer="muon", lr=1e-3, encoder_lr_multiplier=0.2)
+    optimizer = build_optimizer(task, config)
+    groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(groups)
+    by_muon = {id(p) for p in task.parameters() if "ns_steps" in groups.get(id(p), {})}
+    assert by_muon == {id(task.mix.weight), id(task.pooler.weight)}, "not words, not the head"
+    assert groups[id(task.mix.weight)]["lr"] == 1e-3
+    assert groups[id(task.pooler.weight)]["lr"] == groups[id(task.words.weight)]["lr"] == 2e-4
+    assert groups[id(task.norm.weight)]["weight_decay"] == 0
+
+
+def test_a_muon_step_turns_the_gradient_and_is_as_long_as_one_of_adamw():
+    before, task = ToyTask(), ToyTask()
+    rate = 1e-2
+    optimizer = build_optimizer(
+        task, OptimizationConfig(optimizer="muon", lr=rate, weight_decay=0.0)
+    )
+    weight = task.mix.weight
+    weight.grad = torch.diag(torch.logspace(0, -1.5, len(weight))) @ torch.randn(weight.shape)
+    optimizer.step()
+    change = (weight - before.mix.weight).detach()
+    # All singular values of the step are nearly alike, however unlike those of the gradient are.
+    values = torch.linalg.svdvals(change)
+    assert values.max() / values.min() < 2 < 10 < torch.linalg.cond(weight.grad)
+    assert change.square().mean().sqrt() == pytest.approx(0.2 * rate, rel=0.3)
+    assert torch.equal(task.words.weight, before.words.weight), "it had no gradient"
+
+
 def groups_of(task: ToyTask, **changes):
     task.parameter_groups = lambda: {**ToyTask.parameter_groups(task), **changes}
     return task

@@ -20,18 +20,24 @@ def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
         tracker.progress(10, 60.0)
         tracker.progress(11, 60.0)
         tracker.evaluation(
-            10, {"r1": 0.5, "bad": float("nan")}, {"cat": np.zeros((3, 4, 6), "uint8")}
+            10,
+            {"r1": 0.5, "bad": float("nan"), "a/b/c": 2.0, "a/b/d": 3.0},
+            {"cat": np.zeros((3, 4, 6), "uint8")},
         )
     first, second = lines(tmp_path)
     assert first == {"step": 10, "loss": 1.5, "loss/mlm": 0.5, "negatives/share": 0.25, **PACE}
-    assert second == {"step": 10, "evaluation": {"r1": 0.5, "bad": None}}
+    assert second == {"step": 10, "evaluation": {"r1": 0.5, "bad": None, "a/b/c": 2, "a/b/d": 3}}
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"train/loss", "loss/mlm", "evaluation/r1", "train/lr"} <= set(events.Tags()["scalars"])
     assert events.Images("cat")[0].width == 6
     screen = capsys.readouterr().out.splitlines()
     assert screen[0] == "step 10/20  loss 1.500  mlm 0.500  123 samples/s  10 min left"
-    assert len(screen) == 2, "without a terminal, not a line for each step"
+    assert [line.split() for line in screen[1:]] == [
+        ["step", "10,", "evaluation"],
+        ["figures", "r1", "0.5", "bad", "nan"],
+        ["a/b", "c", "2", "d", "3"],
+    ], "without a terminal, not a line for each step"
 
 
 def test_a_resumed_run_cuts_what_comes_again_and_a_torn_line(tmp_path):

@@ -99,6 +99,22 @@ def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
         )
 
 
+def check_text_length(model: PreTrainedModel, tokens: int) -> None:
+    """Raise ``ValueError`` if a masked language model takes no captions of ``tokens`` tokens.
+
+    Tried, not looked up: positions count from different numbers, and some models have no limit.
+    """
+    ids = torch.full((1, tokens), int(model.config.pad_token_id == 0))  # any but the padding
+    try:
+        with torch.no_grad():
+            text_states(model.eval(), ids, torch.ones_like(ids))
+    except (IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__} cannot read {tokens} tokens ({reason}); lower max_text_tokens"
+        ) from None
+
+
 def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     """Return the pixel mean and deviation that an image encoder was trained with, RGB in [0, 1].
 

@@ -230,6 +230,7 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
         config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
         encoders.check_image_encoder(vision, config.image_size)
+        encoders.check_text_length(language, config.max_text_tokens)
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())

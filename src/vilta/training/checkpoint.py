@@ -165,9 +165,10 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
         raise ValueError(f"{path} is damaged: {reason}") from None
     try:
         optimizer.load_state_dict(saved["optimizer"])
-    except ValueError:
+    except (KeyError, ValueError):
         raise ValueError(
-            f"{path} belongs to other trained parameters; resume with the run's --model.freeze"
+            f"{path} belongs to other trained parameters or to another optimizer; resume with the "
+            "run's own --model.freeze and --optimization.optimizer"
         ) from None
     schedule.load_state_dict(saved["schedule"])
 

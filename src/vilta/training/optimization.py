@@ -1,11 +1,12 @@
-"""AdamW with one rate for encoders, one for fusion and one for heads, and its schedule."""
+"""AdamW or Muon with one rate for encoders, one for fusion and one for heads, and its schedule."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
@@ -15,8 +16,8 @@ from vilta.types import TrainableTask
 GROUPS = ("encoders", "fusion", "heads")
 
 
-def build_optimizer(task: TrainableTask, config: OptimizationConfig) -> torch.optim.AdamW:
-    """Build fused AdamW over ``task.parameter_groups()``; frozen parameters are left out.
+def build_optimizer(task: TrainableTask, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """Build the optimizer over ``task.parameter_groups()``; frozen parameters are left out.
 
     Raises ``ValueError`` naming the parameter that is in no group or in two, and the group that
     is not one of encoders, fusion and heads.
@@ -26,17 +27,61 @@ def build_optimizer(task: TrainableTask, config: OptimizationConfig) -> torch.op
         "fusion": config.lr,
         "heads": config.lr * config.head_lr_multiplier,
     }
-    groups: list[dict[str, Any]] = []
+    muon_takes = _layer_matrices(cast(nn.Module, task)) if config.optimizer == "muon" else set()
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for name, parameters in _checked_groups(task).items():
+        inner = [p for p in parameters if id(p) in muon_takes]
+        rest = [p for p in parameters if id(p) not in muon_takes]
         # Biases, norms and temperatures are 1-D or 0-D: pulling them to zero helps nothing.
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim >= 2) == decays]
+        flat, tables = [p for p in rest if p.ndim < 2], [p for p in rest if p.ndim >= 2]
+        for groups, chosen, decay in [
+            (matrices, inner, config.weight_decay),
+            (others, tables, config.weight_decay),
+            (others, flat, 0.0),
+        ]:
             if chosen:
-                decay = config.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "lr": rates[name], "weight_decay": decay})
-    if not groups:
+    if not matrices and not others:
         raise ValueError("nothing to train: every parameter is frozen")
-    return torch.optim.AdamW(groups, betas=(0.9, config.beta2), fused=True)
+    parts: list[torch.optim.Optimizer] = []
+    if others:
+        parts.append(torch.optim.AdamW(others, betas=(0.9, config.beta2), fused=True))
+    if matrices:
+        # Steps as long as AdamW's, so that one rate serves both (arXiv 2502.16982).
+        parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+class Joined(torch.optim.Optimizer):
+    """Several optimizers, each with parameters of its own, that act as one."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        super().__init__(self._groups(), {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Let each of them take its step; a ``closure`` is not supported."""
+        assert closure is None
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the states; ``ValueError`` if they are those of other optimizers."""
+        saved = state_dict.get("parts", [])
+        if len(saved) != len(self.parts):
+            raise ValueError("the state is that of another optimizer")
+        for part, state in zip(self.parts, saved, strict=True):
+            part.load_state_dict(state)
+        self.param_groups = self._groups()  # the parts have made new ones
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the parts' own groups, so that who changes a rate here changes it there."""
+        return [group for part in self.parts for group in part.param_groups]
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizationConfig) -> LambdaLR:
@@ -55,6 +100,17 @@ def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tenso
     if largest > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm
+
+
+def _layer_matrices(task: nn.Module) -> set[int]:
+    """Return the ids of the weights that Muon is made for: those inside the network.
+
+    Embeddings, and an output layer that has a row for each of the words, stay with AdamW.
+    """
+    tables = [m for m in task.modules() if isinstance(m, nn.Embedding)]
+    words = max((table.num_embeddings for table in tables), default=0)
+    layers = [m for m in task.modules() if isinstance(m, nn.Linear) and m.out_features != words]
+    return {id(layer.weight) for layer in layers}
 
 
 def _checked_groups(task: TrainableTask) -> dict[str, list[torch.nn.Parameter]]:

@@ -105,7 +105,12 @@ class Tracker:
         for name, picture in pictures.items():
             self._events.add_image(name, picture, step)
         self._events.flush()
-        self.say(f"step {step}: " + "  ".join(f"{n} {v:.4g}" for n, v in figures.items()))
+        groups: dict[str, list[str]] = {}
+        for name, value in figures.items():
+            group, _, last = name.rpartition("/")
+            groups.setdefault(group or "figures", []).append(f"{last} {value:.4g}")
+        lines = [f"  {group:34}  {'  '.join(shown)}" for group, shown in groups.items()]
+        self.say("\n".join([f"step {step}, evaluation", *lines]))
 
     def skipped(self, step: int, names: list[str]) -> None:
         """Write and show that a step was left out, and on which samples."""
