@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny_models import TEXT, VISION, pixels_of, scramble, tiny_vilta, tokens_of
 from torch.nn import functional as F
+from transformers import AutoModel
 
+from vilta.model import ViltaForPreTraining
 from vilta.model.attention import attend
 from vilta.model.fusion import Fusion, Pairs
 
@@ -233,6 +235,25 @@ def test_batch_norm_keeps_its_statistics_and_hence_rows_stay_apart():
     torch.testing.assert_close(
         model.vilta.encode_image(pixels)[:1], model.vilta.encode_image(pixels[:1]), **CLOSE
     )
+
+
+def test_batch_norm_of_an_encoder_from_scratch_learns_its_statistics(tmp_path):
+    encoder = AutoModel.from_config(VISION["resnet"])
+    encoder.save_pretrained(tmp_path)
+    settings = dict(hidden_size=32, num_attention_heads=4, image_size=32, max_text_tokens=16)
+    for source, learns in [(VISION["resnet"], True), (str(tmp_path), False)]:
+        model = ViltaForPreTraining.from_encoders(source, TEXT["bert"], **settings).train()
+        before = {k: v.clone() for k, v in model.vilta.vision.named_buffers()}
+        model.vilta.encode_image(pixels_of(3))
+        after = dict(model.vilta.vision.named_buffers())
+        means = [name for name in before if name.endswith("running_mean")]
+        assert len(means) > 2
+        for name in means:
+            assert torch.equal(before[name], after[name]) != learns, name
+        assert not any(m.training for m in model.eval().modules())
+    settings["freeze_batch_norm"] = True
+    model = ViltaForPreTraining.from_encoders(VISION["resnet"], TEXT["bert"], **settings)
+    assert model.config.freeze_batch_norm
 
 
 def test_temperature_is_clamped():

@@ -16,6 +16,8 @@ class ViltaConfig(PreTrainedConfig):
 
     ``vision_config`` and ``text_config`` are the encoders' transformers configurations (objects or
     dicts with a ``model_type``). ``image_mean`` and ``image_std`` normalise pixels in [0, 1].
+    ``freeze_batch_norm``: in training, batch norms of the image encoder use and keep the
+    statistics that they came with, which a pre-trained one wants, and one from scratch cannot have.
     Raises ``ValueError`` for an unknown fusion kind or pooling, or heads that do not divide the
     width.
     """
@@ -34,6 +36,7 @@ class ViltaConfig(PreTrainedConfig):
     num_attention_heads: int = 12
     pooling: str = "first"
     dropout: float = 0.1
+    freeze_batch_norm: bool = True
     contrastive_width: int = 256
     max_text_tokens: int = 50
     initializer_range: float = 0.02

@@ -57,6 +57,11 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     return check_language_model(_load(AutoModelForMaskedLM, source, config))
 
 
+def starts_at_random(source: str | PreTrainedConfig) -> bool:
+    """Whether an encoder's source is a configuration alone (object or file), without weights."""
+    return isinstance(source, PreTrainedConfig) or Path(source).is_file()
+
+
 def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
     """Return ``model`` if its head can be applied apart from its encoder, else say why not."""
     name = type(model).__name__
@@ -232,7 +237,7 @@ def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
 
 def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """Build from a config (random weights) or load strictly: a missing weight is an error."""
-    if isinstance(source, PreTrainedConfig) or Path(source).is_file():
+    if starts_at_random(source):
         return auto.from_config(config)  # type: ignore[attr-defined]
     try:
         model, info = auto.from_pretrained(  # type: ignore[attr-defined]

@@ -101,14 +101,15 @@ class ViltaModel(ViltaPreTrainedModel):
         self.post_init()
 
     def train(self, mode: bool = True) -> ViltaModel:
-        """Switch the mode; batch norms of the image encoder keep the statistics they came with.
+        """Switch the mode; where ``freeze_batch_norm`` holds, batch norms stay in evaluation mode.
 
-        So ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
+        Then ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
         """
         super().train(mode)
-        for module in self.vision.modules():
-            if "running_mean" in module._buffers:  # each library writes a batch norm of its own
-                module.eval()
+        if self.config.freeze_batch_norm:
+            for module in self.vision.modules():
+                if "running_mean" in module._buffers:  # each library writes one of its own
+                    module.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -225,8 +226,11 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
 
         ``image`` and ``text`` are hub ids, local folders, or transformers configurations (random
         weights); ``settings`` are fields of ``ViltaConfig``. The text encoder keeps its
-        language-model head. Raises ``ValueError`` that says why an encoder cannot serve.
+        language-model head. Batch norms of an image encoder that starts at random learn their
+        statistics, those of a pre-trained one are frozen (``freeze_batch_norm`` overrides). Raises
+        ``ValueError`` that says why an encoder cannot serve.
         """
+        settings.setdefault("freeze_batch_norm", not encoders.starts_at_random(image))
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
         config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
         encoders.check_image_encoder(vision, config.image_size)
