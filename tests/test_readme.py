@@ -94,6 +94,7 @@ def small_demo_model(folder):
         hidden_size=32,
         num_attention_heads=2,
         image_size=96,
+        max_text_tokens=40,
     )
     model.save_pretrained(folder)
     ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,12 +30,24 @@ def test_new_tokenizer_knows_its_words_and_is_read_back(tmp_path):
     assert set(tokenizer(["a", "b"])) == {"input_ids", "attention_mask"}
 
 
+def test_same_captions_give_the_same_tokenizer():
+    words = ["".join(letters) for letters in itertools.permutations("abcdef", 4)]  # many ties
+    first, *others = (new_tokenizer(words * 2, 200).get_vocab() for _ in range(4))
+    assert len(first) == 200
+    assert all(each == first for each in others)
+
+
 def test_new_language_model_serves_as_text_encoder(tmp_path):
     model = new_language_model(90, width=32, layers=1, heads=4, dropout=0.0, positions=20)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     model.save_pretrained(tmp_path)
     whole = ViltaForPreTraining.from_encoders(
-        VISION["vit"], str(tmp_path), hidden_size=32, num_attention_heads=4, fusion_layers=1
+        VISION["vit"],
+        str(tmp_path),
+        hidden_size=32,
+        num_attention_heads=4,
+        fusion_layers=1,
+        max_text_tokens=20,
     )
     ids, mask = tokens_of(5, words=90)
     with torch.no_grad():

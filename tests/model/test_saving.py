@@ -67,7 +67,7 @@ def test_tied_weights_stay_tied(text, tmp_path):
 
 def test_untied_weights_stay_apart(tmp_path):
     config = TEXT["bert"].to_dict() | {"tie_word_embeddings": False}
-    settings = dict(hidden_size=32, num_attention_heads=4, fusion_layers=1)
+    settings = dict(hidden_size=32, num_attention_heads=4, fusion_layers=1, max_text_tokens=40)
     untied = type(TEXT["bert"])(**config)
     model = ViltaForPreTraining.from_encoders(VISION["vit"], untied, **settings)
     model.save_pretrained(tmp_path)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from vilta.config import (
     TextDataConfig,
     TextModelConfig,
 )
+from vilta.config_file import save_yaml
 from vilta.recipes import evaluate, pretrain, pretrain_text
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
@@ -94,6 +98,16 @@ def test_losses_begin_when_they_should(whole_run):
         assert math.isfinite(line["loss"]) and math.isfinite(line["itc"])
 
 
+def test_the_seed_decides_the_run(settings, whole_run, tmp_path):
+    torch.manual_seed(99)
+    for seed, same in ((settings.run.seed, True), (settings.run.seed + 1, False)):
+        short = replace(settings.optimization, steps=1, warmup=0.0)
+        run = replace(settings.run, out=str(tmp_path / str(seed)), seed=seed)
+        pretrain.run(replace(settings, optimization=short, run=run))
+        loss = lines_of(tmp_path / str(seed))[1, False]["loss"]
+        assert (loss == lines_of(whole_run)[1, False]["loss"]) == same
+
+
 @pytest.mark.parametrize("step", [1, 3, 5, 7])
 def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path, step):
     """Contrast alone, with masked words, at the end of an epoch, and with matching."""
@@ -109,6 +123,39 @@ def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path
     found = load_file(out / "model" / "model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_two_processes_train_what_one_process_trains(settings, tmp_path):
+    """To 1e-5 in float32, by the command line under torchrun.
+
+    Running statistics of batch norms are left out: each process has its own half of the batches.
+    """
+    exact = replace(settings.optimization, batch_size=4, precision="float32", steps=6)
+    save_yaml(replace(settings, optimization=exact), tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    flags = ["--run.out", str(tmp_path / "two")]
+    done = subprocess.run(
+        [*command, "-m", "vilta", "pretrain", str(tmp_path / "config.yaml"), *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "on 2 x cpu" in done.stdout and done.stdout.count("next: vilta evaluate") == 1
+    one = replace(settings.run, out=str(tmp_path / "one"))
+    pretrain.run(replace(settings, optimization=replace(exact, accumulate=2), run=one))
+    for (step, _), line in lines_of(tmp_path / "one").items():
+        found = lines_of(tmp_path / "two")[step, False]
+        losses = ["loss", "itc", *(["mlm", "text_mlm"] if step > 2 else [])]
+        assert [found[n] for n in losses] == pytest.approx([line[n] for n in losses], abs=1e-5)
+        if step == 6:
+            break
+    expected = load_file(tmp_path / "one" / "model" / "model.safetensors")
+    found = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    for name, weight in expected.items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
 def test_evaluation_of_the_run(whole_run, capsys):

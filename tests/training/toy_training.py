@@ -140,7 +140,8 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
         config=config,
         fingerprint=settings.get("fingerprint", "data"),
         vocabulary=settings.get("vocabulary", "words"),
-        resume_command="vilta toy --run.resume",
+        resume="vilta toy --run.resume",
+        then="vilta toy-evaluate",
         evaluate=task.evaluate,
         samples_per_epoch=SAMPLES,
     )

@@ -11,7 +11,8 @@ import hashlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ import datasets
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from vilta.config import DataConfig
+from vilta.config import DataConfig, OptimizationConfig
 from vilta.data.collate import PairCollator
 from vilta.data.order import Key, TrainingOrder, derived, generator_for
 from vilta.data.transforms import (
@@ -35,6 +36,7 @@ __all__ = [
     "PairDataset",
     "evaluation_loader",
     "fingerprint",
+    "loader_for",
     "training_loader",
 ]
 
@@ -191,6 +193,34 @@ def training_loader(
         if len(step) == accumulate:
             yield step
             step = []
+
+
+def loader_for(
+    dataset: Samples,
+    collator: PairCollator,
+    optimization: OptimizationConfig,
+    *,
+    workers: int,
+    seed: int,
+) -> Callable[..., Iterator[Batch]]:
+    """Return what the training loop asks for: micro-batches from any step on, for any process."""
+
+    def load(*, start_step: int, rank: int, world_size: int) -> Iterator[Batch]:
+        steps = training_loader(
+            dataset,
+            collator,
+            batch_size=optimization.batch_size,
+            accumulate=optimization.accumulate,
+            rank=rank,
+            world_size=world_size,
+            start_step=start_step,
+            steps=optimization.steps,
+            workers=workers,
+            seed=seed,
+        )
+        return chain.from_iterable(steps)
+
+    return load
 
 
 class EvaluationLoader:

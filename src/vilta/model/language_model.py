@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tokenizers import BertWordPieceTokenizer
 from tokenizers.processors import BertProcessing
@@ -17,12 +17,27 @@ from transformers import (
 
 from vilta.model.encoders import check_language_model
 
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
-def new_tokenizer(captions: Iterable[str], size: int) -> PreTrainedTokenizerBase:
-    """Train a lower-case WordPiece tokenizer with at most ``size`` words on ``captions``."""
+
+def new_tokenizer(captions: Sequence[str], size: int) -> PreTrainedTokenizerBase:
+    """Train a lower-case WordPiece tokenizer with at most ``size`` words on ``captions``.
+
+    The same captions give the same tokenizer. Left alone, the trainer numbers the letters within
+    a word in the order of a randomised hash table, and ties between merges fall by those numbers;
+    named as special tokens, they have their places beforehand.
+    """
     wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(captions, vocab_size=size, min_frequency=2, show_progress=False)
-    core = wordpiece._tokenizer
+    normalize = wordpiece.normalizer.normalize_str
+    letters = sorted({letter for caption in captions for letter in normalize(caption)} - {" "})
+    wordpiece.train_from_iterator(
+        captions,
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=SPECIAL_TOKENS + [f"##{letter}" for letter in letters],
+        show_progress=False,
+    )
+    core = BertWordPieceTokenizer(wordpiece.get_vocab(), lowercase=True)._tokenizer
     # [CLS] caption [SEP], as BERT: the first token is the one that `pooling: first` reads.
     core.post_processor = BertProcessing(
         ("[SEP]", core.token_to_id("[SEP]")), ("[CLS]", core.token_to_id("[CLS]"))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader, fingerprint, training_loader
+from vilta.data.loading import PairDataset, evaluation_loader, fingerprint, loader_for
+from vilta.data.order import derived
 from vilta.model import ViltaForPreTraining
 from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import load_text_encoder, pixel_statistics
@@ -45,6 +44,7 @@ def run(config: PretrainConfig) -> None:
     check_run_folder(config.run)
     config.objective.check()
     data, steps = config.data, config.optimization
+    torch.manual_seed(derived(config.run.seed, "model"))
     tokenizer = load_tokenizer(config.model.text)
     model = build_model(config)
     task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
@@ -60,35 +60,20 @@ def run(config: PretrainConfig) -> None:
         evaluate = partial(task.evaluate, loader)
         pictures = partial(example_pictures, task, held_out, masked)
 
-    summary = train(
+    train(
         task,
-        lambda *, start_step, rank, world_size: chain.from_iterable(
-            training_loader(
-                dataset,
-                masked,
-                batch_size=steps.batch_size,
-                accumulate=steps.accumulate,
-                rank=rank,
-                world_size=world_size,
-                start_step=start_step,
-                steps=steps.steps,
-                workers=data.workers,
-                seed=config.run.seed,
-            )
-        ),
+        loader_for(dataset, masked, steps, workers=data.workers, seed=config.run.seed),
         optimization=steps,
         run=config.run,
         config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
         fingerprint=fingerprint(dataset.table),
         vocabulary=hash_of_words(tokenizer),
-        resume_command=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
+        resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
+        then=f"vilta evaluate {config.run.out} --data {data.val or 'DATA'}",
         evaluate=evaluate,
         pictures=pictures,
         samples_per_epoch=len(dataset),
     )
-    if not summary.stopped:
-        val = data.val or "DATA"
-        Console(soft_wrap=True).print(f"next: vilta evaluate {config.run.out} --data {val}")
 
 
 def example_pictures(

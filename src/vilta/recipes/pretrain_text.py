@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
-from rich.console import Console
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import PretrainTextConfig
 from vilta.data.collate import PairCollator
-from vilta.data.loading import evaluation_loader, training_loader
+from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.order import derived
 from vilta.data.text import TextDataset, caption_lines
 from vilta.model.language_model import (
@@ -43,6 +42,7 @@ def run(config: PretrainTextConfig) -> None:
     # The same sentence may stand in other lines, or in other spelling in another corpus.
     kept = {_letters(caption) for caption in held_out}
     captions = [caption for caption in captions if _letters(caption) not in kept]
+    torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = _model_and_tokenizer(config, captions)
     task = LanguageModellingTask(model, tokenizer)
 
@@ -60,34 +60,19 @@ def run(config: PretrainTextConfig) -> None:
         batch_size=EVALUATION_BATCH,
         workers=data.workers,
     )
-    summary = train(
+    train(
         task,
-        lambda *, start_step, rank, world_size: chain.from_iterable(
-            training_loader(
-                dataset,
-                collator,
-                batch_size=steps.batch_size,
-                accumulate=steps.accumulate,
-                rank=rank,
-                world_size=world_size,
-                start_step=start_step,
-                steps=steps.steps,
-                workers=data.workers,
-                seed=config.run.seed,
-            )
-        ),
+        loader_for(dataset, collator, steps, workers=data.workers, seed=config.run.seed),
         optimization=steps,
         run=config.run,
         config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
-        resume_command=f"vilta pretrain-text {config.run.out}/config.yaml --run.resume",
+        resume=f"vilta pretrain-text {config.run.out}/config.yaml --run.resume",
+        then=f"vilta pretrain CONFIG.yaml --model.text {config.run.out}/model",
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
     )
-    if not summary.stopped:
-        released = f"{config.run.out}/model"
-        Console(soft_wrap=True).print(f"next: vilta pretrain CONFIG.yaml --model.text {released}")
 
 
 def _letters(caption: str) -> str:

@@ -55,7 +55,8 @@ def train(
     config: Any,
     fingerprint: str,
     vocabulary: str,
-    resume_command: str,
+    resume: str,
+    then: str,
     evaluate: Callable[[], dict[str, float]] | None = None,
     pictures: Callable[[], dict[str, np.ndarray]] | None = None,
     samples_per_epoch: int = 0,
@@ -65,6 +66,7 @@ def train(
     ``config`` is the dataclass saved as config.yaml; ``fingerprint`` stands for the data and
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
+    ``resume`` and ``then`` are the commands that go on with the run and that follow it.
     On return the task holds the released weights: the best ones where there was an evaluation.
 
     Raises ``ValueError`` in one line for what the user can mend, such as a folder in use.
@@ -102,9 +104,10 @@ def train(
         stopped = _take_steps(session, loader_for, stop)
         session.save()
         if stopped:
-            tracker.say(f"stopped at step {state.step}; go on with:\n  {resume_command}")
+            tracker.say(f"stopped at step {state.step}; go on with:\n  {resume}")
         else:
             session.release()
+            tracker.say(f"next: {then}")
     return Summary(
         step=state.step,
         stopped=stopped,

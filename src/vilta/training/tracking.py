@@ -109,7 +109,7 @@ class Tracker:
         for name, value in figures.items():
             group, _, last = name.rpartition("/")
             groups.setdefault(group or "figures", []).append(f"{last} {value:.4g}")
-        lines = [f"  {group:34}  {'  '.join(shown)}" for group, shown in groups.items()]
+        lines = [f"  {group:36}  {'  '.join(shown)}" for group, shown in groups.items()]
         self.say("\n".join([f"step {step}, evaluation", *lines]))
 
     def skipped(self, step: int, names: list[str]) -> None:
