@@ -1,5 +1,8 @@
 import io
 import logging
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import datasets
@@ -104,6 +107,20 @@ def flat(steps):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(tokenizer, workers):
     assert_same(flat(batches(tokenizer)), flat(batches(tokenizer, workers=workers)))
+
+
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+def test_loader_processes_leave_stop_requests_to_the_main_process(tokenizer, request_to_stop):
+    collator = PairCollator(tokenizer, 12, mask_some, 7)
+    steps = training_loader(make_dataset(), collator, batch_size=4, steps=40, seed=7, workers=2)
+    found = 0
+    for _ in steps:
+        found += 1
+        workers = multiprocessing.active_children()
+        assert found > 20 or workers
+        for worker in workers:
+            os.kill(worker.pid, request_to_stop)
+    assert found == 40
 
 
 @pytest.mark.parametrize("start", [1, 5, 7])

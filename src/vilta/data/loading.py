@@ -294,9 +294,14 @@ _QUALIFIED = f"{BadData.__module__}.{BadData.__qualname__}: "
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a loader process to one core, and let the main process alone handle Ctrl-C."""
+    """Keep a loader process to one core, and let the main process alone handle stop requests.
+
+    Ctrl-C and a scheduler's SIGTERM reach every process of the job, and the main one still wants
+    the batches of its last step.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, signal.SIG_IGN)
 
 
 def _slot() -> int:
