@@ -1,0 +1,64 @@
+import pytest
+import torch
+from pretraining_case import make_task
+
+from vilta.config import DataConfig
+from vilta.data.collate import PairCollator
+from vilta.data.corpora import load_pairs
+from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.objectives.masking import mask_words
+from vilta.tasks.pretraining_metrics import evaluate_pretraining, flat
+
+
+def make_loader(task, batch_size):
+    config = DataConfig(train="", image_size=32)
+    data = PairDataset(load_pairs("scenes:12?seed=5&size=32"), config, 0, False, "scenes")
+
+    def mask(ids, words, noise):
+        return mask_words(ids, words, noise, task.words.tables(), rate=0.4)
+
+    return evaluation_loader(
+        data, PairCollator(task.tokenizer, 24, mask, 0), batch_size=batch_size, workers=0
+    )
+
+
+def test_figures_follow_the_seed_and_leave_everything_as_it_was():
+    task = make_task(filter_ratio=0.9)
+    loader = make_loader(task, 4)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    said = []
+    first = evaluate_pretraining(task, loader, full=True, progress=lambda *what: said.append(what))
+    assert torch.equal(torch.get_rng_state(), before) and task.training
+    torch.manual_seed(6)
+    assert flat(evaluate_pretraining(task, loader, full=True)) == flat(first)
+    assert {"matching and losses", "matching pairs"} <= {what for what, _, _ in said}
+
+
+def test_parts_are_averages_over_the_batches_and_accuracies_percentages():
+    task = make_task(negatives="off")
+    loader = make_loader(task, 4)
+    found = evaluate_pretraining(task, loader)["validation"]
+    task.eval()
+    with torch.no_grad():
+        parts = [task(batch).parts for batch in loader]
+    for name in ("mlm", "text_mlm", "itc"):
+        average = sum(part[name].item() for part in parts) / len(parts)
+        assert found[name] == pytest.approx(average, rel=1e-5)
+    assert 0 <= found["itm/accuracy_true"] <= 100
+
+
+def test_the_best_stage_counts_for_mean_recall():
+    task = make_task()
+    figures = evaluate_pretraining(task, make_loader(task, 12))["retrieval"]
+    best = figures.pop("mean_recall")
+    averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in figures.values()]
+    assert best == pytest.approx(max(averages)) and len(averages) == 3
+
+
+def test_names_are_joined_with_slashes():
+    assert flat({"a": {"b": 1.0, "c": {"d": 2.0}}, "e": 3.0}) == {
+        "a/b": 1.0,
+        "a/c/d": 2.0,
+        "e": 3.0,
+    }
