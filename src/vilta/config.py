@@ -306,6 +306,9 @@ class PackConfig:
     """Split of a source that has several, e.g. train, val, test."""
     caption_column: str = ""
     """Column of a metadata file that holds the caption, if it is not found by itself."""
+    region_crops: bool = False
+    """Visual Genome: cut each region out as an image of its own, instead of keeping regions as
+    captions of the whole image."""
     short_side: int = 0
     """Shrink images so that the short side has this many pixels; 0: bytes are kept as they are."""
     shard_rows: int = 10_000

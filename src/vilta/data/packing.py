@@ -51,7 +51,7 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     if config.shard_rows < 1 or config.short_side < 0:
         raise ValueError("shard_rows must be at least 1 and short_side at least 0")
     out = _free_folder(config.out)
-    reader = find_reader(source, config.split, config.caption_column)
+    reader = find_reader(source, config.split, config.caption_column, config.region_crops)
     reader.strict = config.strict
     with _whole_or_nothing(out) as folder:
         rows = _verified(reader, config.short_side, progress)

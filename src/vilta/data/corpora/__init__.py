@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tarfile
 from pathlib import Path
@@ -9,9 +10,22 @@ from pathlib import Path
 import datasets
 
 from vilta.data.corpora.base import FEATURES, Reader, Row, Skipped, chunks, nothing_usable
+from vilta.data.corpora.coco import CocoReader, find_coco, is_coco
+from vilta.data.corpora.columnar import SUFFIXES as COLUMNAR
+from vilta.data.corpora.columnar import columnar_reader, find_columnar
+from vilta.data.corpora.downloads import refuse_url_list
+from vilta.data.corpora.files import read_json
+from vilta.data.corpora.flickr30k import TokenFileReader, find_token_file, is_token_file
 from vilta.data.corpora.image_folder import METADATA, find_image_folder
-from vilta.data.corpora.karpathy import KarpathyReader, KarpathyTarReader
-from vilta.data.corpora.saved import find_saved, find_scenes
+from vilta.data.corpora.karpathy import (
+    KarpathyReader,
+    KarpathyTarReader,
+    find_karpathy,
+    has_samples,
+)
+from vilta.data.corpora.saved import find_hub, find_saved, find_scenes
+from vilta.data.corpora.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
+from vilta.data.corpora.webdataset import WebDatasetReader
 
 __all__ = [
     "FEATURES",
@@ -25,10 +39,13 @@ __all__ = [
 ]
 
 LOOKED_FOR = (
-    "a folder packed by `vilta pack` or saved by `datasets`, a Karpathy split file "
-    "(dataset_*.json) in a folder or tar, an image folder with metadata.csv or metadata.jsonl, "
-    "or with a .txt beside each image"
+    "a folder packed by `vilta pack` or saved by `datasets`; Karpathy's split files "
+    "(dataset_*.json, in a folder or tar); COCO's captions_*.json; a .token file; Visual Genome's "
+    "region_descriptions.json; WebDataset tars and what img2dataset leaves; Parquet; METER's Arrow "
+    "files; images with metadata.csv or metadata.jsonl, or with a .txt beside each"
 )
+HUB = "hub:"
+"""What the name of a data set of the hub begins with, as in hub:owner/name."""
 
 
 def load_pairs(path: str, split: str = "", caption_column: str = "") -> datasets.Dataset:
@@ -42,71 +59,106 @@ def load_pairs(path: str, split: str = "", caption_column: str = "") -> datasets
     return find_reader(path, split, caption_column).table()
 
 
-def find_reader(path: str, split: str = "", caption_column: str = "") -> Reader:
-    """Return the reader that fits what is at ``path`` (or ``scenes:COUNT``, the built-in data).
+def find_reader(
+    path: str, split: str = "", caption_column: str = "", region_crops: bool = False
+) -> Reader:
+    """Return the reader that fits what is at ``path``.
 
-    ``split`` names one of the source's splits, or a subfolder. Raises ``ValueError`` with one line
-    if there is nothing, or nothing known.
+    ``path`` is a file, a folder, a pattern such as ``cc3m/*.tar``, ``hub:owner/name``, or
+    ``scenes:COUNT``, the built-in data. ``split`` names one of the source's splits, or a subfolder.
+    With ``region_crops`` the regions of Visual Genome are images of their own.
+
+    Raises ``ValueError`` with one line if there is nothing, or nothing known.
     """
     if not path:
         raise ValueError("no data were named; give a folder, a file, or scenes:COUNT")
     if (scenes := find_scenes(path, split)) is not None:
         return scenes
-    place = Path(path)
+    if path.startswith(HUB):
+        return find_hub(path.removeprefix(HUB), split, caption_column)
+    try:
+        return _find(Path(path), split, caption_column, region_crops)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _find(place: Path, split: str, column: str, crops: bool) -> Reader:
     if place.is_file():
-        return _file_reader(place, split)
+        return _files_reader([place], str(place), split, column, crops)
+    if glob.has_magic(str(place)):
+        found = [Path(f) for f in sorted(glob.glob(str(place))) if os.path.isfile(f)]
+        if found:
+            return _files_reader(found, str(place), split, column, crops)
     if not place.is_dir():
-        raise ValueError(f"no such file or folder: {path}")
+        raise ValueError(f"no such file or folder: {place}")
     if not any(place.iterdir()):
-        raise ValueError(f"{path} is an empty folder")
-    reader = _folder_reader(place, split, caption_column)
+        raise ValueError(f"{place} is an empty folder")
+    reader = _folder_reader(place, split, column, crops)
     if reader is not None:
         return reader
     inner = [f.name for f in _folders(place) if _is_source(f)]
     if split and split in inner:
-        return find_reader(str(place / split), "", caption_column)
+        return _find(place / split, "", column, crops)
     if inner:
         problem = f"no split {split!r}" if split else "a split must be named"
-        raise ValueError(f"{path}: {problem}; there are: {', '.join(inner)}")
-    raise ValueError(f"{path} holds nothing known; looked for {LOOKED_FOR}")
+        raise ValueError(f"{place}: {problem}; there are: {', '.join(inner)}")
+    raise ValueError(f"{place} holds nothing known; looked for {LOOKED_FOR}")
 
 
-def _file_reader(path: Path, split: str) -> Reader:
-    if path.suffix == ".json":
-        return KarpathyReader(path, split)
-    try:
-        if tarfile.is_tarfile(path):
-            return KarpathyTarReader(path, split)
-    except (OSError, tarfile.TarError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    raise ValueError(f"{path} is nothing known; looked for {LOOKED_FOR}")
+def _files_reader(files: list[Path], name: str, split: str, column: str, crops: bool) -> Reader:
+    """Return the reader of files, all of one kind."""
+    first = files[0]
+    if other := next((f for f in files if f.suffix != first.suffix), None):
+        raise ValueError(
+            f"{name} holds files of several kinds, such as {first.name} and {other.name}"
+        )
+    if first.suffix in COLUMNAR:
+        return columnar_reader(files, name, column)
+    if len(files) == 1:
+        if first.name == REGIONS:
+            return VisualGenomeReader(first.parent, crops)
+        if is_token_file(first):
+            return TokenFileReader(first)
+        if first.suffix == ".tsv":
+            refuse_url_list(first)
+        if first.suffix == ".json":
+            return _json_reader(first, split)
+    if all(tarfile.is_tarfile(file) for file in files):
+        if len(files) > 1 or has_samples(first):
+            return WebDatasetReader(files, name, column)
+        return KarpathyTarReader(first, split)
+    raise ValueError(f"{name} is nothing known; looked for {LOOKED_FOR}")
 
 
-def _folder_reader(folder: Path, split: str, caption_column: str) -> Reader | None:
+def _json_reader(path: Path, split: str) -> Reader:
+    content = read_json(path)
+    if isinstance(content, dict) and "image_urls" in content:
+        refuse_url_list(path)
+    return CocoReader(path) if is_coco(content) else KarpathyReader(path, split)
+
+
+def _folder_reader(folder: Path, split: str, column: str, crops: bool) -> Reader | None:
     """Return the reader of a folder that is a source itself, or None."""
-    saved = find_saved(folder, split, caption_column)
-    if saved is not None:
-        return saved
-    split_files = _split_files(folder) or [f for g in _folders(folder) for f in _split_files(g)]
-    if len(split_files) > 1:
-        names = ", ".join(f.name for f in split_files)
-        raise ValueError(f"{folder} holds several split files; name one of them: {names}")
-    if split_files:
-        return KarpathyReader(split_files[0], split)
+    found = (
+        find_saved(folder, split, column)
+        or find_karpathy(folder, split)
+        or find_coco(folder, split)
+        or find_visual_genome(folder, crops)
+        or find_token_file(folder)
+    )
+    if found is not None:
+        return found
     if split and (folder / split).is_dir() and not _has_metadata(folder):
         return None  # the split is a subfolder
-    return find_image_folder(folder, split, caption_column)
-
-
-def _split_files(folder: Path) -> list[Path]:
-    """Return what is named like a Karpathy split file and is none of the files of `datasets`."""
-    own = ("dataset_info.json", "dataset_dict.json")
-    return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
+    if not _has_metadata(folder) and (tars := sorted(folder.glob("*.tar"))):
+        return _files_reader(tars, str(folder), split, column, crops)
+    return find_image_folder(folder, split, column) or find_columnar(folder, split, column)
 
 
 def _is_source(folder: Path) -> bool:
     """Tell, without reading much, whether a subfolder looks like a split."""
-    return _has_metadata(folder) or (folder / "state.json").is_file() or any(folder.glob("*.txt"))
+    known = (folder / "state.json").is_file() or _has_metadata(folder)
+    return known or any(f.suffix in (".txt", ".tar", *COLUMNAR) for f in folder.iterdir())
 
 
 def _has_metadata(folder: Path) -> bool:

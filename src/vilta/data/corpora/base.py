@@ -22,7 +22,7 @@ FEATURES = datasets.Features(
     }
 )
 """The pair table."""
-CAPTION_COLUMNS = ("captions", "caption", "text", "sentences")
+CAPTION_COLUMNS = ("captions", "caption", "text", "sentences", "txt", "TEXT")
 """Where captions are looked for if no column is named."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """File names that are taken for images; the content decides in the end."""

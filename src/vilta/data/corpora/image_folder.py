@@ -17,6 +17,7 @@ from vilta.data.corpora.base import (
     chosen_split,
     clean_captions,
 )
+from vilta.data.corpora.downloads import failed_downloads
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the metadata file, as `datasets` has them."""
@@ -83,6 +84,9 @@ class TextFileReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of their names."""
+        for table in sorted(self.folder.glob("*.parquet")):  # what img2dataset leaves
+            for key, reason in failed_downloads(table):
+                self.skip(f"{table.stem}/{key}", reason)
         for image in self.images:
             try:
                 text = image.with_suffix(".txt").read_text(encoding="utf-8", errors="replace")

@@ -9,47 +9,29 @@ The layout, from the files of https://cs.stanford.edu/people/karpathy/deepimages
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Reader
+from vilta.data.corpora.base import Item, Reader
+from vilta.data.corpora.files import NamedImagesReader, is_plain_name, read_json, tar_members
 
 Entry = dict[str, Any]
 
 
-class KarpathyReader(Reader):
+class KarpathyReader(NamedImagesReader):
     """A split file and the folder that it is in, images anywhere below."""
 
     what = "Karpathy split file"
 
     def __init__(self, path: Path, split: str) -> None:
-        super().__init__(str(path))
-        self.path = path
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is not readable JSON: {error}") from None
-        self.dataset, self.entries = _entries(content, split, str(path))
-
-    @property
-    def total(self) -> int:
-        """Number of images of the split."""
-        return len(self.entries)
-
-    def items(self) -> Iterator[Item]:
-        """Yield the images in the order of the file."""
-        files = _image_files(self.path.parent)
-        for entry in self.entries:
-            where = str(PurePosixPath(entry.get("filepath") or "", entry["filename"]))
-            path = files.get(where) or files.get(entry["filename"])
-            if path is None:
-                self.skip(where, f"no such image below {self.path.parent}")
-                continue
-            yield _item(self.dataset, entry, str(path), path.read_bytes)
+        data_set, entries = _entries(read_json(path), split, str(path))
+        captions = {
+            str(PurePosixPath(e.get("filepath") or "", e["filename"])): _captions(e)
+            for e in entries
+        }
+        super().__init__(str(path), path.parent, captions, data_set)
 
 
 class KarpathyTarReader(Reader):
@@ -72,13 +54,19 @@ class KarpathyTarReader(Reader):
         """Yield the images in the order of the tar."""
         wanted = {entry["filename"]: entry for entry in self.entries}
         try:
-            for name, read in _members(self.path):
+            for member, read in tar_members(self.path):
+                name = member.name
                 entry = wanted.get(PurePosixPath(name).name)
                 folder = (entry or {}).get("filepath")
                 if entry is None or (folder and PurePosixPath(name).parent.name != folder):
                     continue
                 del wanted[entry["filename"]]
-                yield _item(self.dataset, entry, f"{self.path.name}:{name}", read)
+                yield Item(
+                    captions=_captions(entry),
+                    image_id=f"{self.dataset}/{entry['filename']}",
+                    source=f"{self.path.name}:{name}",
+                    read=read,
+                )
         except (tarfile.TarError, EOFError) as error:
             self.skip(str(self.path), f"the tar ends early: {error}")
         for filename in wanted:
@@ -93,11 +81,45 @@ def is_karpathy(content: Any) -> bool:
     return not images or (isinstance(images[0], dict) and "sentences" in images[0])
 
 
+def find_karpathy(folder: Path, split: str) -> KarpathyReader | None:
+    """Return the reader of a folder with a split file, here or one folder below, or None."""
+    below = (f for f in sorted(folder.iterdir()) if f.is_dir())
+    files = _split_files(folder) or [f for inner in below for f in _split_files(inner)]
+    if len(files) > 1:
+        names = ", ".join(f.name for f in files)
+        raise ValueError(f"{folder} holds several split files; name one of them: {names}")
+    return KarpathyReader(files[0], split) if files else None
+
+
+def _split_files(folder: Path) -> list[Path]:
+    """Return what is named like a split file and is none of the files of `datasets`."""
+    own = ("dataset_info.json", "dataset_dict.json")
+    return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
+
+
+def has_samples(tar: Path) -> bool:
+    """Tell whether two members follow each other that differ in their suffix only (WebDataset).
+
+    A tar of images with one split file has none such; the look ends at the first pair.
+    """
+    before = ""
+    try:
+        for member, _ in tar_members(tar):
+            stem = str(PurePosixPath(member.name).with_suffix(""))
+            if stem == before:
+                return True
+            before = stem
+    except (EOFError, OSError, tarfile.TarError):
+        pass  # the reader will say so, after what can be read
+    return False
+
+
 def _split_file(tar: Path) -> tuple[str, Any]:
     """Return the name and the parsed content of the first split file in a tar."""
     name = ""
     try:
-        for name, read in _members(tar):
+        for member, read in tar_members(tar):
+            name = member.name
             if name.endswith(".json") and is_karpathy(content := json.loads(read())):
                 return name, content
     except (ValueError, OSError, EOFError, tarfile.TarError) as error:
@@ -109,7 +131,9 @@ def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
     """Return the name of the data set and the entries of a split (of all if none is named)."""
     if not is_karpathy(content):
         raise ValueError(f"{where} is no Karpathy split file: images with sentences are missing")
-    entries = [e for e in content["images"] if isinstance(e, dict) and _is_name(e.get("filename"))]
+    entries = [
+        e for e in content["images"] if isinstance(e, dict) and is_plain_name(e.get("filename"))
+    ]
     if split:
         splits = sorted({str(e.get("split")) for e in entries})
         unknown = [s for s in split.split("+") if s not in splits]
@@ -119,47 +143,10 @@ def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
     return str(content.get("dataset") or "karpathy"), entries
 
 
-def _is_name(filename: Any) -> bool:
-    return isinstance(filename, str) and filename == os.path.basename(filename) != ""
-
-
-def _item(dataset: str, entry: Entry, source: str, read: Any) -> Item:
+def _captions(entry: Entry) -> list[str]:
     sentences = entry.get("sentences")
-    captions = [
+    return [
         s.get("raw") or " ".join(map(str, s.get("tokens") or []))
         for s in (sentences if isinstance(sentences, list) else [])
         if isinstance(s, dict)
     ]
-    image_id = f"{dataset}/{entry['filename']}"
-    return Item(captions=captions, image_id=image_id, source=source, read=read)
-
-
-def _image_files(root: Path) -> dict[str, Path]:
-    """Map every image's name, and its folder with its name, to its path."""
-    files: dict[str, Path] = {}
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                path = Path(folder, name)
-                files.setdefault(name, path)
-                files.setdefault(f"{path.parent.name}/{name}", path)
-    return files
-
-
-def _members(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the regular files of a tar and a function that reads each; links are not followed."""
-    with tarfile.open(path, "r|*") as archive:
-        while (member := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # it would remember them all
-            if member.isfile():
-                yield member.name, partial(_read_member, archive, member)
-
-
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None, "a regular file"
-    try:
-        return file.read()
-    except tarfile.TarError as error:
-        raise OSError(f"cut short: {error}") from None

@@ -87,6 +87,17 @@ def find_saved(folder: Path, split: str, column: str) -> TableReader | None:
     return TableReader(content, name, what, column)
 
 
+def find_hub(name: str, split: str, column: str) -> TableReader:
+    """Return the reader of a data set of the hub; ``datasets`` downloads and keeps it."""
+    try:
+        content = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"hub:{name} cannot be loaded: {line}") from None
+    split = chosen_split(map(str, content), split, f"hub:{name}")
+    return TableReader(content[split], f"hub:{name}/{split}", "data set of the hub", column)
+
+
 def find_scenes(path: str, split: str) -> TableReader | None:
     """Return the built-in scenes named by ``scenes:COUNT?seed=S&size=PIXELS&first=I``, or None."""
     if not path.startswith(SCENES):

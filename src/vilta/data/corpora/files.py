@@ -1,0 +1,123 @@
+"""What several readers share: images by name below a folder, members of a tar, huge JSON arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Reader
+
+CHUNK = 2**20
+"""Characters of a JSON array that are read at once."""
+LARGEST_OBJECT = 2**26
+"""Characters of one element of a JSON array; a longer one is taken for a broken file."""
+
+
+class NamedImagesReader(Reader):
+    """Captions by image name, the images anywhere below a folder.
+
+    A name may be given with its folder (``train2014/1.jpg``), where one name stands in several.
+    """
+
+    def __init__(
+        self, name: str, root: Path, captions: Mapping[str, list[Any]], data_set: str
+    ) -> None:
+        super().__init__(name)
+        self.root, self.captions, self.data_set = root, captions, data_set
+
+    @property
+    def total(self) -> int:
+        """Number of images that are named."""
+        return len(self.captions)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of the captions' file."""
+        files = image_files(self.root)
+        for where, captions in self.captions.items():
+            name = PurePosixPath(where).name
+            path = files.get(where) or files.get(name)
+            if path is None:
+                self.skip(where, f"no such image below {self.root}")
+                continue
+            image_id = f"{self.data_set}/{name}"
+            yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
+
+
+def image_files(root: Path) -> dict[str, Path]:
+    """Map every image's name, and its folder with its name, to its path."""
+    files: dict[str, Path] = {}
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                path = Path(folder, name)
+                files.setdefault(name, path)
+                files.setdefault(f"{path.parent.name}/{name}", path)
+    return files
+
+
+def is_plain_name(name: Any) -> bool:
+    """Tell whether this is a file's name, and no path that leads elsewhere."""
+    return isinstance(name, str) and name == os.path.basename(name) not in ("", ".", "..")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; ``ValueError`` in one line if it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+
+
+def json_array(path: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON array one by one; the file is never whole in memory.
+
+    Raises ``ValueError`` with one line, at the place where the file breaks off.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        text = file.read(CHUNK)
+        place = len(text) - len(text.lstrip())
+        if not text.startswith("[", place):
+            raise ValueError(f"{path} is not a JSON array")
+        place += 1
+        while True:
+            while place < len(text) and text[place] in " \t\r\n,":
+                place += 1
+            if text.startswith("]", place):
+                return
+            try:
+                value, place = decode(text, place)
+            except (ValueError, RecursionError):
+                more = file.read(CHUNK)
+                if not more or len(text) - place > LARGEST_OBJECT:
+                    raise ValueError(f"{path} is broken JSON, or ends in the middle") from None
+                text, place = text[place:] + more, 0
+            else:
+                yield value
+
+
+def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+    """Yield the regular files of a tar, and a function that reads each before the next is asked.
+
+    The tar is a stream: nothing is extracted, links are not followed, names are only names.
+    """
+    with tarfile.open(path, "r|*") as archive:
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # it would remember them all
+            if member.isfile():
+                yield member, partial(_read_member, archive, member)
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "a regular file"
+    try:
+        return file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise OSError(f"cut short: {error}") from None
