@@ -311,8 +311,16 @@ class PackConfig:
     captions of the whole image."""
     short_side: int = 0
     """Shrink images so that the short side has this many pixels; 0: bytes are kept as they are."""
+    merge_duplicates: bool = True
+    """Keep one of several images with the same bytes, with the captions of all."""
+    format: Literal["arrow", "parquet"] = "arrow"
+    """`arrow` is mapped into memory for training; `parquet` is the form for exchange."""
+    push: str = ""
+    """Name of a data set on the hub (owner/name) that the result is uploaded to."""
     shard_rows: int = 10_000
     """Rows of one shard."""
+    workers: int = 0
+    """Threads that decode and shrink images; 0: one for each core. The result is the same."""
     strict: bool = False
     """Stop at the first unreadable sample instead of skipping and counting it."""
 

@@ -1,6 +1,11 @@
+import contextlib
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 
 import datasets
 import pytest
@@ -8,8 +13,9 @@ from PIL import Image
 
 from vilta.config import PackConfig
 from vilta.data import packing
-from vilta.data.corpora import load_pairs
+from vilta.data.corpora import FEATURES, load_pairs
 from vilta.data.packing import pack
+from vilta.data.transforms import decode_image
 
 
 def jpeg(width=40, height=30):
@@ -103,11 +109,142 @@ def test_nothing_usable_is_an_error(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path, monkeypatch):
-    def full(path, rows):
+def content_of(out):
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+@pytest.fixture
+def many(tmp_path):
+    """30 images: bad ones, and copies near and far, each with a caption of its own."""
+    root = tmp_path / "many"
+    root.mkdir()
+    lines = []
+    for i in range(30):
+        data = jpeg(40 + (i if i % 7 else 1))  # 0, 7, 14, ... are copies of 1
+        (root / f"{i}.jpg").write_bytes(b"bad" if i % 10 == 9 else data)
+        lines.append(json.dumps({"file_name": f"{i}.jpg", "captions": [f"number {i}", "again"]}))
+        if i % 8 == 3:
+            lines.append(json.dumps({"file_name": f"gone-{i}.jpg", "captions": ["gone"]}))
+            lines.append("no json")
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_any_number_of_workers_gives_the_same_bytes(many, tmp_path, form):
+    settings = {"shard_rows": 4, "short_side": 20, "format": form}
+    found = []
+    for workers in (1, 2, 5):
+        out = tmp_path / f"{workers}"
+        pack(str(many), PackConfig(out=str(out), workers=workers, **settings))
+        found.append(content_of(out))
+    assert found[0] == found[1] == found[2]
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_an_interrupted_packing_goes_on_to_the_same_bytes(many, tmp_path, monkeypatch, form):
+    settings = {"shard_rows": 4, "format": form}
+    pack(str(many), PackConfig(out=str(tmp_path / "whole"), **settings))
+    write_json, replace, write = packing._write_json, os.replace, packing.Writer.write
+    decoded, calls = [], 0
+
+    def once_more(function, stop):
+        def wrapped(*args):
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise Killed
+            return function(*args)
+
+        return wrapped
+
+    def decode(data):
+        decoded.append(data)
+        return decode_image(data)
+
+    monkeypatch.setattr(packing, "decode_image", decode)
+    out, stop = tmp_path / "out", 0
+    while not out.exists():
+        # It goes a little further each time: writing, merging captions, naming the shards.
+        stop, calls = stop + 1, 0
+        monkeypatch.setattr(packing.Writer, "write", once_more(write, stop))
+        monkeypatch.setattr(packing, "_write_json", once_more(write_json, stop))
+        monkeypatch.setattr(packing.os, "replace", once_more(replace, stop))
+        with contextlib.suppress(Killed):
+            pack(str(many), PackConfig(out=str(out), **settings))
+    assert stop > 3
+    assert content_of(out) == content_of(tmp_path / "whole")
+    assert len(decoded) < 3 * 30 and sorted(p.name for p in tmp_path.iterdir()) == [
+        "many",
+        "out",
+        "whole",
+    ]
+
+
+def test_a_killed_process_goes_on(tmp_path):
+    out, journal = tmp_path / "out", tmp_path / ".out.partial" / "journal.jsonl"
+    source = "scenes:600?size=32"
+    command = [sys.executable, "-m", "vilta", "pack", source, "--shard-rows", "50"]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    while process.poll() is None and (not journal.exists() or len(journal.read_text()) < 3000):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    pack(source, PackConfig(out=str(tmp_path / "whole"), shard_rows=50))
+    if not out.exists():  # a very fast machine may have finished
+        pack(source, PackConfig(out=str(out), shard_rows=50))
+    assert content_of(out) == content_of(tmp_path / "whole")
+
+
+def test_other_settings_begin_anew(many, tmp_path, monkeypatch):
+    def full(self, rows):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packing, "_write_shard", full)
-    with pytest.raises(ValueError, match="out cannot be written: No space left"):
-        pack(str(folder), PackConfig(out=str(tmp_path / "out")))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.Writer, "write", full)
+        with pytest.raises(ValueError, match=r"^[^\n]*out cannot be written: No space left"):
+            pack(str(many), PackConfig(out=str(out), shard_rows=4))
+    pack(str(many), PackConfig(out=str(out), shard_rows=5))
+    pack(str(many), PackConfig(out=str(tmp_path / "whole"), shard_rows=5))
+    assert content_of(out) == content_of(tmp_path / "whole")
+
+
+def test_duplicates_are_merged_and_their_captions_joined(many, tmp_path):
+    manifest = pack(str(many), PackConfig(out=str(tmp_path / "out"), shard_rows=4))
+    table = datasets.load_from_disk(str(tmp_path / "out"))
+    first = table[0]
+    assert first["image_id"] == "0.jpg"
+    assert first["captions"] == ["number 0", "again", *(f"number {i}" for i in (1, 7, 14, 21, 28))]
+    assert [item["row"] for item in manifest["merged_items"]] == [0] * 5
+    assert manifest["merged"] == 5 and manifest["rows"] == len(table) == 30 - 3 - 5
+    for shard in manifest["shards"]:
+        data = (tmp_path / "out" / shard["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == shard["sha256"]
+    assert manifest["captions"] == sum(len(row) for row in table["captions"])
+    apart = pack(str(many), PackConfig(out=str(tmp_path / "apart"), merge_duplicates=False))
+    assert apart["merged"] == 0 and apart["rows"] == 27
+
+
+def test_parquet_is_read_by_datasets_and_by_vilta(folder, tmp_path):
+    out = tmp_path / "out"
+    pack(str(folder), PackConfig(out=str(out), format="parquet", shard_rows=3))
+    files = [str(f) for f in sorted(out.glob("*.parquet"))]
+    table = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path / "cache"))
+    assert table.features == FEATURES and table[3]["image"].size == (46, 30)
+    assert load_pairs(str(out))["captions"][:] == table["captions"][:]
+
+
+def test_push_uploads_the_pairs(folder, tmp_path, monkeypatch):
+    uploads = []
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "push_to_hub",
+        lambda self, repo, split: uploads.append((repo, split, self["image_id"][:])),
+    )
+    pack(str(folder), PackConfig(out=str(tmp_path / "out"), push="me/pairs"))
+    assert uploads == [("me/pairs", "train", ["0.jpg", "1.jpg", "5.jpg", "6.jpg"])]

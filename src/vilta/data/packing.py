@@ -1,7 +1,9 @@
-"""Writes pairs as Arrow shards in the on-disk layout of `datasets`, with a manifest beside them.
+"""Writes pairs as shards in the on-disk layout of `datasets`, with a manifest beside them.
 
 ``datasets.load_from_disk`` maps the result into memory with no conversion, so random access is
-cheap. The same source and settings give byte-identical shards.
+cheap. The same source and settings give byte-identical shards, for any number of workers and
+however often the packing was interrupted: what is done stands in a journal beside the shards, in a
+hidden folder that becomes ``out`` at the end.
 """
 
 from __future__ import annotations
@@ -12,108 +14,333 @@ import io
 import json
 import os
 import shutil
-import tempfile
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import chain, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import PIL
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vilta.config import PackConfig
 from vilta.config_file import to_dict
-from vilta.data.corpora import FEATURES, Reader, Row, chunks, find_reader, nothing_usable
+from vilta.data.corpora import FEATURES, Reader, Row, Skipped, find_reader, nothing_usable
 from vilta.data.transforms import decode_image, shrink
 
-FORMAT = "vilta pairs, version 1"
+FORMAT = "vilta pairs, version 2"
 """Names the layout in the manifest."""
+SCHEMA = FEATURES.arrow_schema
 BATCH_ROWS = 100
 """Rows of one Arrow record batch: what a random access touches (our choice)."""
 JPEG_QUALITY = 90
 """Quality of images that are shrunk (our choice)."""
+IN_FLIGHT = 8
+"""Images that wait for each worker; they bound the memory (our choice)."""
+JOURNAL = "journal.jsonl"
+"""Its first line says what is packed; each further one is what a finished shard adds."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with the rows read so far and their total, if it is known."""
+"""Called with the rows read since the last call and the total, if it is known."""
+
+
+class BadItem(ValueError):
+    """An item that cannot be used, under ``strict``."""
+
+
+@dataclass
+class Work:
+    """What has been done so far: the lines of the journal, added up."""
+
+    items: int = 0
+    """Items of the source that were read for the finished shards."""
+    shards: list[str] = field(default_factory=list)
+    images: dict[str, int] = field(default_factory=dict)
+    """Row of each image by the hash of its bytes."""
+    rows: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    merged: list[dict[str, Any]] = field(default_factory=list)
+    """Duplicates: their source, the row that stands for them, and their captions."""
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Take up a line of the journal."""
+        self.items = line["items"]
+        self.shards += line["shards"]
+        for digest in line["images"]:
+            self.images.setdefault(digest, self.rows)
+            self.rows += 1
+        self.skipped += line["skipped"]
+        self.merged += line["merged"]
 
 
 def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Write the pairs of ``source`` to the folder ``config.out`` and return the manifest.
 
     Every image is decoded once; one that cannot be is skipped and named in the manifest, or stops
-    the packing under ``config.strict``. The folder appears whole or not at all.
+    the packing under ``config.strict``. The folder appears whole or not at all; the same call goes
+    on with a packing that was interrupted.
 
     Raises ``ValueError`` with one line for a source that cannot be used, or an ``out`` that is
     missing, not empty or cannot be written.
     """
-    if config.shard_rows < 1 or config.short_side < 0:
-        raise ValueError("shard_rows must be at least 1 and short_side at least 0")
+    if config.shard_rows < 1 or config.short_side < 0 or config.workers < 0:
+        raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
     out = _free_folder(config.out)
     reader = find_reader(source, config.split, config.caption_column, config.region_crops)
-    reader.strict = config.strict
-    with _whole_or_nothing(out) as folder:
-        rows = _verified(reader, config.short_side, progress)
-        shards: list[dict[str, Any]] = []
-        for first in rows:  # what is left of the stream; a shard is never whole in memory
-            shard = chain([first], islice(rows, config.shard_rows - 1))
-            shards.append(_write_shard(folder / f"shard-{len(shards)}", shard))
-        if not shards:
-            raise ValueError(nothing_usable(reader))
-        _finish_layout(folder, shards)
-        manifest = _manifest(reader, source, config, shards)
-        _write_json(folder / "manifest.json", manifest)
+    folder = out.parent / f".{out.name}.partial"
+    try:
+        work = _begin(folder, {"source": source, "settings": _settings(config)})
+        if progress is not None:
+            progress(work.rows, reader.total)
+        _write_shards(folder, _checked(reader, config, work.items, progress), work, config)
+        if not work.shards:
+            raise BadItem(nothing_usable(reader, [Skipped(**each) for each in work.skipped]))
+        _merge_captions(folder, work, config)
+        manifest = _finish(folder, reader, source, config, work)
+        if out.exists():
+            out.rmdir()
+        os.rename(folder, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{out} cannot be written: {reason}; the same command goes on") from error
+    except ValueError:
+        shutil.rmtree(folder)  # the source is at fault, and would be again
+        raise
+    if config.push:
+        _push(out, config)
     return manifest
 
 
-def _verified(reader: Reader, short_side: int, progress: Progress | None) -> Iterator[Row]:
-    """Yield the reader's rows whose image can be decoded, shrunk if that is wanted."""
-    for row in reader.rows():
-        if progress is not None:
-            progress(1, reader.total)
+def _begin(folder: Path, what: dict[str, Any]) -> Work:
+    """Return what an interrupted packing of the same source has done, or begin anew."""
+    work, journal = Work(), folder / JOURNAL
+    if journal.is_file():
+        first, *lines = journal.read_text(encoding="utf-8").split("\n")
+        if first == json.dumps(what):
+            for line in lines[:-1]:  # what follows the last line break was being written
+                work.add(json.loads(line))
+            return work
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _append(journal, what)
+    return work
+
+
+def _checked(
+    reader: Reader, config: PackConfig, start: int, progress: Progress | None
+) -> Iterator[tuple[int, Row | Skipped]]:
+    """Yield the rows whose image can be decoded and what is skipped, in order.
+
+    All workers decode; Pillow lets threads run side by side.
+    """
+    workers = config.workers or os.cpu_count() or 1
+
+    def check(count: int, found: Row | Skipped) -> tuple[int, Row | Skipped]:
+        return count, found if isinstance(found, Skipped) else _check(found, config.short_side)
+
+    source = reader.found(start)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[tuple[int, Row | Skipped]]] = deque()
         try:
-            image = decode_image(row["image"]["bytes"])
-        except ValueError as error:
-            reader.skip(row["source"], str(error))
+            while True:
+                free = workers * IN_FLIGHT - len(waiting)
+                waiting.extend(pool.submit(check, *each) for each in islice(source, free))
+                if not waiting:
+                    return
+                count, found = waiting.popleft().result()
+                if progress is not None:
+                    progress(1, reader.total)
+                yield count, found
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check(row: Row, short_side: int) -> Row | Skipped:
+    """Decode a row's image, and shrink it if that is wanted."""
+    try:
+        image = decode_image(row["image"]["bytes"])
+    except ValueError as error:
+        return Skipped(source=row["source"], reason=str(error))
+    if short_side and min(image.size) > short_side:
+        file = io.BytesIO()
+        shrink(image, short_side).save(file, "JPEG", quality=JPEG_QUALITY)
+        row["image"] = {"bytes": file.getvalue(), "path": None}
+    return row
+
+
+class Shard:
+    """A shard while it is written, and what was met on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writer = Writer(path)
+        self.waiting: list[Row] = []
+        self.images: list[str] = []
+        self.skipped: list[dict[str, str]] = []
+        self.merged: list[dict[str, Any]] = []
+
+    def add(self, row: Row, digest: str) -> None:
+        """Take a row; rows are written a batch at a time."""
+        self.images.append(digest)
+        self.waiting.append(row)
+        if len(self.waiting) == BATCH_ROWS:
+            self.writer.write(self.waiting)
+            self.waiting = []
+
+    def close(self, items: int) -> dict[str, Any]:
+        """Finish the file, and return the line of the journal."""
+        if self.waiting:
+            self.writer.write(self.waiting)
+        self.writer.close()
+        if not self.images:
+            self.path.unlink()
+        return {
+            "items": items,
+            "shards": [self.path.name] if self.images else [],
+            "images": self.images,
+            "skipped": self.skipped,
+            "merged": self.merged,
+        }
+
+
+class Writer:
+    """Writes rows as an Arrow stream, as `datasets` keeps them, or as Parquet."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115
+        parquet = path.suffix == ".parquet"
+        self.inner = (
+            pq.ParquetWriter(self.file, SCHEMA) if parquet else pa.ipc.new_stream(self.file, SCHEMA)
+        )
+
+    def write(self, rows: list[Row]) -> None:
+        """Write one batch."""
+        self.inner.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+
+    def close(self) -> None:
+        """Return when all is on the disk."""
+        self.inner.close()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+def _write_shards(
+    folder: Path, found: Iterator[tuple[int, Row | Skipped]], work: Work, config: PackConfig
+) -> None:
+    """Write what comes, shard by shard, each into the journal once it is on the disk."""
+
+    def begin() -> Shard:
+        return Shard(folder / f"shard-{len(work.shards)}.{config.format}")
+
+    def finish(shard: Shard, items: int) -> None:
+        line = shard.close(items)
+        _append(folder / JOURNAL, line)
+        work.add(line)
+
+    shard, count = begin(), work.items
+    for count, each in found:
+        if isinstance(each, Skipped):
+            if config.strict:
+                raise BadItem(f"{each.source}: {each.reason}")
+            shard.skipped.append(vars(each))
             continue
-        if short_side and min(image.size) > short_side:
-            file = io.BytesIO()
-            shrink(image, short_side).save(file, "JPEG", quality=JPEG_QUALITY)
-            row["image"] = {"bytes": file.getvalue(), "path": None}
-        yield row
+        digest = hashlib.blake2b(each["image"]["bytes"], digest_size=16).hexdigest()
+        if config.merge_duplicates and digest in work.images:
+            what = {"source": each["source"], "row": work.images[digest]}
+            shard.merged.append(what | {"captions": each["captions"]})
+            continue
+        work.images.setdefault(digest, work.rows + len(shard.images))
+        shard.add(each, digest)
+        if len(shard.images) == config.shard_rows:
+            finish(shard, count)
+            shard = begin()
+    finish(shard, count)
 
 
-def _write_shard(path: Path, rows: Iterator[Row]) -> dict[str, Any]:
-    """Write one shard; return its entry in the manifest."""
-    schema = FEATURES.arrow_schema
-    written = captions = 0
-    with open(path, "wb") as file:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for batch in chunks(rows, BATCH_ROWS):
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                written += len(batch)
-                captions += sum(len(row["captions"]) for row in batch)
-        file.flush()
-        os.fsync(file.fileno())
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    return {
-        "file": path.name,
-        "rows": written,
-        "captions": captions,
-        "bytes": size,
-        "sha256": digest,
+def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:
+    """Give the captions of duplicates to the rows that stand for them; may be done again."""
+    extra: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for each in work.merged:
+        shard, place = divmod(each["row"], config.shard_rows)
+        extra[shard][place] += each["captions"]
+    for shard, captions in extra.items():
+        path = _shard_path(folder, work, shard)
+        new = folder / f"new-{path.name}"
+        writer, place = Writer(new), 0
+        for batch in _batches(path):
+            rows = batch.to_pylist()
+            for row in rows:
+                row["captions"] = list(dict.fromkeys(row["captions"] + captions[place]))
+                place += 1
+            writer.write(rows)
+        writer.close()
+        os.replace(new, path)
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    if path.suffix == ".parquet":
+        yield from pq.ParquetFile(path).iter_batches(BATCH_ROWS)
+    else:
+        with pa.memory_map(str(path)) as file:
+            yield from pa.ipc.open_stream(file)
+
+
+def _final_name(shard: int, work: Work) -> str:
+    """Name a shard as `datasets` does."""
+    return f"data-{shard:05d}-of-{len(work.shards):05d}{Path(work.shards[shard]).suffix}"
+
+
+def _shard_path(folder: Path, work: Work, shard: int) -> Path:
+    """Return where a shard is, whether it has its final name already or not."""
+    path = folder / work.shards[shard]
+    return path if path.exists() else folder / _final_name(shard, work)
+
+
+def _finish(
+    folder: Path, reader: Reader, source: str, config: PackConfig, work: Work
+) -> dict[str, Any]:
+    """Give the folder the layout of `datasets`, and return the manifest that it gets as well."""
+    shards: list[dict[str, Any]] = []
+    for number in range(len(work.shards)):
+        path = folder / _final_name(number, work)
+        os.rename(_shard_path(folder, work, number), path)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        rows = captions = 0
+        for batch in _batches(path):
+            rows += batch.num_rows
+            captions += len(batch.column("captions").flatten())
+        counts = {"rows": rows, "captions": captions, "bytes": path.stat().st_size}
+        shards.append({"file": path.name, **counts, "sha256": digest})
+    if config.format == "arrow":
+        _write_dataset_files(folder, shards)
+    total = {key: sum(int(shard[key]) for shard in shards) for key in ("rows", "captions", "bytes")}
+    versions = {name: importlib.metadata.version(name) for name in ("datasets", "pyarrow")}
+    manifest = {
+        "format": FORMAT,
+        "source": source,
+        "reader": reader.what,
+        "split": config.split,
+        **total,
+        "skipped": len(work.skipped),
+        "merged": len(work.merged),
+        "settings": _settings(config),
+        "versions": versions | {"pillow": PIL.__version__},
+        "shards": shards,
+        "skipped_items": work.skipped,
+        "merged_items": [{k: each[k] for k in ("source", "row")} for each in work.merged],
     }
+    _write_json(folder / "manifest.json", manifest)
+    (folder / JOURNAL).unlink()
+    return manifest
 
 
-def _finish_layout(folder: Path, shards: list[dict[str, Any]]) -> None:
-    """Name the shards as `datasets` does and write its two JSON files."""
-    for number, shard in enumerate(shards):
-        name = f"data-{number:05d}-of-{len(shards):05d}.arrow"
-        os.rename(folder / shard["file"], folder / name)
-        shard["file"] = name
+def _write_dataset_files(folder: Path, shards: list[dict[str, Any]]) -> None:
     hashes = "".join(shard["sha256"] for shard in shards)
     state: dict[str, Any] = {
         "_data_files": [{"filename": shard["file"]} for shard in shards],
@@ -128,26 +355,16 @@ def _finish_layout(folder: Path, shards: list[dict[str, Any]]) -> None:
     datasets.DatasetInfo(features=FEATURES).write_to_directory(str(folder))
 
 
-def _manifest(
-    reader: Reader, source: str, config: PackConfig, shards: list[dict[str, Any]]
-) -> dict[str, Any]:
-    packages = ("datasets", "pyarrow")
-    settings = {k: v for k, v in to_dict(config).items() if k not in ("out", "split")}
-    return {
-        "format": FORMAT,
-        "source": source,
-        "reader": reader.what,
-        "split": config.split,
-        "rows": sum(shard["rows"] for shard in shards),
-        "captions": sum(shard["captions"] for shard in shards),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "skipped": len(reader.skipped),
-        "settings": settings,
-        "versions": {p: importlib.metadata.version(p) for p in packages}
-        | {"pillow": PIL.__version__},
-        "shards": shards,
-        "skipped_items": [vars(item) for item in reader.skipped],
-    }
+def _push(out: Path, config: PackConfig) -> None:
+    """Upload a packed folder to the hub."""
+    table = find_reader(str(out)).table()
+    table.push_to_hub(config.push, split=config.split or "train")
+
+
+def _settings(config: PackConfig) -> dict[str, Any]:
+    """Return what the result depends on."""
+    elsewhere = ("out", "push", "workers")
+    return {key: value for key, value in to_dict(config).items() if key not in elsewhere}
 
 
 def _free_folder(out: str) -> Path:
@@ -160,21 +377,11 @@ def _free_folder(out: str) -> Path:
     return path
 
 
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that becomes ``out`` if all goes well."""
-    temporary: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        os.rename(temporary, out)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+def _append(journal: Path, line: dict[str, Any]) -> None:
+    with open(journal, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

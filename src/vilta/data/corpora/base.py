@@ -72,27 +72,46 @@ class Reader(ABC):
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the pair table; what cannot be used goes to ``skipped``."""
+        return (found for _, found in self.found() if not isinstance(found, Skipped))
+
+    def found(self, start: int = 0) -> Iterator[tuple[int, Row | Skipped]]:
+        """Yield rows and what is skipped, in order, each with the number of items read up to it.
+
+        The first ``start`` items are passed over: their images are not read.
+        """
         seen: set[str] = set()
-        for item in self.items():
-            captions = clean_captions(item.captions)
-            if not captions:
-                self.skip(item.source, "no caption")
-                continue
-            if item.image_id in seen:
-                self.skip(item.source, f"image id {item.image_id!r} occurs twice")
-                continue
-            try:
-                data = item.read()
-            except OSError as error:
-                self.skip(item.source, f"cannot be read: {error.strerror or error}")
-                continue
-            seen.add(item.image_id)
-            yield {
-                "image": {"bytes": data, "path": None},
-                "captions": captions,
-                "image_id": item.image_id,
-                "source": item.source,
-            }
+        told = count = 0
+        for count, item in enumerate(self.items(), start=1):
+            row = self._row(item, seen, count > start)
+            if count > start:
+                yield from ((count, skipped) for skipped in self.skipped[told:])
+                if row is not None:
+                    yield count, row
+            told = len(self.skipped)
+        yield from ((count, skipped) for skipped in self.skipped[told:])
+
+    def _row(self, item: Item, seen: set[str], read: bool) -> Row | None:
+        captions = clean_captions(item.captions)
+        if not captions:
+            self.skip(item.source, "no caption")
+            return None
+        if item.image_id in seen:
+            self.skip(item.source, f"image id {item.image_id!r} occurs twice")
+            return None
+        seen.add(item.image_id)
+        if not read:
+            return None
+        try:
+            data = item.read()
+        except OSError as error:
+            self.skip(item.source, f"cannot be read: {error.strerror or error}")
+            return None
+        return {
+            "image": {"bytes": data, "path": None},
+            "captions": captions,
+            "image_id": item.image_id,
+            "source": item.source,
+        }
 
     def skip(self, source: str, reason: str) -> None:
         """Count an item that is left out; raises ``ValueError`` instead if ``strict``."""
@@ -114,7 +133,7 @@ class Reader(ABC):
                 )
             parts.append(datasets.Dataset.from_list(rows, features=FEATURES))
         if not parts:
-            raise ValueError(nothing_usable(self))
+            raise ValueError(nothing_usable(self, self.skipped))
         if self.skipped:
             first = self.skipped[0]
             log.warning(
@@ -160,14 +179,14 @@ def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
     raise ValueError(f"{where}: {problem}; there are: {', '.join(splits) or 'none'}")
 
 
-def nothing_usable(reader: Reader) -> str:
+def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:
     """Return the error message for a source without a usable pair."""
-    if not reader.skipped:
+    if not skipped:
         return f"{reader.name} ({reader.what}) is empty"
-    first = reader.skipped[0]
+    first = skipped[0]
     return (
         f"{reader.name} ({reader.what}) has no usable pair; "
-        f"{len(reader.skipped)} were skipped, the first: {first.source} ({first.reason})"
+        f"{len(skipped)} were skipped, the first: {first.source} ({first.reason})"
     )
 
 
