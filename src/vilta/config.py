@@ -15,7 +15,8 @@ class DataConfig:
     """What is read, and how an image becomes a tensor."""
 
     train: str = ""
-    """Training pairs: a folder packed by `vilta pack`, or any source that `vilta pack` reads."""
+    """Training pairs: a folder packed by `vilta pack`, any source that `vilta pack` reads, or a
+    YAML file that mixes several, with a line `path: weight` for each."""
     val: str = ""
     """Validation pairs; checkpoints are chosen on these. Empty: no validation during training."""
     image_size: int = 224
@@ -29,6 +30,8 @@ class DataConfig:
     """Smallest area of a random crop, as a share of the image."""
     workers: int = 2
     """Loader processes. The batches are the same for any number of them."""
+    cache: bool = False
+    """Keep decoded images in the memory of each loader process, 4 bytes a pixel: for small data."""
     strict: bool = False
     """Stop at the first unreadable sample instead of replacing it by another one."""
 

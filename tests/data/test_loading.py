@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vilta.config import DataConfig
+from vilta.data import loading
 from vilta.data.loading import (
     BadData,
     PairCollator,
@@ -22,6 +23,7 @@ from vilta.data.loading import (
     training_loader,
 )
 from vilta.data.order import sample_at
+from vilta.data.transforms import decode_image
 
 WORDS = ["a", "red", "green", "blue", "big", "small", "ball"]
 WORDS += ["cube", "cone", "on", "under", "near", "the", "sits"]
@@ -107,6 +109,22 @@ def flat(steps):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(tokenizer, workers):
     assert_same(flat(batches(tokenizer)), flat(batches(tokenizer, workers=workers)))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_a_cache_of_decoded_images_changes_no_batch(tokenizer, monkeypatch, augmentation):
+    config = replace(CONFIG, augmentation=augmentation)
+    expected = flat(batches(tokenizer, make_dataset(config=config)))
+    decoded = []
+
+    def decode(data, short_side):
+        decoded.append(data)
+        return decode_image(data, short_side)
+
+    monkeypatch.setattr(loading, "decode_image", decode)
+    cached = make_dataset(config=replace(config, cache=True))
+    assert_same(flat(batches(tokenizer, cached)), expected)
+    assert len(decoded) == len(cached) < sum(len(batch) for batch in expected)
 
 
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import datasets
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 
 from vilta.config import DataConfig, OptimizationConfig
@@ -90,6 +91,7 @@ class PairDataset:
         # Shared with the loader processes; each writes its own row, so no lock is needed.
         self._counts = torch.zeros(SLOTS, 2, dtype=torch.int64).share_memory_()
         self._known_bad: set[int] = set()
+        self._decoded: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -122,7 +124,11 @@ class PairDataset:
         if not captions:
             raise ValueError("no caption")
         config = self.config
-        image = decode_image(_image_bytes(content["image"]), self.short_side)
+        image = self._decoded.get(row)
+        if image is None:
+            image = decode_image(_image_bytes(content["image"]), self.short_side)
+        if config.cache:
+            self._decoded[row] = image
         if self.train:
             random = generator_for(self.seed, "sample", epoch, row)
             caption = captions[int(random.integers(len(captions)))]

@@ -31,7 +31,7 @@ def generator_for(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derived(*parts)))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # each source of a mixture has two in use at the end of its epoch
 def permutation(seed: int, length: int, epoch: int) -> Int[Tensor, " N"]:
     """Return the order of the ``length`` rows in an epoch."""
     generator = torch.Generator().manual_seed(derived(seed, "order", epoch))

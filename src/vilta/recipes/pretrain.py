@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader, fingerprint, loader_for
+from vilta.data.loading import PairDataset, evaluation_loader, loader_for
+from vilta.data.mixture import training_data
 from vilta.data.order import derived
 from vilta.model import ViltaForPreTraining
 from vilta.model.attention import prefer_plain_attention
@@ -50,7 +51,7 @@ def run(config: PretrainConfig) -> None:
     task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
 
     masked = masking_collator(config, tokenizer, task.words.tables())
-    dataset = PairDataset(load_pairs(data.train), data, config.run.seed, True, data.train)
+    dataset, content = training_data(data, config.run.seed)
     evaluate = pictures = None
     if data.val:
         held_out = PairDataset(load_pairs(data.val), data, config.run.seed, False, data.val)
@@ -66,7 +67,7 @@ def run(config: PretrainConfig) -> None:
         optimization=steps,
         run=config.run,
         config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
-        fingerprint=fingerprint(dataset.table),
+        fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
         then=f"vilta evaluate {config.run.out} --data {data.val or 'DATA'}",

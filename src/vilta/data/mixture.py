@@ -1,0 +1,91 @@
+"""Several sources as one data set: a YAML file with a line for each, ``path: weight``.
+
+With weight 1 an epoch holds each row of a source once; with 0.5 every other row (the rest comes in
+the next epoch), with 2 each row twice. Which rows these are is a pure function of the seed and the
+epoch, as everything else about a batch.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import yaml
+
+from vilta.config import DataConfig
+from vilta.data.corpora import load_pairs
+from vilta.data.loading import PairDataset, Samples, fingerprint
+from vilta.data.order import Key, derived, sample_at
+from vilta.types import Sample
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def training_data(config: DataConfig, seed: int) -> tuple[Samples, str]:
+    """Return the samples of ``config.train``, and a hash that stands for their content.
+
+    Raises ``ValueError`` with one line for a source, or a mixture, that cannot be read.
+    """
+
+    def load(path: str, seed: int) -> PairDataset:
+        return PairDataset(load_pairs(path), config, seed, True, path)
+
+    if not config.train.endswith(SUFFIXES):
+        pairs = load(config.train, seed)
+        return pairs, fingerprint(pairs.table)
+    weights = read_mixture(config.train)
+    parts = [load(path, derived(seed, "mixture", path)) for path in weights]
+    hashes = [f"{fingerprint(p.table)} {w}" for p, w in zip(parts, weights.values(), strict=True)]
+    return Mixture(parts, list(weights.values()), seed), f"{derived(*hashes):x}"
+
+
+def read_mixture(path: str) -> dict[str, float]:
+    """Return the weight of each source; ``ValueError`` with one line if the file is no mixture."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    form = "a mixture has a line `path: weight` for each source, such as `data/coco: 1`"
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: {form}")
+    for source, weight in content.items():
+        if not isinstance(source, str) or isinstance(weight, bool):
+            raise ValueError(f"{path}: {form}, not `{source}: {weight}`")
+        if not isinstance(weight, int | float) or not 0 < weight < 1e6:
+            raise ValueError(f"{path}: the weight of {source} must be above 0, not {weight!r}")
+    return {source: float(weight) for source, weight in content.items()}
+
+
+class Mixture:
+    """Samples of several data sets by (epoch, row), each in an order of its own."""
+
+    def __init__(self, parts: Sequence[PairDataset], weights: Sequence[float], seed: int) -> None:
+        self.parts, self.seed = list(parts), seed
+        self.shares = [
+            max(1, round(weight * len(part))) for part, weight in zip(parts, weights, strict=True)
+        ]
+        """Rows of an epoch that each source has."""
+        self.ends = list(accumulate(self.shares))
+
+    def __len__(self) -> int:
+        """Return the number of rows of an epoch."""
+        return self.ends[-1]
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return the sample at a place of an epoch."""
+        number, place = self.place_of(key)
+        sample = self.parts[number][place]
+        # Masks follow from epoch and row; those of two sources must not be the same.
+        return replace(sample, epoch=key[0], index=key[1])
+
+    def place_of(self, key: Key) -> tuple[int, Key]:
+        """Return the source of a row, and the epoch and row there."""
+        epoch, row = key
+        number = bisect.bisect_right(self.ends, row)
+        share = self.shares[number]
+        position = epoch * share + row - (self.ends[number] - share)
+        part_seed = derived(self.seed, "part", number)
+        return number, sample_at(part_seed, len(self.parts[number]), position)
