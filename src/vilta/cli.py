@@ -44,6 +44,13 @@ VERBS = {
         example='"scenes:1000?seed=0" --out data/scenes',
         help="write image-text pairs as shards, ready for training",
     ),
+    "inspect": Verb(
+        recipe="vilta.recipes.inspect",
+        config=config.InspectConfig,
+        positional="SOURCE",
+        example="data/train --against data/val",
+        help="look at pairs before training: counts, duplicates, leakage, pictures",
+    ),
     "pretrain-text": Verb(
         recipe="vilta.recipes.pretrain_text",
         config=config.PretrainTextConfig,

@@ -329,6 +329,24 @@ class PackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Look at image-text pairs before training on them: figures on screen, a page with pictures."""
+
+    split: str = ""
+    """Split of a source that has several, e.g. train, val, test."""
+    against: str = ""
+    """Other pairs, such as evaluation data: which of their images and captions are in here too?"""
+    against_split: str = ""
+    """Split of `against`."""
+    caption_column: str = ""
+    """Column that holds the caption, if it is not found by itself."""
+    out: str = ""
+    """HTML file to write. Empty: `inspection.html` in the current folder."""
+    examples: int = 24
+    """Images on the contact sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Draw a run: one page with curves, metrics and examples that opens offline."""
 

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Tile(NamedTuple):
-    """A key figure: its value, what it is, and what to compare it with."""
-
-    value: str
-    label: str
-    note: str
-
-
-class Table(NamedTuple):
-    """Head and rows, all as text."""
-
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+from vilta.recipes.html import Table, Tile
 
 
 def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Tile]:

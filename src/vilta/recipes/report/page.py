@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-
+from vilta.recipes.html import (
+    Table,
+    Tile,
+    data_uri,
+    document,
+    picture_element,
+    table_element,
+    tile_element,
+)
 from vilta.recipes.report.examples import (
     Examples,
     FoundCaptions,
@@ -22,14 +24,11 @@ from vilta.recipes.report.examples import (
     Piece,
     RewrittenCaption,
 )
-from vilta.recipes.report.figures import Table, Tile
 
 Show = Callable[[int, str], str]
 """``show(row, attributes)`` is the img element of an image of the data."""
 
 FIRST_ROWS = "These are the first rows of the data; nothing was chosen."
-SMALL_SIDE = 128
-"""Images up to this side are inlined without loss, larger ones as JPEG; our choice."""
 VIEWS = {
     "with_image": "with the image",
     "wrong_image": "with a wrong image",
@@ -62,47 +61,33 @@ def render_page(
 
     ``everything`` is listed as it is, and ``commands`` are the command lines behind the page.
     """
-    style = files("vilta.recipes.report").joinpath("style.css").read_text(encoding="utf-8")
-    inlined = {row: _data_uri(pixels) for row, pixels in examples.pixels.items()}
+    inlined = {row: data_uri(pixels) for row, pixels in examples.pixels.items()}
 
     def show(row: int, attributes: str = "") -> str:
         return f'<img src="{inlined[row]}" alt="image {row}" {attributes}>'
 
-    light, dark = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in curves)
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="faint">{escape(about)}</p>',
         '<div class="tiles">',
-        *(_tile(tile) for tile in tiles),
+        *(tile_element(tile) for tile in tiles),
         "</div>",
         "<h2>Training</h2>",
         '<p class="faint">Dots are evaluations on held-out data.</p>',
-        '<div class="card curves"><picture>',
-        f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">',
-        f'<img src="{light}" alt="losses and statistics over the training steps"></picture></div>',
+        picture_element(*curves, "losses and statistics over the training steps"),
         *_examples(examples, show),
         "<h2>All figures</h2>",
         '<p class="faint">In percent, except for the losses.</p>',
         '<div class="tables">',
-        *(_table(name, table) for name, table in tables.items()),
+        *(table_element(name, table) for name, table in tables.items()),
         "</div>",
         "<details><summary>Everything in metrics.json</summary>",
-        _table("", Table(("name", "value"), [(k, str(v)) for k, v in everything.items()])),
+        table_element("", Table(("name", "value"), [(k, str(v)) for k, v in everything.items()])),
         "</details>",
         "<h2>The same again</h2>",
         f"<pre>{escape(chr(10).join(commands))}</pre>",
     ]
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{style}</style></head><body><main>",
-            *parts,
-            "</main></body></html>\n",
-        ]
-    )
+    return document(title, parts)
 
 
 def _examples(examples: Examples, show: Show) -> list[str]:
@@ -136,23 +121,6 @@ def _examples(examples: Examples, show: Show) -> list[str]:
 
 def _grid(cards: Any) -> list[str]:
     return ['<div class="grid">', *(f'<div class="card">{card}</div>' for card in cards), "</div>"]
-
-
-def _tile(tile: Tile) -> str:
-    return (
-        f'<div class="tile"><b>{escape(tile.value)}</b><span>{escape(tile.label)}</span>'
-        f"<small>{escape(tile.note)}</small></div>"
-    )
-
-
-def _table(title: str, table: Table) -> str:
-    """One table; a title makes it a card."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
-    )
-    heading = f'<h3 style="margin-top:0">{escape(title)}</h3>' if title else ""
-    return f'<div class="card scroll">{heading}<table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _found_images(found: FoundImages, show: Show) -> str:
@@ -226,10 +194,3 @@ def _text(pieces: Sequence[Piece], element: str, kind: str) -> str:
         else escape(piece.text)
         for piece in pieces
     )
-
-
-def _data_uri(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    kind = "png" if max(pixels.shape) <= SMALL_SIDE else "jpeg"
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=kind, quality=88)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,159 @@
+"""What there is to know about pairs before training: counts, sizes, words, duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from vilta.data.corpora import Row
+from vilta.data.transforms import decode_image
+
+WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+LOOK_SIDE = 8
+"""Rows of the difference hash: 64 bits say what a picture looks like."""
+DECODED_SIDE = 64
+"""Short side, in pixels, to which pictures may be decoded for the hash."""
+BANDS = 4
+"""Parts of a hash. Two hashes that differ in fewer bits than this agree in one part: these count
+as the same look. Of 200 photos of Flickr8k at half the size, JPEG quality 70, 87 % agree with
+the original; of two million pairs of different ones, none."""
+FLAT = 10
+"""Pictures whose hash has fewer bits set, or unset, look like many others: they are not compared
+(our choice)."""
+
+
+class Looks:
+    """Difference hashes, to be found again when a few bits differ."""
+
+    def __init__(self) -> None:
+        self.parts: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]
+
+    def find(self, look: int) -> int | None:
+        """Return the first hash that was added and differs in fewer than ``BANDS`` bits."""
+        for known, part in zip(self.parts, _parts(look), strict=True):
+            for other in known.get(part, ()):
+                if (look ^ other).bit_count() < BANDS:
+                    return other
+        return None
+
+    def add(self, look: int) -> None:
+        """Remember a hash."""
+        for known, part in zip(self.parts, _parts(look), strict=True):
+            known.setdefault(part, []).append(look)
+
+
+def _parts(look: int) -> list[int]:
+    bits = LOOK_SIDE**2 // BANDS
+    return [look >> (place * bits) & ((1 << bits) - 1) for place in range(BANDS)]
+
+
+@dataclass
+class Inspection:
+    """Everything that is counted. Duplicates are lists of sources, those of one kind together."""
+
+    images: int = 0
+    captions: int = 0
+    total_bytes: int = 0
+    captions_per_image: Counter[int] = field(default_factory=Counter)
+    words_per_caption: Counter[int] = field(default_factory=Counter)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    words: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """Source and reason of each image that cannot be decoded."""
+    by_content: dict[bytes, list[str]] = field(default_factory=dict)
+    """Sources of the images with the same bytes."""
+    by_look: dict[int, list[str]] = field(default_factory=dict)
+    """Sources of the images that look the same, by the hash of the first of them."""
+    looks: Looks = field(default_factory=Looks)
+    by_caption: Counter[bytes] = field(default_factory=Counter)
+    """How often each caption stands there, spelling and punctuation aside."""
+
+    def median_size(self) -> tuple[float, float]:
+        """Return the median width and height in pixels."""
+        sides = (self.widths or [0], self.heights or [0])
+        width, height = (float(statistics.median(side)) for side in sides)
+        return width, height
+
+    def repeated_captions(self) -> int:
+        """Return how many captions stand there more than once, counting each but the first."""
+        return sum(count - 1 for count in self.by_caption.values())
+
+
+def inspect_pairs(rows: Iterable[Row], progress: Callable[[], None] | None = None) -> Inspection:
+    """Read all pairs once; images are decoded small, and none is kept."""
+    found = Inspection()
+    for row in rows:
+        if progress is not None:
+            progress()
+        data, source = row["image"]["bytes"], row["source"]
+        found.images += 1
+        found.total_bytes += len(data)
+        found.captions += len(row["captions"])
+        found.captions_per_image[len(row["captions"])] += 1
+        for caption in row["captions"]:
+            words = [word.lower() for word in WORD.findall(caption)]
+            found.words_per_caption[len(words)] += 1
+            found.words.update(words)
+            found.by_caption[_hash(" ".join(words).encode())] += 1
+        found.by_content.setdefault(_hash(data), []).append(source)
+        try:
+            image = decode_image(data, DECODED_SIDE)
+        except ValueError as error:
+            found.broken.append((source, str(error)))
+            continue
+        with Image.open(io.BytesIO(data)) as header:
+            found.widths.append(header.width)
+            found.heights.append(header.height)
+            found.formats[header.format or "unknown"] += 1
+        look = look_of(image)
+        if FLAT <= look.bit_count() <= LOOK_SIDE**2 - FLAT:
+            known = found.looks.find(look)
+            if known is None:
+                found.looks.add(look)
+            found.by_look.setdefault(look if known is None else known, []).append(source)
+    return found
+
+
+def look_of(image: Image.Image) -> int:
+    """Return the difference hash: whether each of 8 x 8 cells is darker than its right one."""
+    small = image.convert("L").resize((LOOK_SIDE + 1, LOOK_SIDE), Image.Resampling.BOX)
+    grey = np.asarray(small).astype(np.int16)
+    return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
+
+
+def same_images(first: Inspection, other: Inspection) -> list[tuple[str, str, str]]:
+    """Return source, source there, and how they agree, for images of ``other`` that are here."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for digest, sources in other.by_content.items():
+        if digest in first.by_content:
+            for there in sources:
+                found[there] = (first.by_content[digest][0], there, "same bytes")
+    for look, sources in other.by_look.items():
+        if (known := first.looks.find(look)) is not None:
+            for there in sources:
+                found.setdefault(there, (first.by_look[known][0], there, "same look"))
+    return list(found.values())
+
+
+def same_captions(first: Inspection, other: Inspection) -> int:
+    """Return how many different captions of ``other`` are here too."""
+    return len(first.by_caption.keys() & other.by_caption.keys())
+
+
+def repeated(groups: Iterable[list[str]]) -> list[list[str]]:
+    """Return the groups with more than one source, the largest first."""
+    return sorted((group for group in groups if len(group) > 1), key=len, reverse=True)
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=12).digest()
