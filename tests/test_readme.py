@@ -1,4 +1,4 @@
-"""What the README shows works: its Python runs, its commands exist."""
+"""What the README and the guides show works: Python runs, commands exist."""
 
 import re
 import shlex
@@ -11,14 +11,15 @@ import pytest
 from vilta import cli
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+PAGES = ("README.md", "docs/data.md", "benchmarks/flickr8k/README.md")
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = ("bash", "console", "sh", "shell")
 
 
 def commands() -> list[list[str]]:
-    """The commands of the README's shell blocks, as lists of words."""
+    """The commands of the shell blocks, as lists of words."""
     found = []
     for language, code in BLOCKS:
         if language not in SHELL:
