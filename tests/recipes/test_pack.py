@@ -1,6 +1,8 @@
 import datasets
+import pytest
 
 from vilta.config import PackConfig
+from vilta.data import packing
 from vilta.recipes.pack import run
 
 
@@ -27,3 +29,25 @@ def test_skipped_items_are_shown(tmp_path, capsys):
     run(str(folder), PackConfig(out=str(tmp_path / "out")))
     said = capsys.readouterr().out
     assert "1 skipped" in said and "bad.jpg: not an image" in said
+
+
+def test_an_interrupted_packing_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(self, row, digest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.Shard, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("scenes:4?size=32", PackConfig(out=str(tmp_path / "out")))
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_merged_images_are_counted(tmp_path, capsys):
+    folder = tmp_path / "in"
+    run("scenes:1?size=32", PackConfig(out=str(tmp_path / "one")))
+    folder.mkdir()
+    for name in ("a", "b"):
+        datasets.load_from_disk(str(tmp_path / "one"))[0]["image"].save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a scene, {name}")
+    run(str(folder), PackConfig(out=str(tmp_path / "out")))
+    said = capsys.readouterr().out
+    assert "1 images with 2 captions" in said and "1 had the bytes of another one" in said

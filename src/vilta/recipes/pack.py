@@ -34,7 +34,11 @@ def run(source: str, config: PackConfig) -> None:
             if speed:
                 bar.update(task, rate=f"{speed:,.0f} images/s")
 
-        manifest = pack(source, config, advance)
+        try:
+            manifest = pack(source, config, advance)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on where the last whole shard ended")
+            raise
 
     size = manifest["bytes"] / 2**20
     console.print(
@@ -43,6 +47,10 @@ def run(source: str, config: PackConfig) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if manifest["merged"]:
+        console.print(f"{manifest['merged']:,} had the bytes of another one; captions were joined")
+    if config.push:
+        console.print(f"uploaded to {config.push}", markup=False)
     if manifest["skipped"]:
         console.print(f"{manifest['skipped']:,} skipped; each is named in manifest.json:")
         for item in manifest["skipped_items"][:SHOWN]:
