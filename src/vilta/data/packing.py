@@ -20,23 +20,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
 import PIL
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vilta.config import PackConfig
 from vilta.config_file import to_dict
 from vilta.data.corpora import FEATURES, Reader, Row, Skipped, find_reader, nothing_usable
+from vilta.data.shards import Shard, Writer, read_batches
 from vilta.data.transforms import decode_image, shrink
 
 FORMAT = "vilta pairs, version 2"
 """Names the layout in the manifest."""
-SCHEMA = FEATURES.arrow_schema
-BATCH_ROWS = 100
-"""Rows of one Arrow record batch: what a random access touches (our choice)."""
 JPEG_QUALITY = 90
 """Quality of images that are shrunk (our choice)."""
 IN_FLIGHT = 8
@@ -172,63 +168,6 @@ def _check(row: Row, short_side: int) -> Row | Skipped:
     return row
 
 
-class Shard:
-    """A shard while it is written, and what was met on the way."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.writer = Writer(path)
-        self.waiting: list[Row] = []
-        self.images: list[str] = []
-        self.skipped: list[dict[str, str]] = []
-        self.merged: list[dict[str, Any]] = []
-
-    def add(self, row: Row, digest: str) -> None:
-        """Take a row; rows are written a batch at a time."""
-        self.images.append(digest)
-        self.waiting.append(row)
-        if len(self.waiting) == BATCH_ROWS:
-            self.writer.write(self.waiting)
-            self.waiting = []
-
-    def close(self, items: int) -> dict[str, Any]:
-        """Finish the file, and return the line of the journal."""
-        if self.waiting:
-            self.writer.write(self.waiting)
-        self.writer.close()
-        if not self.images:
-            self.path.unlink()
-        return {
-            "items": items,
-            "shards": [self.path.name] if self.images else [],
-            "images": self.images,
-            "skipped": self.skipped,
-            "merged": self.merged,
-        }
-
-
-class Writer:
-    """Writes rows as an Arrow stream, as `datasets` keeps them, or as Parquet."""
-
-    def __init__(self, path: Path) -> None:
-        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115
-        parquet = path.suffix == ".parquet"
-        self.inner = (
-            pq.ParquetWriter(self.file, SCHEMA) if parquet else pa.ipc.new_stream(self.file, SCHEMA)
-        )
-
-    def write(self, rows: list[Row]) -> None:
-        """Write one batch."""
-        self.inner.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-
-    def close(self) -> None:
-        """Return when all is on the disk."""
-        self.inner.close()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-
 def _write_shards(
     folder: Path, found: Iterator[tuple[int, Row | Skipped]], work: Work, config: PackConfig
 ) -> None:
@@ -272,7 +211,7 @@ def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:
         path = _shard_path(folder, work, shard)
         new = folder / f"new-{path.name}"
         writer, place = Writer(new), 0
-        for batch in _batches(path):
+        for batch in read_batches(path):
             rows = batch.to_pylist()
             for row in rows:
                 row["captions"] = list(dict.fromkeys(row["captions"] + captions[place]))
@@ -280,14 +219,6 @@ def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:
             writer.write(rows)
         writer.close()
         os.replace(new, path)
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
-        yield from pq.ParquetFile(path).iter_batches(BATCH_ROWS)
-    else:
-        with pa.memory_map(str(path)) as file:
-            yield from pa.ipc.open_stream(file)
 
 
 def _final_name(shard: int, work: Work) -> str:
@@ -312,7 +243,7 @@ def _finish(
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = captions = 0
-        for batch in _batches(path):
+        for batch in read_batches(path):
             rows += batch.num_rows
             captions += len(batch.column("captions").flatten())
         counts = {"rows": rows, "captions": captions, "bytes": path.stat().st_size}
