@@ -44,10 +44,6 @@ Progress = Callable[[int, int | None], None]
 """Called with the rows read since the last call and the total, if it is known."""
 
 
-class BadItem(ValueError):
-    """An item that cannot be used, under ``strict``."""
-
-
 @dataclass
 class Work:
     """What has been done so far: the lines of the journal, added up."""
@@ -90,11 +86,13 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     folder = out.parent / f".{out.name}.partial"
     try:
         work = _begin(folder, {"source": source, "settings": _settings(config)})
+        total = reader.total  # asked once: to count, some readers open every file
         if progress is not None:
-            progress(work.rows, reader.total)
-        _write_shards(folder, _checked(reader, config, work.items, progress), work, config)
+            progress(work.rows, total)
+        found = _checked(reader, config, work.items)
+        _write_shards(folder, _counted(found, total, progress), work, config)
         if not work.shards:
-            raise BadItem(nothing_usable(reader, [Skipped(**each) for each in work.skipped]))
+            raise ValueError(nothing_usable(reader, [Skipped(**each) for each in work.skipped]))
         _merge_captions(folder, work, config)
         manifest = _finish(folder, reader, source, config, work)
         if out.exists():
@@ -126,9 +124,7 @@ def _begin(folder: Path, what: dict[str, Any]) -> Work:
     return work
 
 
-def _checked(
-    reader: Reader, config: PackConfig, start: int, progress: Progress | None
-) -> Iterator[tuple[int, Row | Skipped]]:
+def _checked(reader: Reader, config: PackConfig, start: int) -> Iterator[tuple[int, Row | Skipped]]:
     """Yield the rows whose image can be decoded and what is skipped, in order.
 
     All workers decode; Pillow lets threads run side by side.
@@ -147,12 +143,18 @@ def _checked(
                 waiting.extend(pool.submit(check, *each) for each in islice(source, free))
                 if not waiting:
                     return
-                count, found = waiting.popleft().result()
-                if progress is not None:
-                    progress(1, reader.total)
-                yield count, found
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _counted(
+    found: Iterator[tuple[int, Row | Skipped]], total: int | None, progress: Progress | None
+) -> Iterator[tuple[int, Row | Skipped]]:
+    for each in found:
+        if progress is not None:
+            progress(1, total)
+        yield each
 
 
 def _check(row: Row, short_side: int) -> Row | Skipped:
@@ -185,7 +187,7 @@ def _write_shards(
     for count, each in found:
         if isinstance(each, Skipped):
             if config.strict:
-                raise BadItem(f"{each.source}: {each.reason}")
+                raise ValueError(f"{each.source}: {each.reason}")
             shard.skipped.append(vars(each))
             continue
         digest = hashlib.blake2b(each["image"]["bytes"], digest_size=16).hexdigest()

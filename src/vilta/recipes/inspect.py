@@ -34,7 +34,7 @@ from vilta.recipes.html import (
     table_element,
     tile_element,
 )
-from vilta.recipes.report.curves import DARK, LIGHT, Theme
+from vilta.recipes.report.curves import DARK, LIGHT, Theme, style_axes
 from vilta.training.folder import replace_text
 
 NAMED = 10
@@ -126,7 +126,8 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         ("items skipped by the reader", f"{len(reader.skipped):,}"),
     ]
     tables = {"pairs": Table(("what", "figure"), figures)}
-    kinds = {"same bytes": copies, "same look": [g for g in looks if g not in copies]}
+    known = set(map(tuple, copies))
+    kinds = {"same bytes": copies, "same look": [g for g in looks if tuple(g) not in known]}
     groups = [(kind, ", ".join(g[:4])) for kind, found_ in kinds.items() for g in found_[:NAMED]]
     if groups:
         tables["duplicates"] = Table(("agree in", "images"), groups)
@@ -220,12 +221,7 @@ def _plots(found: Inspection, theme: Theme) -> bytes:
         edges = np.arange(values.min(), values.max() + 2) - 0.5 if whole else 40
         axes.hist(np.clip(values, None, np.quantile(values, 0.995)), bins=edges, color=BLUE)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=bool(whole)))
-        axes.set_title(title, color=theme.ink, fontsize=9, loc="left")
-        axes.set_facecolor(theme.ground)
-        axes.tick_params(colors=theme.ink, labelsize=8, length=0)
-        axes.grid(color=theme.grid, lw=0.8, axis="y")
-        axes.set_axisbelow(True)
-        axes.spines[:].set_visible(False)
+        style_axes(axes, title, theme)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()

@@ -134,7 +134,9 @@ def _json_reader(path: Path, split: str) -> Reader:
     content = read_json(path)
     if isinstance(content, dict) and "image_urls" in content:
         refuse_url_list(path)
-    return CocoReader(path) if is_coco(content) else KarpathyReader(path, split)
+    if is_coco(content):
+        return CocoReader(path, content)
+    return KarpathyReader(path, content, split)
 
 
 def _folder_reader(folder: Path, split: str, column: str, crops: bool) -> Reader | None:

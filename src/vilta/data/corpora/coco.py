@@ -22,8 +22,7 @@ class CocoReader(NamedImagesReader):
 
     what = "COCO caption file"
 
-    def __init__(self, path: Path) -> None:
-        content = read_json(path)
+    def __init__(self, path: Path, content: Any) -> None:
         if not is_coco(content):
             raise ValueError(f"{path} is no COCO caption file: images and annotations are missing")
         names = dict(_names(content["images"]))
@@ -48,7 +47,10 @@ def find_coco(folder: Path, split: str) -> CocoReader | None:
     files = {
         f.stem.removeprefix(PREFIX): f for p in places for f in sorted(p.glob(f"{PREFIX}*.json"))
     }
-    return CocoReader(files[chosen_split(files, split, str(folder))]) if files else None
+    if not files:
+        return None
+    path = files[chosen_split(files, split, str(folder))]
+    return CocoReader(path, read_json(path))
 
 
 def _names(images: list[Any]) -> Iterator[tuple[Any, str]]:

@@ -25,8 +25,8 @@ class KarpathyReader(NamedImagesReader):
 
     what = "Karpathy split file"
 
-    def __init__(self, path: Path, split: str) -> None:
-        data_set, entries = _entries(read_json(path), split, str(path))
+    def __init__(self, path: Path, content: Any, split: str) -> None:
+        data_set, entries = _entries(content, split, str(path))
         captions = {
             str(PurePosixPath(e.get("filepath") or "", e["filename"])): _captions(e)
             for e in entries
@@ -88,7 +88,7 @@ def find_karpathy(folder: Path, split: str) -> KarpathyReader | None:
     if len(files) > 1:
         names = ", ".join(f.name for f in files)
         raise ValueError(f"{folder} holds several split files; name one of them: {names}")
-    return KarpathyReader(files[0], split) if files else None
+    return KarpathyReader(files[0], read_json(files[0]), split) if files else None
 
 
 def _split_files(folder: Path) -> list[Path]:

@@ -32,10 +32,8 @@ class VisualGenomeReader(Reader):
     def __init__(self, folder: Path, crops: bool) -> None:
         super().__init__(str(folder / REGIONS))
         self.folder, self.crops = folder, crops
-        self.images = sum(1 for _ in json_array(folder / SIZES)) if self._has_sizes() else None
-
-    def _has_sizes(self) -> bool:
-        return (self.folder / SIZES).is_file()
+        sizes = folder / SIZES
+        self.images = sum(1 for _ in json_array(sizes)) if sizes.is_file() else None
 
     @property
     def total(self) -> int | None:

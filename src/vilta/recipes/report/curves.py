@@ -105,17 +105,22 @@ def _plot(
         if panel.held_out:
             at, dots = _series(evaluations, panel.held_out + name, panel.scale)
             axes.plot(at, dots, "o", color=LINES[1], ms=4.5, label="held out", clip_on=False)
-    axes.set_title(panel.title, color=theme.ink, fontsize=9, loc="left")
-    axes.set_facecolor(theme.ground)
-    axes.tick_params(colors=theme.ink, labelsize=8, length=0)
-    axes.grid(color=theme.grid, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
+    style_axes(axes, panel.title, theme)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if panel.scale == 100:
         axes.set_ylim(-3, 103)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=7.5, frameon=False, labelcolor=theme.ink, handlelength=1.2)
+
+
+def style_axes(axes: Axes, title: str, theme: Theme) -> None:
+    """Give a small plot the looks of the page."""
+    axes.set_title(title, color=theme.ink, fontsize=9, loc="left")
+    axes.set_facecolor(theme.ground)
+    axes.tick_params(colors=theme.ink, labelsize=8, length=0)
+    axes.grid(color=theme.grid, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
 
 
 def _series(lines: list[dict[str, Any]], name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
