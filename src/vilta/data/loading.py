@@ -282,12 +282,11 @@ def _batches(dataset: Samples, order: Any, collator: PairCollator, workers: int)
         batch_sampler=order,
         collate_fn=collator,
         num_workers=workers,
-        worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
     message = ""
     try:
-        yield from loader
+        yield from _started(loader)
     except BadData as error:
         # From a worker, the text is a traceback whose last line is ours.
         message = str(error).strip().splitlines()[-1].removeprefix(_QUALIFIED)
@@ -299,15 +298,19 @@ def _batches(dataset: Samples, order: Any, collator: PairCollator, workers: int)
 _QUALIFIED = f"{BadData.__module__}.{BadData.__qualname__}: "
 
 
-def _start_worker(worker: int) -> None:
-    """Keep a loader process to one core, and let the main process alone handle stop requests.
+def _started(loader: DataLoader[Sample]) -> Iterator[Batch]:
+    """Start the loader's processes, deaf to stop requests from their first moment on.
 
-    Ctrl-C and a scheduler's SIGTERM reach every process of the job, and the main one still wants
-    the batches of its last step.
+    Ctrl-C and a scheduler's SIGTERM reach every process of the job, and the main one, which handles
+    them, still wants the batches of its last step. A process inherits which signals are blocked.
     """
-    torch.set_num_threads(1)
-    for request in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(request, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signals
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slot() -> int:
