@@ -23,9 +23,10 @@ class DataConfig:
     """Side of the square that the model sees, in pixels."""
     max_text_tokens: int = 50
     """Captions are cut after this many tokens (50: METER, arXiv 2111.02387)."""
-    augmentation: Literal["none", "crop", "crop-flip"] = "none"
+    augmentation: Literal["none", "crop", "crop-flip", "crop-randaugment"] = "none"
     """Training images: `none` resizes and crops the centre; `crop` is a random resized crop;
-    `crop-flip` also mirrors half of them (off by default: captions say left and right)."""
+    `crop-flip` also mirrors half of them (off by default: captions say left and right);
+    `crop-randaugment` also bends, shifts and sharpens them, colours kept (RandAugment)."""
     min_crop: float = 0.5
     """Smallest area of a random crop, as a share of the image."""
     workers: int = 2

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.transforms import (
-    decode_image,
-    evaluation_tensor,
-    shrink,
-    training_short_side,
-    training_tensor,
-)
+from vilta.data.transforms import decode_image, evaluation_tensor, shrink
 
 
 def picture(width=40, height=30, mode="RGB"):
@@ -129,42 +123,6 @@ def test_evaluation_equals_the_processor_of_transformers(size):
     ours = evaluation_tensor(image, 32)
     assert ours.dtype == torch.uint8 and ours.shape == (3, 32, 32)
     assert torch.equal(ours.float(), theirs.float())
-
-
-@pytest.mark.parametrize("size", [(40, 30), (30, 40), (300, 9)])
-@pytest.mark.parametrize("augmentation", ["none", "crop", "crop-flip"])
-def test_training_view_is_a_function_of_the_generator(size, augmentation):
-    def view(seed):
-        generator = np.random.default_rng(seed)
-        return training_tensor(picture(*size), 16, augmentation, 0.5, generator)
-
-    assert view(1).shape == (3, 16, 16)
-    assert torch.equal(view(1), view(1))
-    different = not torch.equal(view(1), view(2))
-    assert different == (augmentation != "none")
-
-
-def test_crops_keep_the_least_area_and_flips_are_half():
-    # x and y of each pixel are its colours, so that a view tells where it was cut.
-    across = np.broadcast_to(np.linspace(0, 255, 64)[None, :], (64, 64))
-    pixels = np.stack([across, across.T, across], axis=-1).astype(np.uint8)
-    image, flips = Image.fromarray(pixels), 0
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        view = training_tensor(image, 32, "crop-flip", 0.5, generator).float()
-        width = (view[0, :, -1] - view[0, :, 0]).mean() / 255 * 32 / 31
-        height = (view[1, -1] - view[1, 0]).mean() / 255 * 32 / 31
-        assert 0.45 < abs(width) * height < 1.1
-        flips += int(width < 0)
-    assert 70 < flips < 130
-
-
-def test_scaled_decoding_keeps_what_a_crop_can_show():
-    data = encoded(picture(800, 600), "JPEG")
-    assert decode_image(data).size == (800, 600)
-    small = decode_image(data, training_short_side(96, "crop", 0.5))
-    assert min(small.size) >= 96 / (0.5 * 0.75) ** 0.5 and small.size == (400, 300)
-    assert training_short_side(96, "none", 0.5) == 0
 
 
 def test_shrink_never_enlarges():

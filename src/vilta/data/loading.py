@@ -22,14 +22,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 
 from vilta.config import DataConfig, OptimizationConfig
+from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.collate import PairCollator
 from vilta.data.order import Key, TrainingOrder, derived, generator_for
-from vilta.data.transforms import (
-    decode_image,
-    evaluation_tensor,
-    training_short_side,
-    training_tensor,
-)
+from vilta.data.transforms import decode_image, evaluation_tensor
 from vilta.types import Batch, Sample
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Image bytes to square uint8 tensors: decoded safely, resized, cropped.
+"""Image bytes to pixels, safely; and the exact view of evaluation, a square uint8 tensor.
 
 Normalisation is not here: pixels stay uint8 until the model subtracts its mean on the device, which
 is a quarter of the bytes to move and twice the images a core prepares.
@@ -7,7 +7,6 @@ is a quarter of the bytes to move and twice the images a core prepares.
 from __future__ import annotations
 
 import io
-import math
 import struct
 import warnings
 
@@ -23,10 +22,6 @@ MIN_SIDE = 8
 """Images with a shorter side are refused: a model sees nothing in them (our choice)."""
 MAX_PIXELS = 80_000_000
 """Images with more pixels are refused before one is decoded (our choice; Pillow warns at 89 M)."""
-CROP_RATIO = 4 / 3
-"""Largest width / height, and height / width, of a random crop (Inception, arXiv 1409.4842)."""
-CROP_ATTEMPTS = 10
-"""Crops drawn before the largest square is taken (our choice)."""
 
 
 def decode_image(data: bytes, short_side: int = 0) -> Image.Image:
@@ -62,44 +57,24 @@ def evaluation_tensor(image: Image.Image, size: int) -> UInt8[Tensor, "3 S S"]:
 
     In this order and with these roundings, as the image processors of transformers do it.
     """
-    width, height = image.size
-    if width <= height:
-        resized = (size, int(size * height / width))
-    else:
-        resized = (int(size * width / height), size)
+    width, height = resized = evaluation_size(image, size)
     if resized != image.size:
         image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-    return _tensor(image.crop((left, top, left + size, top + size)))
+    left, top = (width - size) // 2, (height - size) // 2
+    return tensor_of(image.crop((left, top, left + size, top + size)))
 
 
-def training_tensor(
-    image: Image.Image,
-    size: int,
-    augmentation: str,
-    min_crop: float,
-    generator: np.random.Generator,
-) -> UInt8[Tensor, "3 S S"]:
-    """Return the augmented view of a training image, a pure function of the generator's state.
-
-    ``none`` is :func:`evaluation_tensor`; ``crop`` cuts a random share of the area, from
-    ``min_crop`` to 1; ``crop-flip`` also mirrors half of the images.
-    """
-    if augmentation == "none":
-        return evaluation_tensor(image, size)
-    box = _random_box(*image.size, min_crop, generator)
-    # One resize that reads only the box: no copy of the crop, no resize of what is cut away.
-    view = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    if augmentation == "crop-flip" and generator.random() < 0.5:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _tensor(view)
+def evaluation_size(image: Image.Image, size: int) -> tuple[int, int]:
+    """Return width and height of the image once its short side is ``size`` pixels."""
+    width, height = image.size
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
 
 
-def training_short_side(size: int, augmentation: str, min_crop: float) -> int:
-    """Return the short side (pixels) at which decoding loses nothing that a crop would show."""
-    if augmentation == "none":
-        return 0  # to the pixel the same as evaluation
-    return math.ceil(size / math.sqrt(min_crop / CROP_RATIO))
+def tensor_of(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    """Return the pixels of an RGB image, colours first."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def shrink(image: Image.Image, short_side: int) -> Image.Image:
@@ -138,23 +113,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", alpha.size, "white")
         return Image.alpha_composite(white, alpha).convert("RGB")
     return image.convert("RGB")
-
-
-def _random_box(
-    width: int, height: int, min_crop: float, generator: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Draw left, top, right, bottom of a crop; how many numbers are drawn depends on nothing."""
-    areas = generator.uniform(min_crop, 1.0, CROP_ATTEMPTS) * width * height
-    ratios = CROP_RATIO ** generator.uniform(-1, 1, CROP_ATTEMPTS)
-    where = generator.random(2)
-    w = h = float(min(width, height))
-    for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
-        if area * ratio <= width * width and area <= height * height * ratio:
-            w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
-            break
-    left, top = where[0] * (width - w), where[1] * (height - h)
-    return left, top, min(left + w, width), min(top + h, height)
-
-
-def _tensor(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

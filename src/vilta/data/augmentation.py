@@ -1,0 +1,140 @@
+"""The views that training sees: random crops, flips and RandAugment, as uint8 tensors.
+
+Each is a pure function of the image and of a generator's state. Resizing is torch's, whose kernels
+for uint8 are four times as fast as Pillow's and differ from them by a grey level or two in one of
+200 values; evaluation keeps Pillow's, see ``transforms``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from vilta.data.transforms import evaluation_size, tensor_of
+
+CROP_RATIO = 4 / 3
+"""Largest width / height, and height / width, of a random crop (Inception, arXiv 1409.4842)."""
+CROP_ATTEMPTS = 10
+"""Crops drawn before the largest square is taken (our choice)."""
+RANDAUGMENT_OPERATIONS = 2
+"""Operations on an image, one after the other (2: RandAugment, arXiv 1909.13719; ALBEF)."""
+RANDAUGMENT_STRENGTH = 0.7
+"""Share of the full range of each operation (magnitude 7 of 10: ALBEF, arXiv 2107.07651)."""
+
+
+def training_tensor(
+    image: Image.Image,
+    size: int,
+    augmentation: str,
+    min_crop: float,
+    generator: np.random.Generator,
+) -> UInt8[Tensor, "3 S S"]:
+    """Return the augmented view of a training image, a pure function of the generator's state.
+
+    ``none`` resizes and crops the centre; ``crop`` cuts a random share of the area, from
+    ``min_crop`` to 1; ``crop-flip`` also mirrors half of the images; ``crop-randaugment`` applies
+    :func:`randaugment` to the crop.
+    """
+    if augmentation == "none":
+        width, height = evaluation_size(image, size)
+        view = _resize(_pixels(image), width, height)
+        left, top = (width - size) // 2, (height - size) // 2
+        return view[:, top : top + size, left : left + size].contiguous()
+    left, top, right, bottom = _random_box(*image.size, min_crop, generator)
+    view = _resize(_pixels(image)[:, top:bottom, left:right], size, size)
+    if augmentation == "crop-flip" and generator.random() < 0.5:
+        view = view.flip(-1)
+    if augmentation == "crop-randaugment":
+        crop = Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+        return tensor_of(randaugment(crop, generator))
+    return view.contiguous()
+
+
+def training_short_side(size: int, augmentation: str, min_crop: float) -> int:
+    """Return the short side (pixels) at which decoding loses nothing that a crop would show."""
+    if augmentation == "none":
+        return 0  # as evaluation sees it
+    return math.ceil(size / math.sqrt(min_crop / CROP_RATIO))
+
+
+def randaugment(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Apply random operations, each in a random direction (RandAugment, arXiv 1909.13719).
+
+    Those that falsify captions are left out: inverting, solarising, posterising, equalising,
+    stretching the contrast and changing the saturation change colours; cutting out hides things.
+    """
+    for number in generator.integers(len(_OPERATIONS), size=RANDAUGMENT_OPERATIONS):
+        direction = 1 if generator.random() < 0.5 else -1
+        image = _OPERATIONS[number](image, direction * RANDAUGMENT_STRENGTH)
+    return image
+
+
+def _affine(
+    image: Image.Image, xx: float, xy: float, yx: float, yy: float, dx: float = 0.0, dy: float = 0.0
+) -> Image.Image:
+    """Map around the centre; ``dx`` and ``dy`` are shares of the sides. What is new is grey."""
+    x, y = image.width / 2, image.height / 2
+    left = x - xx * x - xy * y + dx * image.width
+    top = y - yx * x - yy * y + dy * image.height
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        (xx, xy, left, yx, yy, top),
+        Image.Resampling.BILINEAR,
+        fillcolor=(128, 128, 128),
+    )
+
+
+def _rotate(image: Image.Image, strength: float) -> Image.Image:
+    angle = math.radians(30 * strength)
+    return _affine(image, math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle))
+
+
+_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
+    lambda image, strength: image,
+    lambda image, strength: _affine(image, 1.0, 0.3 * strength, 0.0, 1.0),
+    lambda image, strength: _affine(image, 1.0, 0.0, 0.3 * strength, 1.0),
+    lambda image, strength: _affine(image, 1.0, 0.0, 0.0, 1.0, dx=0.15 * strength),
+    lambda image, strength: _affine(image, 1.0, 0.0, 0.0, 1.0, dy=0.15 * strength),
+    _rotate,
+    lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * strength),
+    lambda image, strength: ImageEnhance.Brightness(image).enhance(1 + 0.5 * strength),
+)
+"""Identity, shears, shifts, rotation, sharpness, brightness; strength is from -1 to 1. Ranges are
+RandAugment's, but for shifts and brightness, which are half as far (our choice): things must stay
+in the picture, and black and white stay words for colours."""
+
+
+def _random_box(
+    width: int, height: int, min_crop: float, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw left, top, right, bottom of a crop; how many numbers are drawn depends on nothing."""
+    areas = generator.uniform(min_crop, 1.0, CROP_ATTEMPTS) * width * height
+    ratios = CROP_RATIO ** generator.uniform(-1, 1, CROP_ATTEMPTS)
+    where = generator.random(2)
+    w = h = float(min(width, height))
+    for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
+        if area * ratio <= width * width and area <= height * height * ratio:
+            w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+            break
+    w, h = round(w), round(h)
+    left, top = round(where[0] * (width - w)), round(where[1] * (height - h))
+    return left, top, left + w, top + h
+
+
+def _pixels(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    """Return the pixels of an RGB image, colours last in memory, which is how resizing is fast."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _resize(pixels: UInt8[Tensor, "3 H W"], width: int, height: int) -> UInt8[Tensor, "3 h w"]:
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
