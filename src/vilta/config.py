@@ -29,6 +29,9 @@ class DataConfig:
     `crop-randaugment` also bends, shifts and sharpens them, colours kept (RandAugment)."""
     min_crop: float = 0.5
     """Smallest area of a random crop, as a share of the image."""
+    bucket_steps: int = 0
+    """Sort captions by length within the samples of so many steps before they are cut into batches,
+    so that less padding is computed; 0: off. Try 50."""
     workers: int = 2
     """Loader processes. The batches are the same for any number of them."""
     cache: bool = False
@@ -237,6 +240,8 @@ class TextDataConfig:
     of the training captions is set aside."""
     max_text_tokens: int = 50
     """Captions are cut after this many tokens."""
+    bucket_steps: int = 0
+    """Sort captions by length within the samples of so many steps, as in `vilta pretrain`."""
     workers: int = 0
     """Loader processes."""
 

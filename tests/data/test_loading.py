@@ -3,6 +3,7 @@ import logging
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from dataclasses import replace
 
 import datasets
@@ -22,6 +23,7 @@ from vilta.data.loading import (
     fingerprint,
     training_loader,
 )
+from vilta.data.mixture import Mixture
 from vilta.data.order import sample_at
 from vilta.data.transforms import decode_image
 
@@ -87,6 +89,10 @@ def make_dataset(train=True, config=CONFIG, **table):
     return PairDataset(make_table(**table), config, 7, train, "test")
 
 
+def make_mixture():
+    return Mixture([make_dataset(count=7), make_dataset(count=4)], [1.0, 2.5], 3)
+
+
 def batches(tokenizer, dataset=None, **settings):
     dataset = dataset or make_dataset()
     collator = PairCollator(tokenizer, 12, mask_some, 7)
@@ -146,6 +152,26 @@ def test_resume_gives_the_rest_of_the_run(tokenizer, start):
     whole = batches(tokenizer, accumulate=2)
     rest = batches(tokenizer, accumulate=2, start_step=start, workers=1)
     assert_same(flat(whole[start:]), flat(rest))
+
+
+@pytest.mark.parametrize("make", [make_dataset, make_mixture])
+def test_lengths_for_buckets_are_those_of_the_captions_drawn(make):
+    dataset = make()
+    keys = [(epoch, row) for epoch in range(3) for row in reversed(range(len(dataset)))]
+    assert dataset.caption_lengths(keys) == [len(dataset[key].caption) for key in keys]
+
+
+def test_buckets_keep_the_contract_and_save_padding(tokenizer):
+    def read(**settings):
+        return flat(batches(tokenizer, bucket_steps=4, steps=12, **settings))
+
+    whole = read()
+    assert_same(whole, read(workers=2))
+    assert_same(whole[5:], read(start_step=5))
+    assert_same(whole[8:], read(start_step=8, workers=1))
+    plain = flat(batches(tokenizer, steps=12))
+    assert Counter(n for b in whole for n in b.names) == Counter(n for b in plain for n in b.names)
+    assert sum(b.input_ids.numel() for b in whole) < sum(b.input_ids.numel() for b in plain)
 
 
 def test_ranks_share_the_micro_batches_of_one_process(tokenizer):

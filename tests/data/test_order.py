@@ -1,28 +1,36 @@
 """The determinism contract: which sample stands where, for any split of the work."""
 
 from collections import Counter
+from functools import partial
+from itertools import chain, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.data.order import TrainingOrder, sample_at
+from vilta.data.order import Buckets, TrainingOrder, derived, sample_at
 
 LENGTHS, SEEDS = st.integers(1, 40), st.integers(0, 2**40)
+BUCKETS = st.sampled_from([0, 1, 3])
 
 
-def global_batches(length, seed, micro, ranks, accumulate, start, steps):
+def caption_lengths(keys):
+    """Lengths that differ from epoch to epoch, as another caption is drawn in each."""
+    return [derived("length", epoch, row) % 20 for epoch, row in keys]
+
+
+def global_batches(length, seed, micro, ranks, accumulate, start, steps, bucket_steps=0):
     """The global batches of a run, put together from what each rank reads."""
     orders = [
         list(
             TrainingOrder(
-                length,
+                partial(sample_at, seed, length),
                 batch_size=micro,
                 accumulate=accumulate,
                 rank=rank,
                 world_size=ranks,
                 start_step=start,
                 steps=steps,
-                seed=seed,
+                buckets=Buckets(bucket_steps, caption_lengths, seed) if bucket_steps else None,
             )
         )
         for rank in range(ranks)
@@ -36,28 +44,46 @@ def global_batches(length, seed, micro, ranks, accumulate, start, steps):
         ]
 
 
-@given(LENGTHS, SEEDS, st.integers(1, 3), st.integers(0, 6))
-def test_any_split_of_a_batch_reads_the_same_samples_in_the_same_order(length, seed, micro, start):
+@given(LENGTHS, SEEDS, st.integers(1, 3), st.integers(0, 6), BUCKETS)
+def test_any_split_of_a_batch_reads_the_same_samples_in_the_same_order(
+    length, seed, micro, start, buckets
+):
     splits = [(4, 1), (2, 2), (1, 4)]  # ranks and accumulated micro-batches
     found = [
-        list(global_batches(length, seed, micro, ranks, accumulate, start, 8))
+        list(global_batches(length, seed, micro, ranks, accumulate, start, 8, buckets))
         for ranks, accumulate in splits
     ]
     assert found[0] == found[1] == found[2]
 
 
-@given(LENGTHS, SEEDS, st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=5))
-def test_a_run_resumed_with_other_numbers_of_ranks_loses_and_repeats_nothing(length, seed, ranks):
+@given(LENGTHS, SEEDS, st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=5), BUCKETS)
+def test_a_run_resumed_with_other_numbers_of_ranks_loses_and_repeats_nothing(
+    length, seed, ranks, buckets
+):
     """Each part of the run takes two steps; the global batch stays at four samples."""
     steps = 2 * len(ranks)
     found = []
     for part, count in enumerate(ranks):
-        rest = global_batches(length, seed, 1, count, 4 // count, 2 * part, steps)
+        rest = global_batches(length, seed, 1, count, 4 // count, 2 * part, steps, buckets)
         found += [next(rest), next(rest)]
-    assert found == list(global_batches(length, seed, 4, 1, 1, 0, steps))
+    assert found == list(global_batches(length, seed, 1, 1, 4, 0, steps, buckets))
 
 
 @given(LENGTHS, SEEDS, st.integers(1, 5))
 def test_every_epoch_holds_every_row_once(length, seed, epochs):
     keys = Counter(sample_at(seed, length, place) for place in range(epochs * length))
     assert keys == Counter((epoch, row) for epoch in range(epochs) for row in range(length))
+
+
+@given(LENGTHS, SEEDS, st.integers(1, 4), st.integers(1, 5))
+def test_buckets_hold_the_samples_of_their_steps_and_batches_of_one_length(
+    length, seed, micro, bucket_steps
+):
+    plain = list(global_batches(length, seed, micro, 1, 2, 0, 2 * bucket_steps))
+    ordered = list(global_batches(length, seed, micro, 1, 2, 0, 2 * bucket_steps, bucket_steps))
+    for pool in range(2):
+        part = slice(pool * bucket_steps, (pool + 1) * bucket_steps)
+        assert Counter(chain(*plain[part])) == Counter(chain(*ordered[part]))
+        batches = [b[i : i + micro] for b in ordered[part] for i in range(0, len(b), micro)]
+        spans = sorted((min(x), max(x)) for x in map(caption_lengths, batches))
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))

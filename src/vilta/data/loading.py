@@ -12,19 +12,21 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 
-from vilta.config import DataConfig, OptimizationConfig
+from vilta.config import DataConfig, OptimizationConfig, TextDataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.collate import PairCollator
-from vilta.data.order import Key, TrainingOrder, derived, generator_for
+from vilta.data.order import Buckets, Key, TrainingOrder, derived, generator_for, sample_at
 from vilta.data.transforms import decode_image, evaluation_tensor
 from vilta.types import Batch, Sample
 
@@ -53,6 +55,7 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: Key) -> Sample: ...
+    def caption_lengths(self, keys: list[Key]) -> list[int]: ...
 
 
 class BadData(ValueError):
@@ -116,7 +119,7 @@ class PairDataset:
 
     def _read(self, epoch: int, row: int) -> Sample:
         content = self.table[row]
-        captions = [c for c in content["captions"] if c and not c.isspace()]
+        captions = _usable(content["captions"])
         if not captions:
             raise ValueError("no caption")
         config = self.config
@@ -126,8 +129,7 @@ class PairDataset:
         if config.cache:
             self._decoded[row] = image
         if self.train:
-            random = generator_for(self.seed, "sample", epoch, row)
-            caption = captions[int(random.integers(len(captions)))]
+            caption, random = self._draw(captions, epoch, row)
             pixels = training_tensor(
                 image, config.image_size, config.augmentation, config.min_crop, random
             )
@@ -142,6 +144,20 @@ class PairDataset:
             epoch=epoch,
             name=f"{self.name}#{row}",
         )
+
+    def caption_lengths(self, keys: list[Key]) -> list[int]:
+        """Return how many characters the captions of these samples have; reads no image."""
+        column = self.table.select_columns(["captions"])[[row for _, row in keys]]["captions"]
+        usable = map(_usable, column)
+        return [
+            len(self._draw(captions, epoch, row)[0]) if captions else 0
+            for (epoch, row), captions in zip(keys, usable, strict=True)
+        ]
+
+    def _draw(self, captions: list[str], epoch: int, row: int) -> tuple[str, np.random.Generator]:
+        """Return the caption of an epoch, and the generator that draws the crop next."""
+        random = generator_for(self.seed, "sample", epoch, row)
+        return captions[int(random.integers(len(captions)))], random
 
     def _bad(self, row: int, reason: str) -> None:
         """Count a bad row; log it the first time that this process meets it."""
@@ -173,6 +189,7 @@ def training_loader(
     steps: int,
     workers: int = 0,
     seed: int,
+    bucket_steps: int = 0,
 ) -> Iterator[list[Batch]]:
     """Yield this rank's ``accumulate`` micro-batches a step, from ``start_step`` on.
 
@@ -180,14 +197,14 @@ def training_loader(
     samples these are. The stream goes over as many epochs as it needs.
     """
     order = TrainingOrder(
-        len(dataset),
+        partial(sample_at, seed, len(dataset)),
         batch_size=batch_size,
         accumulate=accumulate,
         rank=rank,
         world_size=world_size,
         start_step=start_step,
         steps=steps,
-        seed=seed,
+        buckets=Buckets(bucket_steps, dataset.caption_lengths, seed) if bucket_steps else None,
     )
     step: list[Batch] = []
     for batch in _batches(dataset, order, collator, workers):
@@ -201,8 +218,8 @@ def loader_for(
     dataset: Samples,
     collator: PairCollator,
     optimization: OptimizationConfig,
+    data: DataConfig | TextDataConfig,
     *,
-    workers: int,
     seed: int,
 ) -> Callable[..., Iterator[Batch]]:
     """Return what the training loop asks for: micro-batches from any step on, for any process."""
@@ -217,8 +234,9 @@ def loader_for(
             world_size=world_size,
             start_step=start_step,
             steps=optimization.steps,
-            workers=workers,
+            workers=data.workers,
             seed=seed,
+            bucket_steps=data.bucket_steps,
         )
         return chain.from_iterable(steps)
 
@@ -312,6 +330,10 @@ def _started(loader: DataLoader[Sample]) -> Iterator[Batch]:
 def _slot() -> int:
     info = get_worker_info()
     return 0 if info is None else 1 + info.id % (SLOTS - 1)
+
+
+def _usable(captions: list[str | None]) -> list[str]:
+    return [c for c in captions if c and not c.isspace()]
 
 
 def _image_bytes(image: dict[str, Any] | None) -> bytes:

@@ -81,6 +81,16 @@ class Mixture:
         # Masks follow from epoch and row; those of two sources must not be the same.
         return replace(sample, epoch=key[0], index=key[1])
 
+    def caption_lengths(self, keys: list[Key]) -> list[int]:
+        """Return how many characters the captions of these samples have; reads no image."""
+        places = [self.place_of(key) for key in keys]
+        lengths = [0] * len(keys)
+        for number, part in enumerate(self.parts):
+            at = [i for i, (owner, _) in enumerate(places) if owner == number]
+            for i, length in zip(at, part.caption_lengths([places[i][1] for i in at]), strict=True):
+                lengths[i] = length
+        return lengths
+
     def place_of(self, key: Key) -> tuple[int, Key]:
         """Return the source of a row, and the epoch and row there."""
         epoch, row = key

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,18 +49,32 @@ def sample_at(seed: int, length: int, position: int) -> Key:
     return epoch, int(permutation(seed, length, epoch)[place])
 
 
+class Buckets(NamedTuple):
+    """Batches of captions of about the same length; see :class:`TrainingOrder`."""
+
+    steps: int
+    """Steps whose samples are sorted together; more give less padding and less random batches."""
+    lengths: Callable[[list[Key]], list[int]]
+    """Length of the captions of samples."""
+    seed: int
+
+
 class TrainingOrder:
-    """The micro-batches of one rank, as lists of (epoch, row), for a ``DataLoader``.
+    """The micro-batches of one rank, as lists of keys, for a ``DataLoader``.
 
     The global batch of step s covers positions s * G * b to (s + 1) * G * b with
     G = world_size * accumulate micro-batches of b samples; rank r has the micro-batches
     r * accumulate to (r + 1) * accumulate - 1. Every rank together thus sees the same samples for
     any split of G. A resumed run starts at its step without reading what came before.
+
+    ``key_at`` tells the sample at a position, such as :func:`sample_at`. With ``buckets`` the
+    samples of some steps are sorted by length before they are cut into micro-batches, whose order
+    is then random: less padding, from the same samples.
     """
 
     def __init__(
         self,
-        length: int,
+        key_at: Callable[[int], Key],
         *,
         batch_size: int,
         accumulate: int,
@@ -67,11 +82,11 @@ class TrainingOrder:
         world_size: int,
         start_step: int,
         steps: int,
-        seed: int,
+        buckets: Buckets | None = None,
     ) -> None:
-        self.length, self.seed, self.batch_size = length, seed, batch_size
+        self.key_at, self.batch_size, self.buckets = key_at, batch_size, buckets
         self.first, self.last = rank * accumulate, (rank + 1) * accumulate
-        self.global_batch = world_size * accumulate * batch_size
+        self.micro_batches = world_size * accumulate
         self.start_step, self.steps = start_step, steps
 
     def __len__(self) -> int:
@@ -80,8 +95,28 @@ class TrainingOrder:
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield one list of keys a micro-batch."""
+        number, pool = -1, list[list[Key]]()
         for step in range(self.start_step, self.steps):
             for micro in range(self.first, self.last):
-                start = step * self.global_batch + micro * self.batch_size
-                stop = start + self.batch_size
-                yield [sample_at(self.seed, self.length, p) for p in range(start, stop)]
+                place = step * self.micro_batches + micro
+                if self.buckets is None:
+                    yield self._keys(place, 1)
+                    continue
+                wanted, place = divmod(place, self.buckets.steps * self.micro_batches)
+                if wanted != number:
+                    number, pool = wanted, self._pool(wanted, self.buckets)
+                yield pool[place]
+
+    def _keys(self, first: int, count: int) -> list[Key]:
+        """Return the samples of ``count`` micro-batches in the order of their positions."""
+        start, stop = first * self.batch_size, (first + count) * self.batch_size
+        return [self.key_at(position) for position in range(start, stop)]
+
+    def _pool(self, number: int, buckets: Buckets) -> list[list[Key]]:
+        """Return all ranks' micro-batches of a pool of steps."""
+        count = buckets.steps * self.micro_batches
+        keys = self._keys(number * count, count)
+        lengths = buckets.lengths(keys)
+        ordered = [keys[i] for i in sorted(range(len(keys)), key=lengths.__getitem__)]
+        places = generator_for(buckets.seed, "buckets", number).permutation(count).tolist()
+        return [ordered[p * self.batch_size : (p + 1) * self.batch_size] for p in places]

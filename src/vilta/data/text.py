@@ -43,6 +43,10 @@ class TextDataset:
             name=name,
         )
 
+    def caption_lengths(self, keys: list[Key]) -> list[int]:
+        """Return how many characters the captions of these samples have."""
+        return [len(self.captions[row]) for _, row in keys]
+
 
 def caption_lines(path: str) -> list[str]:
     """Return the captions of a text file (one a line, may be .gz) or of a source of pairs.

@@ -63,7 +63,7 @@ def run(config: PretrainConfig) -> None:
 
     train(
         task,
-        loader_for(dataset, masked, steps, workers=data.workers, seed=config.run.seed),
+        loader_for(dataset, masked, steps, data, seed=config.run.seed),
         optimization=steps,
         run=config.run,
         config=replace(config, run=replace(config.run, resume=False, overwrite=False)),

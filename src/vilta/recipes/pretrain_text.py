@@ -62,7 +62,7 @@ def run(config: PretrainTextConfig) -> None:
     )
     train(
         task,
-        loader_for(dataset, collator, steps, workers=data.workers, seed=config.run.seed),
+        loader_for(dataset, collator, steps, data, seed=config.run.seed),
         optimization=steps,
         run=config.run,
         config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
