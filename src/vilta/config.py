@@ -15,8 +15,9 @@ class DataConfig:
     """What is read, and how an image becomes a tensor."""
 
     train: str = ""
-    """Training pairs: a folder packed by `vilta pack`, any source that `vilta pack` reads, or a
-    YAML file that mixes several, with a line `path: weight` for each."""
+    """Training pairs: a folder packed by `vilta pack`, any source that `vilta pack` reads, a YAML
+    file that mixes several, with a line `path: weight` for each, or `stream:` and shards that are
+    read on the way, such as `stream:s3://bucket/cc12m/*.tar`."""
     val: str = ""
     """Validation pairs; checkpoints are chosen on these. Empty: no validation during training."""
     image_size: int = 224

@@ -14,17 +14,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vilta.config import DataConfig
-from vilta.data import loading
-from vilta.data.loading import (
-    BadData,
-    PairCollator,
-    PairDataset,
-    evaluation_loader,
-    fingerprint,
-    training_loader,
-)
+from vilta.data import samples
+from vilta.data.collate import PairCollator
+from vilta.data.loading import evaluation_loader, training_loader
 from vilta.data.mixture import Mixture
 from vilta.data.order import sample_at
+from vilta.data.samples import BadData, PairDataset, fingerprint
 from vilta.data.transforms import decode_image
 
 WORDS = ["a", "red", "green", "blue", "big", "small", "ball"]
@@ -127,7 +122,7 @@ def test_a_cache_of_decoded_images_changes_no_batch(tokenizer, monkeypatch, augm
         decoded.append(data)
         return decode_image(data, short_side)
 
-    monkeypatch.setattr(loading, "decode_image", decode)
+    monkeypatch.setattr(samples, "decode_image", decode)
     cached = make_dataset(config=replace(config, cache=True))
     assert_same(flat(batches(tokenizer, cached)), expected)
     assert len(decoded) == len(cached) < sum(len(batch) for batch in expected)

@@ -19,6 +19,7 @@ from vilta.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizationConfig,
+    PackConfig,
     PretrainConfig,
     PretrainTextConfig,
     RunConfig,
@@ -26,7 +27,7 @@ from vilta.config import (
     TextModelConfig,
 )
 from vilta.config_file import save_yaml
-from vilta.recipes import evaluate, pretrain, pretrain_text
+from vilta.recipes import evaluate, pack, pretrain, pretrain_text
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
 IMAGE = {
@@ -89,6 +90,14 @@ def lines_of(folder):
     }
 
 
+def forget_after(run, step):
+    """Make a run one that was stopped at a step."""
+    shutil.rmtree(run / "model")
+    for checkpoint in (run / "checkpoints").iterdir():
+        if checkpoint.name.startswith("step-") and int(checkpoint.name[5:]) > step:
+            shutil.rmtree(checkpoint)
+
+
 def test_losses_begin_when_they_should(whole_run):
     lines = lines_of(whole_run)
     for step in range(1, STEPS + 1):
@@ -113,16 +122,25 @@ def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path
     """Contrast alone, with masked words, at the end of an epoch, and with matching."""
     out = tmp_path / "run"
     shutil.copytree(whole_run, out)
-    shutil.rmtree(out / "model")
-    for checkpoint in (out / "checkpoints").iterdir():
-        if checkpoint.name.startswith("step-") and int(checkpoint.name[5:]) > step:
-            shutil.rmtree(checkpoint)
+    forget_after(out, step)
     pretrain.run(replace(settings, run=replace(settings.run, out=str(out), resume=True)))
     assert lines_of(out) == lines_of(whole_run)
     expected = load_file(f"{whole_run}/model/model.safetensors")
     found = load_file(out / "model" / "model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_over_a_stream_is_resumed_like_any_other(settings, tmp_path):
+    pack.run(TRAIN, PackConfig(out=str(tmp_path / "packed"), shard_rows=9))
+    assert len(list((tmp_path / "packed").glob("*.arrow"))) == 5
+    data = replace(settings.data, train=f"stream:{tmp_path}/packed", val="", workers=1)
+    run = replace(settings.run, out=str(tmp_path / "run"))
+    pretrain.run(replace(settings, data=data, run=run))
+    expected = lines_of(run.out)
+    forget_after(tmp_path / "run", 3)
+    pretrain.run(replace(settings, data=data, run=replace(run, resume=True)))
+    assert lines_of(run.out) == expected
 
 
 def test_two_processes_train_what_one_process_trains(settings, tmp_path):

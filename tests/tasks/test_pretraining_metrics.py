@@ -5,7 +5,8 @@ from pretraining_case import make_task
 from vilta.config import DataConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.data.loading import evaluation_loader
+from vilta.data.samples import PairDataset
 from vilta.objectives.masking import mask_words
 from vilta.tasks.pretraining_metrics import evaluate_pretraining, flat
 

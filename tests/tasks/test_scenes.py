@@ -10,7 +10,8 @@ from tiny_models import pixels_of, tiny_vilta
 from vilta.config import DataConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.data.loading import evaluation_loader
+from vilta.data.samples import PairDataset
 from vilta.data.scenes import is_true, one_word_edits, scene_from_id, vocabulary, word_class
 from vilta.model.language_model import new_tokenizer
 from vilta.objectives.hard_negatives import SynthesisedNegatives

@@ -16,16 +16,21 @@ from pathlib import Path
 import yaml
 
 from vilta.config import DataConfig
-from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, Samples, fingerprint
+from vilta.data.corpora import find_shards, load_pairs
 from vilta.data.order import Key, derived, sample_at
+from vilta.data.samples import PairDataset, Samples, fingerprint
+from vilta.data.streaming import StreamedPairs
 from vilta.types import Sample
 
 SUFFIXES = (".yaml", ".yml")
+STREAM = "stream:"
+"""What the name of shards that are read as a stream begins with."""
 
 
-def training_data(config: DataConfig, seed: int) -> tuple[Samples, str]:
+def training_data(config: DataConfig, seed: int) -> tuple[Samples | StreamedPairs, str]:
     """Return the samples of ``config.train``, and a hash that stands for their content.
+
+    Of a stream, the hash stands for the names of its shards alone.
 
     Raises ``ValueError`` with one line for a source, or a mixture, that cannot be read.
     """
@@ -33,6 +38,12 @@ def training_data(config: DataConfig, seed: int) -> tuple[Samples, str]:
     def load(path: str, seed: int) -> PairDataset:
         return PairDataset(load_pairs(path), config, seed, True, path)
 
+    if config.train.startswith(STREAM):
+        if config.bucket_steps or config.cache:
+            raise ValueError("data.bucket_steps and data.cache are not for streams; set them to 0")
+        shards = find_shards(config.train.removeprefix(STREAM))
+        names = [shard.rpartition("/")[2] for shard in shards]  # data may move
+        return StreamedPairs(shards, config, seed, config.train), f"{derived(*names):x}"
     if not config.train.endswith(SUFFIXES):
         pairs = load(config.train, seed)
         return pairs, fingerprint(pairs.table)
@@ -54,6 +65,8 @@ def read_mixture(path: str) -> dict[str, float]:
     for source, weight in content.items():
         if not isinstance(source, str) or isinstance(weight, bool):
             raise ValueError(f"{path}: {form}, not `{source}: {weight}`")
+        if source.startswith(STREAM):
+            raise ValueError(f"{path}: a mixture cannot hold a stream ({source}); pack it first")
         if not isinstance(weight, int | float) or not 0 < weight < 1e6:
             raise ValueError(f"{path}: the weight of {source} must be above 0, not {weight!r}")
     return {source: float(weight) for source, weight in content.items()}

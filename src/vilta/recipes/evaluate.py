@@ -15,7 +15,8 @@ from rich.table import Table
 from vilta.config import EvaluateConfig, ObjectiveConfig, PretrainConfig
 from vilta.config_file import load_yaml
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.data.loading import evaluation_loader
+from vilta.data.samples import PairDataset
 from vilta.model import ViltaForPreTraining
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes.pretrain import load_teacher, masking_collator

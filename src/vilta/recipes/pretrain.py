@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader, loader_for
+from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.mixture import training_data
 from vilta.data.order import derived
+from vilta.data.samples import PairDataset, Samples
 from vilta.model import ViltaForPreTraining
 from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import load_text_encoder, pixel_statistics
@@ -73,7 +74,7 @@ def run(config: PretrainConfig) -> None:
         then=f"vilta evaluate {config.run.out} --data {data.val or 'DATA'}",
         evaluate=evaluate,
         pictures=pictures,
-        samples_per_epoch=len(dataset),
+        samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
     )
 
 

@@ -24,6 +24,7 @@ from vilta.data.corpora.karpathy import (
     has_samples,
 )
 from vilta.data.corpora.saved import find_hub, find_saved, find_scenes
+from vilta.data.corpora.shards import HUB, find_shards
 from vilta.data.corpora.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
 from vilta.data.corpora.webdataset import WebDatasetReader
 
@@ -34,6 +35,7 @@ __all__ = [
     "Skipped",
     "chunks",
     "find_reader",
+    "find_shards",
     "load_pairs",
     "nothing_usable",
 ]
@@ -44,8 +46,6 @@ LOOKED_FOR = (
     "region_descriptions.json; WebDataset tars and what img2dataset leaves; Parquet; METER's Arrow "
     "files; images with metadata.csv or metadata.jsonl, or with a .txt beside each"
 )
-HUB = "hub:"
-"""What the name of a data set of the hub begins with, as in hub:owner/name."""
 
 
 def load_pairs(path: str, split: str = "", caption_column: str = "") -> datasets.Dataset:

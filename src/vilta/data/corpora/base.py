@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
+from upath import UPath
 
 log = logging.getLogger("vilta.data")
 
@@ -29,6 +31,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of images that are held in memory without packing (our choice)."""
 
+Place = Path | UPath
+"""A path here, or what acts as one in an object store."""
 Row = dict[str, Any]
 """One row of the pair table, its image as ``{"bytes": ..., "path": None}``."""
 
@@ -69,6 +73,10 @@ class Reader(ABC):
     @abstractmethod
     def items(self) -> Iterable[Item]:
         """Yield what is there, in an order that depends on the source alone."""
+
+    def count(self) -> int:
+        """Return the number of items; reads through the source, unless the source knows."""
+        return sum(1 for _ in self.items())
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the pair table; what cannot be used goes to ``skipped``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vilta.data.corpora.base import Item, Reader, caption_column, chosen_split
-from vilta.data.corpora.downloads import failure
+from vilta.data.corpora.base import Item, Place, Reader, caption_column, chosen_split
+from vilta.data.corpora.downloads import ERROR, STATUS, failure
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "img", "image_bytes")
@@ -33,7 +34,7 @@ BATCH = 64
 class ColumnarReader(Reader):
     """Files with a column of images and one of captions; a file that has not is skipped."""
 
-    def __init__(self, files: Sequence[Path], name: str, what: str, column: str) -> None:
+    def __init__(self, files: Sequence[Place], name: str, what: str, column: str) -> None:
         super().__init__(name)
         self.files, self.what, self.column = files, what, column
 
@@ -45,6 +46,13 @@ class ColumnarReader(Reader):
         except (OSError, pa.ArrowException):
             return None
 
+    def count(self) -> int:
+        """Return the number of items; Parquet files know theirs, downloads by their status."""
+        if all(f.suffix == ".parquet" for f in self.files):
+            with suppress(OSError, pa.ArrowException):
+                return sum(map(_downloaded, self.files))
+        return super().count()
+
     def items(self) -> Iterator[Item]:
         """Yield the rows in the order of the files."""
         for file in self.files:
@@ -53,7 +61,7 @@ class ColumnarReader(Reader):
             except (OSError, pa.ArrowException, ValueError) as error:
                 self.skip(str(file), " ".join(str(error).split()))
 
-    def _rows_of(self, path: Path) -> Iterator[Item]:
+    def _rows_of(self, path: Place) -> Iterator[Item]:
         number = 0
         for batch in _batches(path):
             names = batch.schema.names
@@ -87,7 +95,7 @@ def find_columnar(folder: Path, split: str, column: str) -> ColumnarReader | Non
     return None
 
 
-def columnar_reader(files: Sequence[Path], name: str, column: str) -> ColumnarReader:
+def columnar_reader(files: Sequence[Place], name: str, column: str) -> ColumnarReader:
     """Return the reader of files with the same suffix."""
     kind = "Parquet" if files[0].suffix == ".parquet" else "Arrow"
     return ColumnarReader(files, name, f"{kind} files", column)
@@ -103,12 +111,13 @@ def _of_split(files: list[Path], split: str, folder: Path) -> list[Path]:
     return [f for f in files if chosen in words[f]]
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+def _batches(path: Place) -> Iterator[pa.RecordBatch]:
     """Read a file piece by piece; Arrow files come in a form with a footer and in one without."""
     if path.suffix == ".parquet":
-        yield from pq.ParquetFile(path).iter_batches(batch_size=BATCH)
+        with pq.ParquetFile(_source(path)) as table:
+            yield from table.iter_batches(batch_size=BATCH)
         return
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(str(path)) if isinstance(path, Path) else path.open("rb") as file:
         try:
             reader = pa.ipc.open_file(file)
         except pa.ArrowInvalid:
@@ -122,7 +131,22 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
                 yield batch.slice(start, BATCH)
 
 
-def _image_bytes(cell: Any, folder: Path) -> bytes:
+def _downloaded(path: Place) -> int:
+    """Return the number of rows of a Parquet file that are no failed downloads."""
+    with pq.ParquetFile(_source(path)) as table:
+        known = [c for c in (STATUS, ERROR) if c in table.schema_arrow.names]
+        if STATUS not in known:
+            return table.metadata.num_rows
+        rows = table.read(columns=known).to_pylist()
+        return sum(failure(row) is None for row in rows)
+
+
+def _source(path: Place) -> Any:
+    """Return what Arrow opens itself, a local path, or an opened file of an object store."""
+    return path if isinstance(path, Path) else path.open("rb")
+
+
+def _image_bytes(cell: Any, folder: Place) -> bytes:
     """Return the bytes of a cell; ``OSError`` if it holds no image."""
     if isinstance(cell, dict):
         if cell.get("bytes") is None and isinstance(cell.get("path"), str):

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vilta.data.corpora.base import Place
+
 STATUS, KEY, ERROR = "status", "key", "error_message"
 
 
@@ -36,12 +38,12 @@ def failure(row: Mapping[str, Any]) -> str | None:
     return f"{status}: {message}" if message else str(status)
 
 
-def failed_downloads(table: Path) -> Iterator[tuple[str, str]]:
+def failed_downloads(table: Place) -> Iterator[tuple[str, str]]:
     """Yield key and reason of each row of a shard's table that failed; nothing without a table."""
     if not table.is_file():
         return
     try:
-        file = pq.ParquetFile(table)
+        file = pq.ParquetFile(table.open("rb"))
         if not {STATUS, KEY} <= set(file.schema_arrow.names):
             return
         columns = [c for c in (KEY, STATUS, ERROR) if c in file.schema_arrow.names]

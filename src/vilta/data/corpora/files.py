@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Reader
+from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Place, Reader
 
 CHUNK = 2**20
 """Characters of a JSON array that are read at once."""
@@ -102,12 +102,12 @@ def json_array(path: Path) -> Iterator[Any]:
                 yield value
 
 
-def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+def tar_members(path: Place) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     """Yield the regular files of a tar, and a function that reads each before the next is asked.
 
     The tar is a stream: nothing is extracted, links are not followed, names are only names.
     """
-    with tarfile.open(path, "r|*") as archive:
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would remember them all
             if member.isfile():

@@ -11,10 +11,10 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Item, Reader
+from vilta.data.corpora.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Item, Place, Reader
 from vilta.data.corpora.downloads import failed_downloads
 from vilta.data.corpora.files import tar_members
 
@@ -30,7 +30,7 @@ class WebDatasetReader(Reader):
 
     what = "WebDataset tars"
 
-    def __init__(self, tars: Sequence[Path], name: str, column: str) -> None:
+    def __init__(self, tars: Sequence[Place], name: str, column: str) -> None:
         super().__init__(name)
         self.tars, self.column = tars, column
 
@@ -56,7 +56,7 @@ class WebDatasetReader(Reader):
                     read=partial(bytes, sample[suffix]),
                 )
 
-    def _samples(self, tar: Path) -> Iterator[tuple[str, Sample]]:
+    def _samples(self, tar: Place) -> Iterator[tuple[str, Sample]]:
         """Yield each key with its members; a key that comes again later is skipped."""
         done: set[str] = set()
         key, sample = "", Sample()

@@ -17,7 +17,8 @@ from torch import Tensor
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.corpora import load_pairs
-from vilta.data.loading import PairDataset, evaluation_loader
+from vilta.data.loading import evaluation_loader
+from vilta.data.samples import PairDataset
 from vilta.data.scenes import is_true, parse, scene_from_id
 from vilta.recipes.pretrain import masking_collator
 from vilta.tasks.masked_words import VIEWS, masked_word_logits

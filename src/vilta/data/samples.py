@@ -1,0 +1,213 @@
+"""Rows of the pair table to samples, under the determinism contract.
+
+The caption drawn and the crop are pure functions of (seed, epoch, row): samples are the same for
+any number of loader processes, and a run that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from vilta.config import DataConfig
+from vilta.data.augmentation import training_short_side, training_tensor
+from vilta.data.order import Key, derived, generator_for
+from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.types import Sample
+
+log = logging.getLogger("vilta.data")
+
+COLUMNS = ("image", "captions", "image_id", "source")
+"""The columns of a pair table."""
+BAD_SHARE, BAD_COUNT = 0.05, 20
+"""A run stops once more samples than both of these were bad (our choice)."""
+SLOTS = 65
+"""Counters: one for the main process, the others for its loader processes."""
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A map-style data set whose samples are pure functions of (epoch, row)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Key) -> Sample: ...
+
+    def caption_lengths(self, keys: list[Key]) -> list[int]:
+        """Return how long the captions of these samples are, without reading images."""
+        ...
+
+
+class BadData(ValueError):
+    """A sample that cannot be used under ``strict``, or too many of them."""
+
+
+class SampleMaker:
+    """Makes samples of rows of the pair table, for training or for evaluation.
+
+    In training the caption and the crop are drawn; in evaluation they are the first caption and
+    the centre. Bad rows (an unreadable image, no caption) are logged by name and counted;
+    :class:`BadData` is raised instead under ``config.strict``, and when there are too many.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, train: bool) -> None:
+        self.config, self.seed, self.train = config, seed, train
+        self.short_side = training_short_side(
+            config.image_size, config.augmentation if train else "none", config.min_crop
+        )
+        # Shared with the loader processes; each writes its own row, so no lock is needed.
+        self._counts = torch.zeros(SLOTS, 2, dtype=torch.int64).share_memory_()
+        self._known_bad: set[str] = set()
+        self._decoded: dict[int, Image.Image] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples were read so far, and how many of them were bad, in all processes."""
+        read, bad = self._counts.sum(dim=0).tolist()
+        return {"read": read, "bad": bad}
+
+    def make(self, row: dict[str, Any], epoch: int, index: int, name: str) -> Sample:
+        """Return the sample of a row; ``ValueError`` in one line if it is bad.
+
+        Everything random follows from the epoch and from ``index``, the number of the row.
+        """
+        captions = _usable(row["captions"])
+        if not captions:
+            raise ValueError("no caption")
+        config = self.config
+        image = self._decoded.get(index)
+        if image is None:
+            image = decode_image(_image_bytes(row["image"]), self.short_side)
+        if config.cache:
+            self._decoded[index] = image
+        if self.train:
+            caption, random = self._draw(captions, epoch, index)
+            pixels = training_tensor(
+                image, config.image_size, config.augmentation, config.min_crop, random
+            )
+        else:
+            caption = captions[0]
+            pixels = evaluation_tensor(image, config.image_size)
+        self._counts[_slot(), 0] += 1
+        return Sample(
+            pixels=pixels,
+            caption=caption,
+            image_id=row["image_id"],
+            index=index,
+            epoch=epoch,
+            name=name,
+        )
+
+    def bad(self, name: str, source: str, reason: str) -> None:
+        """Count a bad row; log it the first time that this process meets it."""
+        what = f"{name} ({source}): {reason}"
+        if self.config.strict:
+            raise BadData(f"bad sample {what}")
+        self._counts[_slot()] += 1
+        if name not in self._known_bad:
+            self._known_bad.add(name)
+            log.warning("bad sample %s; replaced by another one", what)
+        counts = self.counts
+        if counts["bad"] > BAD_COUNT and counts["bad"] > BAD_SHARE * counts["read"]:
+            raise BadData(
+                f"{counts['bad']} of {counts['read']} samples are bad, the last one {what}; "
+                "check the data, or pack them with `vilta pack`, which skips bad ones"
+            )
+
+    def _draw(self, captions: list[str], epoch: int, index: int) -> tuple[str, np.random.Generator]:
+        """Return the caption of an epoch, and the generator that draws the crop next."""
+        random = generator_for(self.seed, "sample", epoch, index)
+        return captions[int(random.integers(len(captions)))], random
+
+
+class PairDataset(SampleMaker):
+    """Samples of a pair table by (epoch, row); a bad one is replaced by another row.
+
+    Which one follows from the seed. ``name`` is what error messages call the table.
+    """
+
+    def __init__(
+        self, table: datasets.Dataset, config: DataConfig, seed: int, train: bool, name: str
+    ) -> None:
+        super().__init__(config, seed, train)
+        missing = [c for c in COLUMNS if c not in table.column_names]
+        if missing:
+            found = ", ".join(table.column_names)
+            raise ValueError(f"{name}: column {missing[0]!r} is missing (found: {found})")
+        if len(table) == 0:
+            raise ValueError(f"{name}: the data are empty")
+        # Our own decoder checks sizes and formats first; `datasets` would decode anything.
+        self.table = table.cast_column("image", datasets.Image(decode=False))
+        self.name = name
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.table)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return the sample of (epoch, row)."""
+        epoch, index = key
+        row, attempt = index, 0
+        while True:
+            content, name = self.table[row], f"{self.name}#{row}"
+            try:
+                return self.make(content, epoch, row, name)
+            except ValueError as error:
+                attempt += 1
+                self.bad(name, content["source"], str(error))
+                row = derived(self.seed, "replace", epoch, index, attempt) % len(self)
+
+    def caption_lengths(self, keys: list[Key]) -> list[int]:
+        """Return how many characters the captions of these samples have; reads no image."""
+        column = self.table.select_columns(["captions"])[[row for _, row in keys]]["captions"]
+        usable = map(_usable, column)
+        return [
+            len(self._draw(captions, epoch, row)[0]) if captions else 0
+            for (epoch, row), captions in zip(keys, usable, strict=True)
+        ]
+
+
+def fingerprint(table: datasets.Dataset) -> str:
+    """Return a hash of a table's length and of up to 1,000 evenly spaced rows.
+
+    It follows from the content alone, so data may move to another folder, and does not read a
+    large table through.
+    """
+    plain = table
+    if "image" in table.column_names:
+        plain = table.cast_column("image", datasets.Image(decode=False))
+    digest = hashlib.blake2b(str(len(plain)).encode(), digest_size=16)
+    for row in range(0, len(plain), max(1, len(plain) // 1000)):
+        content = plain[row]
+        image = content.pop("image", None)
+        digest.update(repr(sorted(content.items())).encode("utf-8", "surrogatepass"))
+        digest.update((image or {}).get("bytes") or b"")
+    return digest.hexdigest()
+
+
+def _slot() -> int:
+    info = get_worker_info()
+    return 0 if info is None else 1 + info.id % (SLOTS - 1)
+
+
+def _usable(captions: list[str | None]) -> list[str]:
+    return [c for c in captions if c and not c.isspace()]
+
+
+def _image_bytes(image: dict[str, Any] | None) -> bytes:
+    """Return the bytes of an undecoded image cell."""
+    if not image:
+        raise ValueError("no image")
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    try:
+        return Path(image["path"]).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {image['path']}: {error.strerror}") from None

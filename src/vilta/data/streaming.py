@@ -1,0 +1,127 @@
+"""Samples from shards that are read one after the other: too large, or too far, to be a table.
+
+The shards of all epochs, each epoch in an order of its own, are dealt to lanes in turn, and the
+micro-batches of a run take from the lanes in turn. A lane is read forward in chunks, each shuffled
+within itself. Which sample stands where is hence a pure function of the seed, the batch size and
+the shards, for any number of processes: each pair comes once an epoch, and a run that was stopped
+repeats none and skips none. What it costs to go on: the shards before its place must be counted,
+which Parquet files tell at once, while tars and Arrow files are read through.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+
+from vilta.config import DataConfig
+from vilta.data.corpora.base import Item, clean_captions
+from vilta.data.corpora.shards import shard_reader
+from vilta.data.order import Key, generator_for, permutation, stable_hash
+from vilta.data.samples import BadData, SampleMaker
+from vilta.types import Sample
+
+log = logging.getLogger("vilta.data")
+
+LANES = 64
+"""Lanes at most (our choice). With ranks x accumulated micro-batches x loader processes a divisor
+of it, each lane is read by one process; otherwise by several, each of which passes over the rest.
+"""
+CHUNK = 256
+"""Pairs of a lane that are shuffled together, and held in memory as files (our choice)."""
+
+Found = tuple[int, str, Item]
+"""An item with its epoch and a name that says where it stands."""
+
+
+class StreamedPairs(SampleMaker):
+    """Samples of shards by (lane, number in the lane); ``name`` is what error messages call them.
+
+    A bad one is replaced by another of its chunk.
+    """
+
+    def __init__(self, shards: Sequence[str], config: DataConfig, seed: int, name: str) -> None:
+        super().__init__(config, seed, train=True)
+        self.shards, self.name = list(shards), name
+        self.lanes = min(LANES, len(self.shards))
+        self._open: dict[int, _Lane] = {}
+
+    def key_at(self, batch_size: int, position: int) -> Key:
+        """Return lane and number of the sample at a position: each lane gives a micro-batch."""
+        batch, place = divmod(position, batch_size)
+        turn, lane = divmod(batch, self.lanes)
+        return lane, turn * batch_size + place
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return the sample of (lane, number); quick if it is asked for in order."""
+        number, place = divmod(key[1], CHUNK)
+        lane = self._open.setdefault(key[0], _Lane(self, key[0]))
+        chunk = lane.chunk(number)
+        for epoch, name, item in chunk[place:] + chunk[:place]:
+            try:
+                row = {
+                    "image": {"bytes": item.read(), "path": None},
+                    "captions": clean_captions(item.captions),
+                    "image_id": item.image_id,
+                }
+                return self.make(row, epoch, stable_hash(name), name)
+            except (ValueError, OSError) as error:
+                if isinstance(error, BadData):
+                    raise
+                self.bad(name, item.source, str(error))
+        raise BadData(f"{self.name}: none of {CHUNK} pairs in a row can be used")
+
+
+class _Lane:
+    """One of the streams that are read side by side."""
+
+    def __init__(self, pairs: StreamedPairs, lane: int) -> None:
+        self.pairs, self.lane = pairs, lane
+        self.number, self.current = -1, list[Found]()
+        self.items: Iterator[Found] = iter(())
+        self.counts: dict[str, int] = {}
+
+    def chunk(self, number: int) -> list[Found]:
+        """Return a shuffled chunk; the one after the last is the next to be read."""
+        if number == self.number:
+            return self.current
+        if number != self.number + 1 or number == 0:
+            self.items = self._items(number * CHUNK)
+        self.number, self.current = number, list(islice(self.items, CHUNK))
+        order = generator_for(self.pairs.seed, "chunk", self.lane, number).permutation(CHUNK)
+        self.current = [self.current[i] for i in order]
+        return self.current
+
+    def _items(self, start: int) -> Iterator[Found]:
+        """Yield the lane's items from number ``start`` on, for ever."""
+        shards, seed = self.pairs.shards, self.pairs.seed
+        empty = 0
+        for turn in count():
+            epoch, place = divmod(self.lane + turn * self.pairs.lanes, len(shards))
+            shard = shards[int(permutation(seed, len(shards), epoch)[place])]
+            if start and start >= (number := self._count(shard)):
+                start -= number
+                continue
+            reader, found = shard_reader(shard), 0
+            name = shard.rpartition("/")[2]  # data may move
+            for found, item in enumerate(reader.items(), start=1):
+                if found > start:
+                    yield epoch, f"{name}#{found - 1}", item
+            start = 0
+            if reader.skipped and epoch == 0:
+                first = reader.skipped[0]
+                log.warning(
+                    "%s: %d items skipped, the first: %s (%s)",
+                    shard,
+                    len(reader.skipped),
+                    first.source,
+                    first.reason,
+                )
+            empty = 0 if found else empty + 1
+            if empty > len(shards):
+                raise BadData(f"{self.pairs.name}: no shard has a usable pair")
+
+    def _count(self, shard: str) -> int:
+        if shard not in self.counts:
+            self.counts[shard] = shard_reader(shard).count()
+        return self.counts[shard]

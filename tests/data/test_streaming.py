@@ -1,0 +1,254 @@
+"""Streams of shards keep the determinism contract, on this machine and behind a protocol."""
+
+import functools
+import http.server
+import importlib.util
+import io
+import tarfile
+import threading
+from collections import Counter
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from upath import UPath
+
+from vilta.config import DataConfig
+from vilta.data import streaming
+from vilta.data.collate import PairCollator
+from vilta.data.corpora import find_shards
+from vilta.data.corpora.shards import shard_reader
+from vilta.data.loading import training_loader
+from vilta.data.mixture import training_data
+from vilta.data.samples import BadData
+from vilta.data.scenes import vocabulary
+from vilta.data.streaming import StreamedPairs
+from vilta.model.language_model import new_tokenizer
+
+SIZES = [3, 9, 4, 7, 1, 6]
+"""Pairs in each shard; chunks of 4 and 4 lanes never fit them."""
+
+
+def jpeg(shade):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16), (shade % 256, 90, 90)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def tar(path, first, count, broken=()):
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for i in range(first, first + count):
+            data = b"<html>" if i in broken else jpeg(i)
+            for name, content in ((f"{i}.jpg", data), (f"{i}.txt", b"a red ball %d" % i)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def parquet(path, first, count):
+    rows = range(first, first + count)
+    status = ["success"] * count + ["failed_to_download"]
+    table = {"jpg": [*map(jpeg, rows), None], "caption": [f"a blue box {i}" for i in rows] + ["x"]}
+    table |= {"key": [str(i) for i in rows] + ["no"], "status": status}
+    with path.open("wb") as file:
+        pq.write_table(pa.table(table), file)
+
+
+def arrow(path, first, count):
+    rows = range(first, first + count)
+    table = pa.table({"image": [*map(jpeg, rows)], "caption": [[f"a star {i}"] for i in rows]})
+    with path.open("wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+WRITERS = {"tar": tar, "parquet": parquet, "arrow": arrow}
+
+
+def write_shards(folder, kinds=("tar", "parquet", "arrow")):
+    first = 0
+    for number, size in enumerate(SIZES):
+        kind = kinds[number % len(kinds)]
+        WRITERS[kind](folder / f"{number:05}.{kind}", first, size)
+        first += size
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(streaming, "CHUNK", 4)
+    monkeypatch.setattr(streaming, "LANES", 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def collator():
+    words = new_tokenizer(["a red ball 1", *vocabulary()] * 2, 400)
+    return PairCollator(words, 12, lambda ids, words, noise: (ids, noise[..., 0] < 0.3), 4)
+
+
+CONFIG = DataConfig(image_size=16, augmentation="crop-flip")
+
+
+def stream(folder, seed=4, config=CONFIG):
+    return StreamedPairs(find_shards(str(folder)), config, seed, "stream")
+
+
+def read(dataset, collator, **settings):
+    settings = {"batch_size": 3, "steps": 12, "seed": 4} | settings
+    steps = training_loader(dataset, collator, **settings)
+    return [[content(batch) for batch in step] for step in steps]
+
+
+def content(batch):
+    pixels = batch.pixel_values.flatten(1).sum(1).tolist()
+    return batch.names, pixels, batch.input_ids.tolist(), batch.masked_positions.tolist()
+
+
+def names(steps):
+    return [name for step in steps for batch in step for name in batch[0]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(folder, collator, workers):
+    expected = read(stream(folder), collator)
+    assert read(stream(folder), collator, workers=workers) == expected
+    assert read(stream(folder, seed=5), collator) != expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(start=st.integers(0, 12), accumulate=st.sampled_from([1, 2, 4]))
+def test_a_resume_at_any_step_repeats_nothing_and_skips_nothing(
+    folder, collator, start, accumulate
+):
+    settings = {"accumulate": accumulate, "steps": 12}
+    whole = read(stream(folder), collator, **settings)
+    assert read(stream(folder), collator, start_step=start, **settings) == whole[start:]
+
+
+def test_a_resume_may_change_workers_and_ranks(folder, collator):
+    def part(ranks=1, rank=0, **settings):
+        settings |= {"accumulate": 4 // ranks, "world_size": ranks, "rank": rank, "steps": 10}
+        return read(stream(folder), collator, **settings)
+
+    whole = part()
+    assert part(start_step=3, workers=2) == whole[3:]
+    for ranks in (2, 4):
+        parts = zip(*(part(ranks, rank) for rank in range(ranks)), strict=True)
+        assert [list(chain(*step)) for step in parts] == whole
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 6])
+def test_every_pair_comes_once_an_epoch(folder, collator, monkeypatch, lanes):
+    monkeypatch.setattr(streaming, "LANES", lanes)
+    dataset = stream(folder)
+    total = sum(SIZES)
+    keys = [dataset.key_at(2, position) for position in range(20 * total)]
+    counts = Counter((sample.epoch, sample.name) for sample in map(dataset.__getitem__, keys))
+    assert set(counts.values()) == {1}
+    # Lanes differ in length, so some are ahead; the first epochs are whole by now.
+    for epoch in range(3):
+        assert sum(1 for e, _ in counts if e == epoch) == total
+    orders = [[n for e, n in counts if e == epoch] for epoch in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+
+
+def test_shards_know_how_many_pairs_they_hold(folder):
+    for shard, size in zip(find_shards(str(folder)), SIZES, strict=True):
+        reader = shard_reader(shard)
+        assert reader.count() == size == len(list(reader.items()))
+
+
+def test_going_on_opens_only_what_it_needs(folder, monkeypatch):
+    opened = []
+    original = streaming.shard_reader
+    dataset = stream(folder)
+
+    def reader(shard):
+        opened.append(shard)
+        return original(shard)
+
+    monkeypatch.setattr(streaming, "shard_reader", reader)
+    dataset[0, 0]
+    assert len(opened) <= 3
+
+
+def test_object_stores_and_addresses_are_read_like_folders(collator, folder, tmp_path):
+    bucket = UPath("memory://bucket/cc12m")
+    bucket.mkdir(parents=True, exist_ok=True)
+    expected = read(stream(folder), collator)
+    for path in folder.iterdir():
+        (bucket / path.name).write_bytes(path.read_bytes())
+    assert read(stream("memory://bucket/cc12m/*"), collator) == expected
+
+    handler = functools.partial(QuietHandler, directory=str(write_shards(tmp_path, ("tar",))))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        pattern = f"http://127.0.0.1:{server.server_port}/{{00000..00005}}.tar"
+        found = [read(stream(pattern), collator, workers=workers) for workers in (0, 2)]
+        server.shutdown()
+    assert found[0] == found[1] == read(stream(tmp_path), collator)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+def test_patterns(folder):
+    everything = [f"{folder}/{n:05}.{kind}" for n, kind in enumerate([*WRITERS] * 2)]
+    assert find_shards(str(folder)) == everything
+    assert find_shards(f"{folder}/*.tar") == everything[::3]
+    assert find_shards(f"{folder}/0000{{1..4}}.parquet") == [
+        f"{folder}/0000{n}.parquet" for n in range(1, 5)
+    ]
+    ranges = [f"memory://b/{n}.tar" for n in ("08", "09", "10")]
+    assert find_shards("memory://b/{08..10}.tar") == ranges
+    problems = {f"{folder}/*.zip": "no shards", "nowhere://x": "cannot be listed"}
+    if importlib.util.find_spec("s3fs") is None:
+        problems["s3://b/{08..10}.tar"] = "Install s3fs"
+    for pattern, problem in problems.items():
+        with pytest.raises(ValueError, match=problem) as caught:
+            find_shards(pattern)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_pairs_are_replaced_by_others_of_their_chunk(tmp_path, collator, caplog):
+    tar(tmp_path / "0.tar", 0, 30, broken=(3, 17))
+    dataset = stream(tmp_path)
+    found = names(read(dataset, collator, steps=10))
+    assert len(found) == 30 and not {"0.tar#3", "0.tar#17"} & set(found)
+    assert dataset.counts == {"read": 32, "bad": 2}
+    assert "0.tar#17" in caplog.text
+    with pytest.raises(BadData, match=r"bad sample 0\.tar#"):
+        strict = DataConfig(image_size=16, strict=True)
+        read(stream(tmp_path, config=strict), collator, steps=10)
+
+
+def test_shards_without_a_pair_stop_the_run_with_one_line(tmp_path, collator):
+    tar(tmp_path / "0.tar", 0, 0)
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(BadData, match="no shard has a usable pair"):
+        read(stream(tmp_path), collator)
+    tar(tmp_path / "0.tar", 0, 30, broken=range(30))
+    with pytest.raises(BadData):
+        read(stream(tmp_path), collator)
+
+
+def test_what_a_stream_cannot_do_is_said(folder, tmp_path):
+    data, first = training_data(DataConfig(train=f"stream:{folder}", image_size=16), 1)
+    assert isinstance(data, StreamedPairs)
+    _, second = training_data(DataConfig(train=f"stream:{folder}/*.tar", image_size=16), 1)
+    assert first != second
+    with pytest.raises(ValueError, match="bucket_steps"):
+        training_data(DataConfig(train=f"stream:{folder}", bucket_steps=2), 1)
+    (tmp_path / "mixture.yaml").write_text(f"stream:{folder}: 1\n")
+    with pytest.raises(ValueError, match="cannot hold a stream"):
+        training_data(DataConfig(train=str(tmp_path / "mixture.yaml")), 1)
