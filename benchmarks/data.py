@@ -1,6 +1,6 @@
-"""How fast images are read for training, and how much memory packing takes.
+"""How fast pairs are read and packed, with how much memory, and how soon a large table starts.
 
-    python -m benchmarks.data --pairs 100000
+    python -m benchmarks.data
 
 Reading is one thread on 340 x 256 JPEG to 224 pixels, against the way of METER: PIL, RGBA, bicubic
 resize of the short side, centre, RGB, normalised floats in the worker. Ratios are of one run:
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
+import os
 import subprocess
 import sys
 import tarfile
@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from vilta.data.augmentation import training_short_side, training_tensor
+from vilta.data.order import permutation
 from vilta.data.transforms import decode_image
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
@@ -33,21 +34,32 @@ SIDE = 224
 MEAN, STD = torch.tensor([0.48, 0.46, 0.41]), torch.tensor([0.27, 0.26, 0.28])
 
 
+def generators(count: int) -> list[np.random.Generator]:
+    """Return generators with seeds of their own."""
+    return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def photo(rng: np.random.Generator, width: int = 340, height: int = 256) -> Image.Image:
+    """Draw pixels with the statistics of a photo: noise at all scales."""
+    image = np.zeros((height, width, 3))
+    for scale in (2, 4, 8, 16, 32, 64):
+        small = rng.normal(size=(height // scale + 1, width // scale + 1, 3)).clip(-2, 2)
+        grey = Image.fromarray(((small + 2) * 63).astype(np.uint8))
+        image += np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC)) * scale**0.5
+    image = 255 * (image - image.min()) / np.ptp(image)
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """Return pixels as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=87)
+    return file.getvalue()
+
+
 def photos(count: int) -> list[bytes]:
-    """Return JPEG files of 340 x 256 pixels with the statistics of photos: noise at all scales."""
-    rng = np.random.default_rng(0)
-    files = []
-    for _ in range(count):
-        image = np.zeros((256, 340, 3))
-        for scale in (2, 4, 8, 16, 32, 64):
-            small = rng.normal(size=(256 // scale + 1, 340 // scale + 1, 3)).clip(-2, 2)
-            grey = Image.fromarray(((small + 2) * 63).astype(np.uint8))
-            image += np.asarray(grey.resize((340, 256), Image.Resampling.BICUBIC)) * scale**0.5
-        image = 255 * (image - image.min()) / np.ptp(image)
-        file = io.BytesIO()
-        Image.fromarray(image.astype(np.uint8)).save(file, "JPEG", quality=87)
-        files.append(file.getvalue())
-    return files
+    """Return JPEG files of 340 x 256 pixels."""
+    return [encoded(np.asarray(photo(rng))) for rng in generators(count)]
 
 
 def like_meter(data: bytes) -> torch.Tensor:
@@ -83,45 +95,132 @@ def rate(read: Callable[[bytes], torch.Tensor], files: list[bytes], seconds: flo
     return count / (time.perf_counter() - began)
 
 
-def packing(pairs: int) -> dict[str, float]:
-    """Pack a tar of so many pairs in a process of its own; its peak memory and its rate."""
+def write_tar(path: Path, pictures: list[bytes], pairs: int) -> None:
+    """Write a WebDataset tar; each picture differs from the others by some bytes at its end."""
+    with tarfile.open(path, "w") as archive:
+        for i in range(pairs):
+            data = pictures[i % len(pictures)] + b"%010d" % i  # what follows a JPEG is not read
+            for name, content in ((f"{i}.jpg", data), (f"{i}.txt", b"a pair %d" % i)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def measured(*command: str) -> tuple[float, float]:
+    """Run Python in a process of its own; return seconds and the peak of its memory in GiB."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20)\n"
+    )
+    began = time.perf_counter()
+    child = [sys.executable, "-c", code, sys.executable, *command]
+    peak = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - began, float(peak)
+
+
+READ = """
+import sys
+from vilta.config import DataConfig
+from vilta.data.corpora import load_pairs
+from vilta.data.samples import PairDataset, fingerprint
+dataset = PairDataset(load_pairs(sys.argv[1]), DataConfig(image_size=64), 0, True, "benchmark")
+fingerprint(dataset.table)
+for row in range(0, len(dataset), int(sys.argv[2])):
+    dataset[0, row]
+"""
+
+
+def memory(pairs: int) -> dict[str, float]:
+    """Pack a tar of so many small pairs, then read all of them: peak memory and rates."""
     with tempfile.TemporaryDirectory() as folder:
-        rng = np.random.default_rng(0)
-        with tarfile.open(f"{folder}/in.tar", "w") as archive:
-            for i in range(pairs):
-                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                file = io.BytesIO()
-                Image.fromarray(pixels).resize((128, 96)).save(file, "JPEG", quality=80)
-                for name, data in ((f"{i}.jpg", file.getvalue()), (f"{i}.txt", b"a pair %d" % i)):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "vilta", "pack", f"{folder}/in.tar"]
-        subprocess.run([*command, "--out", f"{folder}/out"], check=True)
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        small = [encoded(np.asarray(photo(rng).resize((128, 96)))) for rng in generators(64)]
+        write_tar(Path(folder, "in.tar"), small, pairs)
+        pack = ("-m", "vilta", "pack", f"{folder}/in.tar", "--out", f"{folder}/out")
+        packing, packing_peak = measured(*pack)
+        reading, reading_peak = measured("-c", READ, f"{folder}/out", "1")
     return {
         "pairs": pairs,
-        "peak_memory_GiB": round(peak, 2),
-        "pairs_per_s": round(pairs / seconds),
+        "packing_peak_GiB": round(packing_peak, 2),
+        "packed_per_s": round(pairs / packing),
+        "reading_peak_GiB": round(reading_peak, 2),
+        "read_per_s": round(pairs / reading),
+    }
+
+
+def packing(pairs: int) -> dict[str, float]:
+    """Pack photos of 640 x 480 pixels on all cores, as they are and shrunk."""
+    result: dict[str, float] = {"pairs": pairs, "cores": os.cpu_count() or 1}
+    with tempfile.TemporaryDirectory() as folder:
+        large = [encoded(np.asarray(photo(rng, 640, 480))) for rng in generators(64)]
+        write_tar(Path(folder, "in.tar"), large, pairs)
+        for name, side in (("as_it_is", "0"), ("short_side_384", "384")):
+            out = Path(folder, name)
+            command = ("-m", "vilta", "pack", f"{folder}/in.tar", "--short-side", side)
+            seconds, _ = measured(*command, "--out", str(out))
+            size = sum(file.stat().st_size for file in out.glob("*.arrow"))
+            result |= {
+                f"{name}_per_s": round(pairs / seconds),
+                f"{name}_bytes_per_pair": round(size / pairs),
+            }
+    return result
+
+
+def startup(rows: int) -> dict[str, float]:
+    """Time from nothing to the first sample of a packed table of so many rows.
+
+    Its shards are links to one file of 100,000 rows, which is as good as many for this purpose.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = encoded(np.zeros((16, 16, 3), np.uint8))
+        write_tar(Path(folder, "in.tar"), [tiny], 100_000)
+        command = ("-m", "vilta", "pack", f"{folder}/in.tar", "--shard-rows", "100000")
+        measured(*command, "--out", f"{folder}/out")
+        state = json.loads(Path(folder, "out", "state.json").read_text())
+        shard = Path(folder, "out", state["_data_files"][0]["filename"])
+        names = [f"data-{i:05}.arrow" for i in range(rows // 100_000)]
+        for name in names:
+            if not (target := shard.with_name(name)).exists():
+                os.link(shard, target)
+        state["_data_files"] = [{"filename": name} for name in names]
+        Path(folder, "out", "state.json").write_text(json.dumps(state))
+        seconds = {}
+        for name, step in (("imports", None), ("first_sample", rows), ("thousand", rows // 1000)):
+            code = READ if step else READ.split("dataset =")[0]
+            seconds[name], peak = measured("-c", code, f"{folder}/out", str(step))
+        began = time.perf_counter()
+        permutation(0, rows, 0)
+        order = time.perf_counter() - began
+    return {
+        "rows": rows,
+        "imports_s": round(seconds["imports"], 1),
+        "to_first_sample_s": round(seconds["first_sample"], 1),
+        "to_thousand_far_apart_s": round(seconds["thousand"], 1),
+        "order_of_an_epoch_s": round(order, 2),
+        "peak_GiB": round(peak, 2),
     }
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=100_000, help="pairs to pack")
+    parser.add_argument("--pairs", type=int, default=100_000, help="small pairs to pack and read")
+    parser.add_argument("--photos", type=int, default=10_000, help="photos to pack")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the large table")
     parser.add_argument("--seconds", type=float, default=8.0, help="time for each way of reading")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     files = photos(64)
-    ways = {"meter": like_meter, "none": reader("none"), "crop": reader("crop")}
+    ways = {"meter": like_meter} | {
+        name: reader(name) for name in ("none", "crop", "crop-flip", "crop-randaugment")
+    }
     rates = {name: rate(read, files, arguments.seconds) for name, read in ways.items()}
     result = {
         "images_per_s": {name: round(value) for name, value in rates.items()},
         "times_meter": {name: round(rates[name] / rates["meter"], 2) for name in rates},
-        "packing": packing(arguments.pairs),
+        "memory": memory(arguments.pairs),
+        "packing": packing(arguments.photos),
+        "startup": startup(arguments.rows),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")

@@ -272,3 +272,28 @@ def test_parquet_files(tmp_path, kind):
         data = (folder / "1.parquet").read_bytes()
         (folder / "1.parquet").write_bytes(data[:-10] if kind == "cut footer" else b"")
     assert_skipped(folder, tmp_path)
+
+
+def test_an_arrow_file_whose_offsets_point_anywhere(tmp_path):
+    """Found by fuzz/readers.py: unchecked, such a batch makes the process read foreign memory."""
+    for name, images in (("a.arrow", [PNG]), ("b.arrow", [GOOD, GOOD])):
+        batch = pa.RecordBatch.from_pydict(
+            {"image": images, "caption": ["nine char"] * len(images)}
+        )
+        with (
+            pa.OSFile(str(tmp_path / name), "wb") as file,
+            pa.ipc.new_file(file, batch.schema) as f,
+        ):
+            f.write_batch(batch)
+    good, bad = (np.array(offsets, np.int32).tobytes() for offsets in ([0, 9, 18], [0, 9, 2**30]))
+    content = (tmp_path / "b.arrow").read_bytes()
+    assert content.count(good) == 1
+    (tmp_path / "b.arrow").write_bytes(content.replace(good, bad))
+    manifest = pack(str(tmp_path), PackConfig(out=str(tmp_path / "out")))
+    assert manifest["rows"] == 1 and "b.arrow" in manifest["skipped_items"][0]["source"]
+
+
+def test_a_table_whose_lines_are_longer_than_its_head(tmp_path):
+    (tmp_path / "metadata.csv").write_text("name,caption\na.jpg,a ball,and more\n")
+    with pytest.raises(ValueError, match="no column 'file_name'"):
+        pack(str(tmp_path), PackConfig(out=str(tmp_path / "out")))

@@ -127,6 +127,7 @@ def _batches(path: Place) -> Iterator[pa.RecordBatch]:
         else:
             batches = map(reader.get_batch, range(reader.num_record_batches))
         for batch in batches:
+            batch.validate(full=True)  # a damaged one could point anywhere in memory
             for start in range(0, batch.num_rows, BATCH):
                 yield batch.slice(start, BATCH)
 

@@ -36,7 +36,7 @@ class MetadataReader(Reader):
         rows = [r for r in (_jsonl(self) if path.suffix == ".jsonl" else _csv(path)) if r]
         columns = list(dict.fromkeys(c for row in rows for c in row))
         if rows and FILE_COLUMN not in columns:
-            raise ValueError(f"{path}: no column {FILE_COLUMN!r}; found: {', '.join(columns)}")
+            raise ValueError(f"{path}: no column {FILE_COLUMN!r}; found: {', '.join(map(str, columns))}")
         if split:
             splits = dict.fromkeys(str(row["split"]) for row in rows if row.get("split"))
             chosen_split(splits, split, str(path))
