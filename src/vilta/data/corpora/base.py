@@ -172,8 +172,12 @@ def caption_column(columns: Iterable[str], wanted: str, where: str) -> str:
         if name in columns:
             return name
     looked = wanted or " / ".join(CAPTION_COLUMNS)
-    found = ", ".join(map(str, columns))
-    raise ValueError(f"{where}: no caption column {looked}; name one of: {found}")
+    raise ValueError(f"{where}: no caption column {looked}; name one of: {listed(columns)}")
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Join names found in the data for an error message of one line, whatever they are."""
+    return ", ".join(" ".join(str(name).split())[:40] for name in names)
 
 
 def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
@@ -184,7 +188,7 @@ def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
     if not wanted and len(splits) == 1:
         return splits[0]
     problem = f"no split {wanted!r}" if wanted else "a split must be named"
-    raise ValueError(f"{where}: {problem}; there are: {', '.join(splits) or 'none'}")
+    raise ValueError(f"{where}: {problem}; there are: {listed(splits) or 'none'}")
 
 
 def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vilta.data.corpora.base import Item, Place, Reader, caption_column, chosen_split
+from vilta.data.corpora.base import Item, Place, Reader, caption_column, chosen_split, listed
 from vilta.data.corpora.downloads import ERROR, STATUS, failure
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -67,7 +67,7 @@ class ColumnarReader(Reader):
             names = batch.schema.names
             image = next((name for name in IMAGE_COLUMNS if name in names), None)
             if image is None:
-                raise ValueError(f"no column of images ({', '.join(names)})")
+                raise ValueError(f"no column of images ({listed(names)})")
             captions = caption_column(names, self.column, path.name)
             known = next((name for name in ID_COLUMNS if name in names), "")
             wanted = {image, captions, known, "status", "error_message"} & set(names)

@@ -16,6 +16,7 @@ from vilta.data.corpora.base import (
     caption_column,
     chosen_split,
     clean_captions,
+    listed,
 )
 from vilta.data.corpora.downloads import failed_downloads
 
@@ -36,7 +37,7 @@ class MetadataReader(Reader):
         rows = [r for r in (_jsonl(self) if path.suffix == ".jsonl" else _csv(path)) if r]
         columns = list(dict.fromkeys(c for row in rows for c in row))
         if rows and FILE_COLUMN not in columns:
-            raise ValueError(f"{path}: no column {FILE_COLUMN!r}; found: {', '.join(map(str, columns))}")
+            raise ValueError(f"{path}: no column {FILE_COLUMN!r}; found: {listed(columns)}")
         if split:
             splits = dict.fromkeys(str(row["split"]) for row in rows if row.get("split"))
             chosen_split(splits, split, str(path))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import Item, Reader
+from vilta.data.corpora.base import Item, Reader, listed
 from vilta.data.corpora.files import NamedImagesReader, is_plain_name, read_json, tar_members
 
 Entry = dict[str, Any]
@@ -138,7 +138,7 @@ def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
         splits = sorted({str(e.get("split")) for e in entries})
         unknown = [s for s in split.split("+") if s not in splits]
         if unknown:
-            raise ValueError(f"{where}: no split {unknown[0]!r}; there are: {', '.join(splits)}")
+            raise ValueError(f"{where}: no split {unknown[0]!r}; there are: {listed(splits)}")
         entries = [e for e in entries if e.get("split") in split.split("+")]
     return str(content.get("dataset") or "karpathy"), entries
 

@@ -18,6 +18,7 @@ from vilta.data.corpora.base import (
     Reader,
     caption_column,
     chosen_split,
+    listed,
 )
 
 SAVED = ("state.json", "dataset_dict.json")
@@ -36,7 +37,7 @@ class TableReader(Reader):
         self.what, self.content = what, content
         images = [c for c, f in content.features.items() if isinstance(f, datasets.Image)]
         if not images:
-            found = ", ".join(content.column_names)
+            found = listed(content.column_names)
             raise ValueError(f"{name}: no column of images; found: {found}")
         self.image = "image" if "image" in images else images[0]
         self.captions = caption_column(content.column_names, column, name)

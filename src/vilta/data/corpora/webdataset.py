@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Item, Place, Reader
+from vilta.data.corpora.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Item, Place, Reader, listed
 from vilta.data.corpora.downloads import failed_downloads
 from vilta.data.corpora.files import tar_members
 
@@ -47,7 +47,7 @@ class WebDatasetReader(Reader):
                 source = f"{tar.name}:{key}"
                 suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
                 if suffix is None:
-                    self.skip(source, f"no image among its members ({', '.join(sample)})")
+                    self.skip(source, f"no image among its members ({listed(sample)})")
                     continue
                 yield Item(
                     captions=_captions(sample, self.column),
