@@ -301,5 +301,5 @@ def test_a_table_whose_lines_are_longer_than_its_head(tmp_path):
 
 def test_names_from_the_data_stay_on_one_line_in_messages(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,"two\nlines"\na.jpg,x\n')
-    with pytest.raises(ValueError, match="name one of: file_name, two lines$"):
+    with pytest.raises(ValueError, match=r"name one of: file_name, two lines$"):
         pack(str(tmp_path), PackConfig(out=str(tmp_path / "out")))

@@ -124,7 +124,7 @@ class ViltaModel(ViltaPreTrainedModel):
         self._check_size(pixel_values)
         if not pixel_values.is_floating_point():
             mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
-            pixel_values = (pixel_values.to(mean.dtype) - mean) / std
+            pixel_values = pixel_values.to(mean.dtype).sub_(mean).div_(std)
         return self.image_norm(self._encode(encoders.image_states, self.vision, pixel_values))
 
     def encode_text(
