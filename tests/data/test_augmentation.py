@@ -32,7 +32,7 @@ def jpeg(image):
 def test_training_view_is_a_function_of_the_generator(size, augmentation):
     def view(seed):
         generator = np.random.default_rng(seed)
-        return training_tensor(picture(*size), 16, augmentation, 0.5, generator)
+        return training_tensor(np.array(picture(*size)), 16, augmentation, 0.5, generator)
 
     assert view(1).shape == (3, 16, 16)
     assert torch.equal(view(1), view(1))
@@ -47,7 +47,7 @@ def test_crops_keep_the_least_area_and_flips_are_half():
     image, flips = Image.fromarray(pixels), 0
     for seed in range(200):
         generator = np.random.default_rng(seed)
-        view = training_tensor(image, 32, "crop-flip", 0.5, generator).float()
+        view = training_tensor(np.array(image), 32, "crop-flip", 0.5, generator).float()
         width = (view[0, :, -1] - view[0, :, 0]).mean() / 255 * 32 / 31
         height = (view[1, -1] - view[1, 0]).mean() / 255 * 32 / 31
         assert 0.45 < abs(width) * height < 1.1
@@ -66,7 +66,7 @@ def test_scaled_decoding_keeps_what_a_crop_can_show():
 @pytest.mark.parametrize("size", [(340, 256), (256, 340), (224, 224), (100, 80)])
 def test_without_augmentation_training_sees_what_evaluation_sees(size):
     generator = np.random.default_rng(0)
-    fast = training_tensor(picture(*size), 224, "none", 0.5, generator).int()
+    fast = training_tensor(np.array(picture(*size)), 224, "none", 0.5, generator).int()
     exact = evaluation_tensor(picture(*size), 224).int()
     difference = (fast - exact).abs()  # two kernels for the same filter
     assert difference.max() <= 3 and difference.float().mean() < 0.02
@@ -74,7 +74,7 @@ def test_without_augmentation_training_sees_what_evaluation_sees(size):
 
 def test_a_crop_equals_pillows_crop_and_resize():
     image = picture(90, 70)
-    view = training_tensor(image, 48, "crop", 0.3, np.random.default_rng(5)).int()
+    view = training_tensor(np.array(image), 48, "crop", 0.3, np.random.default_rng(5)).int()
     box = augmentation._random_box(90, 70, 0.3, np.random.default_rng(5))
     expected = image.crop(box).resize((48, 48), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()

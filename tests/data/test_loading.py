@@ -20,7 +20,7 @@ from vilta.data.loading import evaluation_loader, training_loader
 from vilta.data.mixture import Mixture
 from vilta.data.order import sample_at
 from vilta.data.samples import BadData, PairDataset, fingerprint
-from vilta.data.transforms import decode_image
+from vilta.data.transforms import decode_pixels
 
 WORDS = ["a", "red", "green", "blue", "big", "small", "ball"]
 WORDS += ["cube", "cone", "on", "under", "near", "the", "sits"]
@@ -120,9 +120,9 @@ def test_a_cache_of_decoded_images_changes_no_batch(tokenizer, monkeypatch, augm
 
     def decode(data, short_side):
         decoded.append(data)
-        return decode_image(data, short_side)
+        return decode_pixels(data, short_side)
 
-    monkeypatch.setattr(samples, "decode_image", decode)
+    monkeypatch.setattr(samples, "decode_pixels", decode)
     cached = make_dataset(config=replace(config, cache=True))
     assert_same(flat(batches(tokenizer, cached)), expected)
     assert len(decoded) == len(cached) < sum(len(batch) for batch in expected)

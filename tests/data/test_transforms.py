@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.transforms import decode_image, evaluation_tensor, shrink
+from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor, shrink
 
 
 def picture(width=40, height=30, mode="RGB"):
@@ -89,9 +89,10 @@ def test_first_frame_of_an_animation():
     ],
 )
 def test_poison_is_refused_with_one_line(data, problem):
-    with pytest.raises(ValueError, match=problem) as caught:
-        decode_image(data)
-    assert "\n" not in str(caught.value)
+    for decode in decode_image, decode_pixels:
+        with pytest.raises(ValueError, match=problem) as caught:
+            decode(data)
+        assert "\n" not in str(caught.value)
 
 
 @settings(max_examples=150, deadline=None)
@@ -102,10 +103,47 @@ def test_damaged_bytes_give_an_image_or_a_value_error(data):
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
-    try:
-        assert decode_image(bytes(content)).mode == "RGB"
-    except ValueError as error:
-        assert "\n" not in str(error)
+    for decode in decode_image, decode_pixels:
+        try:
+            assert np.asarray(decode(bytes(content))).shape[2] == 3
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+def turned(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image, "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(picture(), "JPEG"),
+        encoded(picture(41, 33), "JPEG", subsampling=0),
+        encoded(picture(41, 33), "JPEG", subsampling=2, progressive=True),
+        encoded(picture(41, 33, "L"), "JPEG"),
+        encoded(picture(41, 33, "CMYK"), "JPEG"),
+        encoded(picture(41, 33, "P"), "PNG"),
+        turned(picture()),
+        encoded(picture(), "JPEG") + b"more",
+    ],
+)
+def test_pixels_are_those_of_the_image(data):
+    expected = np.asarray(decode_image(data)).astype(int)
+    found = decode_pixels(data)
+    assert found.shape == expected.shape and found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 2  # two builds of one library
+
+
+@pytest.mark.parametrize("short_side", [0, 70, 75, 76, 150, 151, 299, 500])
+def test_pixels_are_scaled_as_the_image_is(short_side):
+    smooth = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
+    data = encoded(smooth, "JPEG")
+    expected = np.asarray(decode_image(data, short_side)).astype(int)
+    found = decode_pixels(data, short_side)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 3
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (32, 32), (333, 101), (9, 100)])

@@ -30,7 +30,7 @@ RANDAUGMENT_STRENGTH = 0.7
 
 
 def training_tensor(
-    image: Image.Image,
+    pixels: UInt8[np.ndarray, "H W 3"],
     size: int,
     augmentation: str,
     min_crop: float,
@@ -42,13 +42,14 @@ def training_tensor(
     ``min_crop`` to 1; ``crop-flip`` also mirrors half of the images; ``crop-randaugment`` applies
     :func:`randaugment` to the crop.
     """
+    height, width = pixels.shape[:2]
     if augmentation == "none":
-        width, height = evaluation_size(image, size)
-        view = _resize(_pixels(image), width, height)
+        width, height = evaluation_size(width, height, size)
+        view = _resize(pixels, width, height)
         left, top = (width - size) // 2, (height - size) // 2
         return view[:, top : top + size, left : left + size].contiguous()
-    left, top, right, bottom = _random_box(*image.size, min_crop, generator)
-    view = _resize(_pixels(image)[:, top:bottom, left:right], size, size)
+    left, top, right, bottom = _random_box(width, height, min_crop, generator)
+    view = _resize(pixels[top:bottom, left:right], size, size)
     if augmentation == "crop-flip" and generator.random() < 0.5:
         view = view.flip(-1)
     if augmentation == "crop-randaugment":
@@ -129,12 +130,9 @@ def _random_box(
     return left, top, left + w, top + h
 
 
-def _pixels(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-    """Return the pixels of an RGB image, colours last in memory, which is how resizing is fast."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _resize(pixels: UInt8[Tensor, "3 H W"], width: int, height: int) -> UInt8[Tensor, "3 h w"]:
-    if pixels.shape[1:] == (height, width):
-        return pixels
-    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
+def _resize(pixels: UInt8[np.ndarray, "H W 3"], width: int, height: int) -> UInt8[Tensor, "3 h w"]:
+    # Colours stay last in memory, which is how torch's kernels for uint8 are fast.
+    view = torch.from_numpy(pixels).permute(2, 0, 1)
+    if pixels.shape[:2] == (height, width):
+        return view
+    return F.interpolate(view[None], (height, width), mode="bicubic", antialias=True)[0]

@@ -14,13 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import get_worker_info
 
 from vilta.config import DataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.order import Key, derived, generator_for
-from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor
 from vilta.types import Sample
 
 log = logging.getLogger("vilta.data")
@@ -65,7 +64,7 @@ class SampleMaker:
         # Shared with the loader processes; each writes its own row, so no lock is needed.
         self._counts = torch.zeros(SLOTS, 2, dtype=torch.int64).share_memory_()
         self._known_bad: set[str] = set()
-        self._decoded: dict[int, Image.Image] = {}
+        self._decoded: dict[int, Any] = {}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,9 +81,10 @@ class SampleMaker:
         if not captions:
             raise ValueError("no caption")
         config = self.config
-        image = self._decoded.get(index)
+        image: Any = self._decoded.get(index)  # pixels in training, an image in evaluation
         if image is None:
-            image = decode_image(_image_bytes(row["image"]), self.short_side)
+            decode = decode_pixels if self.train else decode_image
+            image = decode(_image_bytes(row["image"]), self.short_side)
         if config.cache:
             self._decoded[index] = image
         if self.train:

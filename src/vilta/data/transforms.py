@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
+import simplejpeg
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -32,24 +35,32 @@ def decode_image(data: bytes, short_side: int = 0) -> Image.Image:
 
     Raises ``ValueError`` with one line for anything that is not a usable image.
     """
-    if not data:
-        raise ValueError("empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF, odd ICC profiles: the pixels decide
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(*image.size)
-                if short_side:
-                    image.draft("RGB", _cover(image.size, short_side))
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"too large: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from None
-    except _BROKEN as error:
-        raise ValueError(f"broken image: {' '.join(str(error).split())}") from None
+    with _opened(data) as image:
+        if short_side:
+            image.draft("RGB", _cover(image.size, short_side))
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def decode_pixels(data: bytes, short_side: int = 0) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode as :func:`decode_image` does, to an array: an ordinary JPEG in less time."""
+    with _opened(data) as image:
+        ordinary = image.format == "JPEG" and image.mode == "RGB"
+        if ordinary and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            smaller = [s for s in (8, 4, 2) if min(image.size) // s >= short_side > 0]
+            scale = max(smaller, default=1)
+            width, height = (-(-side // scale) for side in image.size)
+            # Else Pillow has the last word on a file that is not quite right.
+            with suppress(ValueError):
+                return simplejpeg.decode_jpeg(
+                    data,
+                    "RGB",
+                    fastdct=False,
+                    fastupsample=False,
+                    min_height=height,
+                    min_width=width,
+                )
+    return np.array(decode_image(data, short_side))
 
 
 def evaluation_tensor(image: Image.Image, size: int) -> UInt8[Tensor, "3 S S"]:
@@ -57,16 +68,15 @@ def evaluation_tensor(image: Image.Image, size: int) -> UInt8[Tensor, "3 S S"]:
 
     In this order and with these roundings, as the image processors of transformers do it.
     """
-    width, height = resized = evaluation_size(image, size)
+    width, height = resized = evaluation_size(*image.size, size)
     if resized != image.size:
         image = image.resize(resized, Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return tensor_of(image.crop((left, top, left + size, top + size)))
 
 
-def evaluation_size(image: Image.Image, size: int) -> tuple[int, int]:
-    """Return width and height of the image once its short side is ``size`` pixels."""
-    width, height = image.size
+def evaluation_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return width and height of an image once its short side is ``size`` pixels."""
     if width <= height:
         return size, int(size * height / width)
     return int(size * width / height), size
@@ -82,6 +92,26 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
     if min(image.size) <= short_side:
         return image
     return image.resize(_cover(image.size, short_side), Image.Resampling.BICUBIC)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an image whose size is bearable; whatever goes wrong inside is a ``ValueError``."""
+    if not data:
+        raise ValueError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF, odd ICC profiles: the pixels decide
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"too large: {error}") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from None
+    except _BROKEN as error:
+        raise ValueError(f"broken image: {' '.join(str(error).split())}") from None
 
 
 _BROKEN = (OSError, SyntaxError, struct.error, EOFError, OverflowError, KeyError, IndexError)
