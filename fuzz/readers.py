@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["vilta.data"]) if atheris else contextl
     from vilta.data.corpora.shards import shard_reader
     from vilta.data.mixture import read_mixture
     from vilta.data.text import caption_lines
-    from vilta.data.transforms import decode_image
+    from vilta.data.transforms import decode_image, decode_pixels
 
 PICTURE = Image.linear_gradient("L").resize((24, 20)).convert("RGB")
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -119,11 +119,24 @@ def beside_picture(path: Path) -> None:
     read_pairs(path.parent)
 
 
+def decode_both(path: Path) -> None:
+    """Decode an image with both decoders; what one refuses the other refuses too."""
+    data = path.read_bytes()
+    try:
+        image = decode_image(data)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            decode_pixels(data)
+            raise AssertionError("only one decoder refuses it") from None
+        raise
+    assert decode_pixels(data).shape == (image.height, image.width, 3)
+
+
 Target = tuple[str, Callable[[Path], object], list[bytes]]
 TARGETS: list[Target] = [
     (
         "image",
-        lambda path: decode_image(path.read_bytes(), 10),
+        decode_both,
         [encoded(kind) for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")],
     ),
     ("0.tar", read_pairs, [tar({"1.jpg": JPEG, "1.txt": b"a dog", "2.json": b'{"caption": "x"}'})]),
