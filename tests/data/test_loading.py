@@ -107,7 +107,8 @@ def flat(steps):
     return [batch for step in steps for batch in step]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_are_the_same_for_any_number_of_workers(tokenizer, workers):
     assert_same(flat(batches(tokenizer)), flat(batches(tokenizer, workers=workers)))
 

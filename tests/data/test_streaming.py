@@ -116,7 +116,8 @@ def names(steps):
     return [name for step in steps for batch in step for name in batch[0]]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_are_the_same_for_any_number_of_workers(folder, collator, workers):
     expected = read(stream(folder), collator)
     assert read(stream(folder), collator, workers=workers) == expected
