@@ -137,7 +137,8 @@ def _downloaded(path: Place) -> int:
     with pq.ParquetFile(_source(path)) as table:
         known = [c for c in (STATUS, ERROR) if c in table.schema_arrow.names]
         if STATUS not in known:
-            return table.metadata.num_rows
+            about = table.metadata
+            return sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
         rows = table.read(columns=known).to_pylist()
         return sum(failure(row) is None for row in rows)
 
