@@ -236,8 +236,9 @@ def test_bad_pairs_are_replaced_by_others_of_their_chunk(tmp_path, collator, cap
 def test_shards_without_a_pair_stop_the_run_with_one_line(tmp_path, collator):
     tar(tmp_path / "0.tar", 0, 0)
     (tmp_path / "1.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(BadData, match="no shard has a usable pair"):
-        read(stream(tmp_path), collator)
+    for start_step in (0, 7):
+        with pytest.raises(BadData, match="no shard has a usable pair"):
+            read(stream(tmp_path), collator, start_step=start_step)
     tar(tmp_path / "0.tar", 0, 30, broken=range(30))
     with pytest.raises(BadData):
         read(stream(tmp_path), collator)

@@ -45,6 +45,7 @@ class StreamedPairs(SampleMaker):
         self.shards, self.name = list(shards), name
         self.lanes = min(LANES, len(self.shards))
         self._open: dict[int, _Lane] = {}
+        self._lengths: dict[str, int] = {}
 
     def key_at(self, batch_size: int, position: int) -> Key:
         """Return lane and number of the sample at a position: each lane gives a micro-batch."""
@@ -71,6 +72,12 @@ class StreamedPairs(SampleMaker):
                 self.bad(name, item.source, str(error))
         raise BadData(f"{self.name}: none of {CHUNK} pairs in a row can be used")
 
+    def count(self, shard: str) -> int:
+        """Return how many pairs a shard has; it is counted once."""
+        if shard not in self._lengths:
+            self._lengths[shard] = shard_reader(shard).count()
+        return self._lengths[shard]
+
 
 class _Lane:
     """One of the streams that are read side by side."""
@@ -79,7 +86,6 @@ class _Lane:
         self.pairs, self.lane = pairs, lane
         self.number, self.current = -1, list[Found]()
         self.items: Iterator[Found] = iter(())
-        self.counts: dict[str, int] = {}
 
     def chunk(self, number: int) -> list[Found]:
         """Return a shuffled chunk; the one after the last is the next to be read."""
@@ -99,8 +105,11 @@ class _Lane:
         for turn in count():
             epoch, place = divmod(self.lane + turn * self.pairs.lanes, len(shards))
             shard = shards[int(permutation(seed, len(shards), epoch)[place])]
-            if start and start >= (number := self._count(shard)):
+            if empty > len(shards):
+                raise BadData(f"{self.pairs.name}: no shard has a usable pair")
+            if start and start >= (number := self.pairs.count(shard)):
                 start -= number
+                empty = 0 if number else empty + 1
                 continue
             reader, found = shard_reader(shard), 0
             name = shard.rpartition("/")[2]  # data may move
@@ -118,10 +127,3 @@ class _Lane:
                     first.reason,
                 )
             empty = 0 if found else empty + 1
-            if empty > len(shards):
-                raise BadData(f"{self.pairs.name}: no shard has a usable pair")
-
-    def _count(self, shard: str) -> int:
-        if shard not in self.counts:
-            self.counts[shard] = shard_reader(shard).count()
-        return self.counts[shard]
