@@ -20,7 +20,7 @@ from upath import UPath
 from vilta.config import DataConfig
 from vilta.data import streaming
 from vilta.data.collate import PairCollator
-from vilta.data.corpora import find_shards
+from vilta.data.corpora import find_shards, shards
 from vilta.data.corpora.shards import shard_reader
 from vilta.data.loading import training_loader
 from vilta.data.mixture import training_data
@@ -196,6 +196,22 @@ def test_object_stores_and_addresses_are_read_like_folders(collator, folder, tmp
         found = [read(stream(pattern), collator, workers=workers) for workers in (0, 2)]
         server.shutdown()
     assert found[0] == found[1] == read(stream(tmp_path), collator)
+
+
+def test_data_sets_of_the_hub_are_their_files(monkeypatch):
+    """By the hub's file system, which an object store in memory stands for here."""
+    bucket = UPath("memory://hub/owner/name/data")
+    bucket.mkdir(parents=True, exist_ok=True)
+    for name in ("train-00000.parquet", "README.md"):
+        (bucket / name).write_bytes(b"")
+
+    def place(text):
+        assert text.startswith("hf://datasets/owner/name")
+        return UPath(text.replace("hf://datasets", "memory://hub"))
+
+    monkeypatch.setattr(shards, "_place", place)
+    assert [s.rpartition("/")[2] for s in find_shards("hub:owner/name")] == ["train-00000.parquet"]
+    assert len(find_shards("hub:owner/name/data/train-*.parquet")) == 1
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
