@@ -5,7 +5,8 @@ import types
 import pytest
 
 from vilta import cli
-from vilta.config import PackConfig, PretrainConfig, ReportConfig
+from vilta.config import PretrainConfig
+from vilta.config_tools import PackConfig, ReportConfig
 
 
 @pytest.fixture

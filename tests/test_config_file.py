@@ -7,14 +7,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vilta.config import (
-    EvaluateConfig,
-    PackConfig,
-    PretrainConfig,
-    PretrainTextConfig,
-    ReportConfig,
-)
+from vilta.config import PretrainConfig, PretrainTextConfig
 from vilta.config_file import load_yaml, save_yaml, to_dict
+from vilta.config_tools import EvaluateConfig, PackConfig, ReportConfig
 
 CLASSES = [PretrainConfig, PretrainTextConfig, EvaluateConfig, PackConfig, ReportConfig]
 

@@ -1,6 +1,6 @@
 """The command line: ``vilta VERB``. Each verb is a recipe, imported only when it is called.
 
-Settings are the defaults of ``vilta.config``, then a YAML file, then flags.
+Settings are the defaults of ``vilta.config`` and ``config_tools``, then a YAML file, then flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vilta import config
+from vilta import config, config_tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ class Verb:
 VERBS = {
     "pack": Verb(
         recipe="vilta.recipes.pack",
-        config=config.PackConfig,
+        config=config_tools.PackConfig,
         positional="SOURCE",
         example='"scenes:1000?seed=0" --out data/scenes',
         help="write image-text pairs as shards, ready for training",
     ),
     "inspect": Verb(
         recipe="vilta.recipes.inspect",
-        config=config.InspectConfig,
+        config=config_tools.InspectConfig,
         positional="SOURCE",
         example="data/train --against data/val",
         help="look at pairs before training: counts, duplicates, leakage, pictures",
@@ -67,14 +67,14 @@ VERBS = {
     ),
     "evaluate": Verb(
         recipe="vilta.recipes.evaluate",
-        config=config.EvaluateConfig,
+        config=config_tools.EvaluateConfig,
         positional="RUN",
         example="runs/demo --data runs/demo-data/val",
         help="retrieval, masked words and matching of a run",
     ),
     "report": Verb(
         recipe="vilta.recipes.report",
-        config=config.ReportConfig,
+        config=config_tools.ReportConfig,
         positional="RUN",
         example="runs/demo",
         help="draw a run as one HTML page with pictures",

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from vilta.config import PackConfig
+from vilta.config_tools import PackConfig
 from vilta.data import packing
 from vilta.data.corpora import FEATURES, load_pairs
 from vilta.data.packing import pack

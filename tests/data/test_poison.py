@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vilta.config import PackConfig
+from vilta.config_tools import PackConfig
 from vilta.data.packing import pack
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vilta.config import InspectConfig
+from vilta.config_tools import InspectConfig
 from vilta.recipes.inspect import Sheet, run
 
 

@@ -1,7 +1,7 @@
 import datasets
 import pytest
 
-from vilta.config import PackConfig
+from vilta.config_tools import PackConfig
 from vilta.data import packing
 from vilta.recipes.pack import run
 

@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_models import CAPTIONS, SIZE, scramble, tiny_config, tiny_tokenizer
 
-from vilta.config import (
-    DataConfig,
-    EvaluateConfig,
-    ObjectiveConfig,
-    PretrainConfig,
-    ReportConfig,
-)
+from vilta.config import DataConfig, ObjectiveConfig, PretrainConfig
 from vilta.config_file import save_yaml
+from vilta.config_tools import EvaluateConfig, ReportConfig
 from vilta.model import ViltaForPreTraining
 from vilta.recipes import evaluate
 from vilta.recipes.report import run

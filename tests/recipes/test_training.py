@@ -15,11 +15,9 @@ from safetensors.torch import load_file
 
 from vilta.config import (
     DataConfig,
-    EvaluateConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizationConfig,
-    PackConfig,
     PretrainConfig,
     PretrainTextConfig,
     RunConfig,
@@ -27,6 +25,7 @@ from vilta.config import (
     TextModelConfig,
 )
 from vilta.config_file import save_yaml
+from vilta.config_tools import EvaluateConfig, PackConfig
 from vilta.recipes import evaluate, pack, pretrain, pretrain_text
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"

@@ -25,8 +25,8 @@ from typing import Any
 import datasets
 import PIL
 
-from vilta.config import PackConfig
 from vilta.config_file import to_dict
+from vilta.config_tools import PackConfig
 from vilta.data.corpora import FEATURES, Reader, Row, Skipped, find_reader, nothing_usable
 from vilta.data.shards import Shard, Writer, read_batches
 from vilta.data.transforms import decode_image, shrink

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vilta.config import EvaluateConfig, ObjectiveConfig, PretrainConfig
+from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config_file import load_yaml
+from vilta.config_tools import EvaluateConfig
 from vilta.data.corpora import load_pairs
 from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset

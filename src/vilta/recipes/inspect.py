@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
-from vilta.config import InspectConfig
+from vilta.config_tools import InspectConfig
 from vilta.data.corpora import Reader, Row, find_reader, nothing_usable
 from vilta.data.inspection import (
     Inspection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vilta.config import PackConfig
+from vilta.config_tools import PackConfig
 from vilta.data.packing import pack
 
 SHOWN = 5

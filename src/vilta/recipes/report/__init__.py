@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vilta.config import ReportConfig
+from vilta.config_tools import ReportConfig
 from vilta.recipes.evaluate import load_run
 from vilta.recipes.report.curves import DARK, draw_curves
 from vilta.recipes.report.examples import collect_examples

@@ -1,0 +1,87 @@
+"""Every setting of the verbs that do not train, in the form of ``config``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Zero-shot retrieval, masked words and image-text matching of a pre-trained run."""
+
+    data: str = ""
+    """Image-text pairs: a packed folder or any source that `vilta pack` reads."""
+    out: str = ""
+    """JSON file with the figures. Empty: `evaluation-<name of the data>.json` in the run."""
+    top_k: int = 32
+    """Candidates of the contrastive stage that image-text matching ranks again."""
+    full: bool = False
+    """Score every image-text pair by matching, as methods without a first stage do."""
+    batch_size: int = 128
+    """Pairs in one forward pass."""
+    seed: int = 0
+    """Decides which words are masked and which negatives are drawn."""
+    workers: int = 0
+    """Loader processes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the accelerator if there is one."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """`auto`: bf16 where the hardware computes it natively, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Write image-text pairs as Arrow shards with the image bytes inside."""
+
+    out: str = ""
+    """Folder to write: shards that `datasets.load_from_disk` maps, and manifest.json."""
+    split: str = ""
+    """Split of a source that has several, e.g. train, val, test."""
+    caption_column: str = ""
+    """Column of a metadata file that holds the caption, if it is not found by itself."""
+    region_crops: bool = False
+    """Visual Genome: cut each region out as an image of its own, instead of keeping regions as
+    captions of the whole image."""
+    short_side: int = 0
+    """Shrink images so that the short side has this many pixels; 0: bytes are kept as they are."""
+    merge_duplicates: bool = True
+    """Keep one of several images with the same bytes, with the captions of all."""
+    format: Literal["arrow", "parquet"] = "arrow"
+    """`arrow` is mapped into memory for training; `parquet` is the form for exchange."""
+    push: str = ""
+    """Name of a data set on the hub (owner/name) that the result is uploaded to."""
+    shard_rows: int = 10_000
+    """Rows of one shard."""
+    workers: int = 0
+    """Threads that decode and shrink images; 0: one for each core. The result is the same."""
+    strict: bool = False
+    """Stop at the first unreadable sample instead of skipping and counting it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Look at image-text pairs before training on them: figures on screen, a page with pictures."""
+
+    split: str = ""
+    """Split of a source that has several, e.g. train, val, test."""
+    against: str = ""
+    """Other pairs, such as evaluation data: which of their images and captions are in here too?"""
+    against_split: str = ""
+    """Split of `against`."""
+    caption_column: str = ""
+    """Column that holds the caption, if it is not found by itself."""
+    out: str = ""
+    """HTML file to write. Empty: `inspection.html` in the current folder."""
+    examples: int = 24
+    """Images on the contact sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Draw a run: one page with curves, metrics and examples that opens offline."""
+
+    out: str = ""
+    """HTML file to write. Empty: `report/report.html` in the run; pictures lie beside it."""
+    examples: int = 12
+    """Images shown with their captions, masked words and synthesised negatives."""
