@@ -249,6 +249,15 @@ def test_bad_pairs_are_replaced_by_others_of_their_chunk(tmp_path, collator, cap
         read(stream(tmp_path, config=strict), collator, steps=10)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strict_stops_at_what_a_shard_says_is_missing(tmp_path, collator, workers):
+    parquet(tmp_path / "0.parquet", 0, 5)
+    config = DataConfig(image_size=16, strict=True)
+    with pytest.raises(BadData, match=r"bad item .*0\.parquet#5: failed_to_download") as caught:
+        read(stream(tmp_path, config=config), collator, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
 def test_shards_without_a_pair_stop_the_run_with_one_line(tmp_path, collator):
     tar(tmp_path / "0.tar", 0, 0)
     (tmp_path / "1.parquet").write_bytes(b"PAR1 cut")

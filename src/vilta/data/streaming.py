@@ -112,10 +112,14 @@ class _Lane:
                 empty = 0 if number else empty + 1
                 continue
             reader, found = shard_reader(shard), 0
+            reader.strict = self.pairs.config.strict
             name = shard.rpartition("/")[2]  # data may move
-            for found, item in enumerate(reader.items(), start=1):
-                if found > start:
-                    yield epoch, f"{name}#{found - 1}", item
+            try:
+                for found, item in enumerate(reader.items(), start=1):
+                    if found > start:
+                        yield epoch, f"{name}#{found - 1}", item
+            except ValueError as error:
+                raise BadData(f"bad item {error}") from None
             start = 0
             if reader.skipped and epoch == 0:
                 first = reader.skipped[0]
