@@ -34,7 +34,7 @@ except ImportError:
 
 with atheris.instrument_imports(include=["vilta.data"]) if atheris else contextlib.nullcontext():
     from vilta.data.corpora import find_reader, find_shards
-    from vilta.data.corpora.shards import shard_reader
+    from vilta.data.corpora.patterns import shard_reader
     from vilta.data.mixture import read_mixture
     from vilta.data.text import caption_lines
     from vilta.data.transforms import decode_image, decode_pixels

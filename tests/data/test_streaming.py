@@ -20,8 +20,8 @@ from upath import UPath
 from vilta.config import DataConfig
 from vilta.data import streaming
 from vilta.data.collate import PairCollator
-from vilta.data.corpora import find_shards, shards
-from vilta.data.corpora.shards import shard_reader
+from vilta.data.corpora import find_shards, patterns
+from vilta.data.corpora.patterns import shard_reader
 from vilta.data.loading import training_loader
 from vilta.data.mixture import training_data
 from vilta.data.samples import BadData
@@ -209,7 +209,7 @@ def test_data_sets_of_the_hub_are_their_files(monkeypatch):
         assert text.startswith("hf://datasets/owner/name")
         return UPath(text.replace("hf://datasets", "memory://hub"))
 
-    monkeypatch.setattr(shards, "_place", place)
+    monkeypatch.setattr(patterns, "_place", place)
     assert [s.rpartition("/")[2] for s in find_shards("hub:owner/name")] == ["train-00000.parquet"]
     assert len(find_shards("hub:owner/name/data/train-*.parquet")) == 1
 

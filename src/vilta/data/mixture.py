@@ -17,6 +17,7 @@ import yaml
 
 from vilta.config import DataConfig
 from vilta.data.corpora import find_shards, load_pairs
+from vilta.data.corpora.patterns import file_name
 from vilta.data.order import Key, derived, sample_at
 from vilta.data.samples import PairDataset, Samples, fingerprint
 from vilta.data.streaming import StreamedPairs
@@ -42,8 +43,8 @@ def training_data(config: DataConfig, seed: int) -> tuple[Samples | StreamedPair
         if config.bucket_steps or config.cache:
             raise ValueError("data.bucket_steps and data.cache are not for streams; set them to 0")
         shards = find_shards(config.train.removeprefix(STREAM))
-        names = [shard.rpartition("/")[2] for shard in shards]  # data may move
-        return StreamedPairs(shards, config, seed, config.train), f"{derived(*names):x}"
+        content = derived(*map(file_name, shards))
+        return StreamedPairs(shards, config, seed, config.train), f"{content:x}"
     if not config.train.endswith(SUFFIXES):
         pairs = load(config.train, seed)
         return pairs, fingerprint(pairs.table)

@@ -16,7 +16,7 @@ from itertools import count, islice
 
 from vilta.config import DataConfig
 from vilta.data.corpora.base import Item, clean_captions
-from vilta.data.corpora.shards import shard_reader
+from vilta.data.corpora.patterns import file_name, shard_reader
 from vilta.data.order import Key, generator_for, permutation, stable_hash
 from vilta.data.samples import BadData, SampleMaker
 from vilta.types import Sample
@@ -113,7 +113,7 @@ class _Lane:
                 continue
             reader, found = shard_reader(shard), 0
             reader.strict = self.pairs.config.strict
-            name = shard.rpartition("/")[2]  # data may move
+            name = file_name(shard)
             try:
                 for found, item in enumerate(reader.items(), start=1):
                     if found > start:

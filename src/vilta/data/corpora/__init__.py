@@ -23,8 +23,8 @@ from vilta.data.corpora.karpathy import (
     find_karpathy,
     has_samples,
 )
+from vilta.data.corpora.patterns import HUB, find_shards
 from vilta.data.corpora.saved import find_hub, find_saved, find_scenes
-from vilta.data.corpora.shards import HUB, find_shards
 from vilta.data.corpora.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
 from vilta.data.corpora.webdataset import WebDatasetReader
 

@@ -50,6 +50,11 @@ def shard_reader(shard: str) -> Reader:
     return columnar_reader([place], shard, "")
 
 
+def file_name(shard: str) -> str:
+    """Return the name of a shard without its folder: what stays when data move."""
+    return shard.rpartition("/")[2]
+
+
 def _ranges(pattern: str) -> Iterator[str]:
     """Write out the ranges of a pattern, with leading zeros."""
     match = _RANGE.search(pattern)
