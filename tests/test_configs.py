@@ -7,6 +7,7 @@ import pytest
 
 from vilta.config import PretrainConfig, PretrainTextConfig
 from vilta.config_file import load_yaml, to_dict
+from vilta.config_finetune import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
 YAMLS = sorted(
@@ -21,7 +22,20 @@ def test_configs_are_shipped():
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_it_loads_and_differs_from_the_defaults(path):
     cls = PretrainTextConfig if path.stem.split("-")[-1] == "text" else PretrainConfig
+    if path.parent.name in ("finetune", "scenes"):
+        cls = FinetuneConfig
     assert to_dict(load_yaml(path, cls)) != to_dict(cls())
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in YAMLS if p.parent.name in ("finetune", "scenes")], ids=lambda p: p.stem
+)
+def test_it_names_the_task_it_is_called_after(path):
+    from vilta.tasks.finetuning import find_task
+
+    task = load_yaml(path, FinetuneConfig).task
+    assert task == path.stem
+    assert find_task(task).name == task
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.json")), ids=lambda p: p.name)

@@ -8,9 +8,29 @@ from typing import TYPE_CHECKING, Any
 from vilta.registration import register_with_transformers
 
 if TYPE_CHECKING:
-    from vilta.model import ViltaConfig, ViltaForPreTraining, ViltaModel, ViltaProcessor
+    from vilta.model import (
+        ViltaConfig,
+        ViltaForImageTextClassification,
+        ViltaForImageTextRetrieval,
+        ViltaForPreTraining,
+        ViltaForVisualEntailment,
+        ViltaForVisualQuestionAnswering,
+        ViltaForVisualReasoning,
+        ViltaModel,
+        ViltaProcessor,
+    )
 
-__all__ = ["ViltaConfig", "ViltaForPreTraining", "ViltaModel", "ViltaProcessor"]
+__all__ = [
+    "ViltaConfig",
+    "ViltaForImageTextClassification",
+    "ViltaForImageTextRetrieval",
+    "ViltaForPreTraining",
+    "ViltaForVisualEntailment",
+    "ViltaForVisualQuestionAnswering",
+    "ViltaForVisualReasoning",
+    "ViltaModel",
+    "ViltaProcessor",
+]
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vilta import config, config_tools
+from vilta import config, config_finetune, config_tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,21 @@ class Verb:
     config: type
     """Config class: its fields are the flags."""
     positional: str
-    """What stands between the verb and its flags. In brackets: an optional YAML file."""
+    """What stands between the verb and its flags: a YAML file where it says CONFIG.yaml, in
+    brackets if it may be left out."""
     example: str
     """Arguments of a call, shown when the positional one is missing."""
     help: str
 
     @property
     def takes_yaml(self) -> bool:
-        """Whether the positional argument is a config file rather than the recipe's own."""
+        """Whether the positional argument is a config file and nothing else."""
         return self.positional.startswith("[")
+
+    def is_yaml(self, argument: str) -> bool:
+        """Whether this argument is a config file."""
+        may_be = "CONFIG.yaml" in self.positional and argument.endswith((".yaml", ".yml"))
+        return self.takes_yaml or may_be
 
 
 VERBS = {
@@ -65,12 +71,19 @@ VERBS = {
         example="configs/demo.yaml --run.out runs/mine",
         help="pre-train image encoder, text encoder and fusion",
     ),
+    "finetune": Verb(
+        recipe="vilta.recipes.finetune",
+        config=config_finetune.FinetuneConfig,
+        positional="TASK|CONFIG.yaml",
+        example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
+        help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
+    ),
     "evaluate": Verb(
         recipe="vilta.recipes.evaluate",
         config=config_tools.EvaluateConfig,
-        positional="RUN",
+        positional="RUN|TASK",
         example="runs/demo --data runs/demo-data/val",
-        help="retrieval, masked words and matching of a run",
+        help="figures of a pre-trained run, or of a task (with --from RUN)",
     ),
     "report": Verb(
         recipe="vilta.recipes.report",
@@ -147,7 +160,7 @@ def parse(arguments: Sequence[str]) -> Call:
             f"{verb.positional} is missing after {name!r}; for example: vilta {name} {verb.example}"
         )
     default = verb.config()
-    if verb.takes_yaml and positional is not None:
+    if positional is not None and verb.is_yaml(positional):
         from vilta.config_file import load_yaml
 
         default = load_yaml(positional, verb.config)

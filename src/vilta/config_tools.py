@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+From = Annotated[str, tyro.conf.arg(name="from")]
+"""``from`` is a word of Python's own, so the field has another name than its flag."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Zero-shot retrieval, masked words and image-text matching of a pre-trained run."""
+    """Zero-shot retrieval, masked words and matching of a pre-trained run, or a task's figures."""
 
     data: str = ""
-    """Image-text pairs: a packed folder or any source that `vilta pack` reads."""
+    """Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a task its
+    items in a layout that it reads."""
+    start: From = ""
+    """For a task: the fine-tuned run, or a pre-trained one where the task needs no head."""
+    images: str = ""
+    """For a task: where the images lie, if not beside the items."""
+    submission: str = ""
+    """For a task: also write the answers to this file, in the official format."""
+    accept_trained: bool = False
+    """For a task: evaluate although the run was trained on images of these data."""
     out: str = ""
     """JSON file with the figures. Empty: `evaluation-<name of the data>.json` in the run."""
     top_k: int = 32
     """Candidates of the contrastive stage that image-text matching ranks again."""
     full: bool = False
     """Score every image-text pair by matching, as methods without a first stage do."""
+    folds: int = 0
+    """For retrieval as a task: mean over so many parts of the images (COCO 1k: 5)."""
     batch_size: int = 128
     """Pairs in one forward pass."""
     seed: int = 0

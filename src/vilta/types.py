@@ -13,12 +13,16 @@ Shape legend, used in code and docs alike:
 | M      | masked positions in the batch (a flat index into B * L) |
 | K      | kept entries of a soft label                   |
 | H W    | image height and width in pixels               |
+| N      | different images of a batch                    |
+| I      | images of one item of a task                   |
+| T      | texts of a batch                               |
+| A      | answers or labels of a task                    |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -67,12 +71,50 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with every tensor on ``device``."""
-        moved: dict[str, Any] = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One item of a downstream task: its images, its texts, and what is to be answered."""
+
+    pixels: tuple[UInt8[Tensor, "3 H W"], ...]
+    image_keys: tuple[str, ...]
+    """What the images are called; the same key is the same image."""
+    texts: tuple[str, ...]
+    target: Tensor
+    """Of any shape that is the same for all items of a task."""
+    index: int
+    """Row of the table."""
+    name: str
+    """What to call the item in an error message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleBatch:
+    """``B`` items with ``I`` images each; ``N`` different images and ``T`` texts in all."""
+
+    pixel_values: UInt8[Tensor, "N 3 H W"]
+    """Each image once, however many items ask about it."""
+    image_index: Int[Tensor, "B I"]
+    """Which of the ``N`` images belong to each item."""
+    input_ids: Int[Tensor, "T L"]
+    attention_mask: Int[Tensor, "T L"]
+    text_owner: Int[Tensor, "T"]
+    """Which item each text belongs to, ascending."""
+    targets: Tensor
+    """The items' targets, stacked: ``[B, ...]``."""
+    rows: Int[Tensor, "B"]
+    """Row of each item in its table."""
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of items ``B``."""
+        return self.image_index.shape[0]
+
+    def to(self, device: torch.device | str) -> ExampleBatch:
+        """Return the batch with every tensor on ``device``."""
+        return _moved(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +138,15 @@ class TrainableTask(Protocol):
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...  # noqa: D102
     def save_pretrained(self, folder: str) -> None: ...  # noqa: D102
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...  # noqa: D102
+
+
+AnyBatch = TypeVar("AnyBatch", Batch, ExampleBatch)
+
+
+def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
+    moved: dict[str, Any] = {
+        f.name: getattr(batch, f.name).to(device, non_blocking=True)
+        for f in fields(batch)
+        if isinstance(getattr(batch, f.name), Tensor)
+    }
+    return replace(batch, **moved)

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vilta.objectives.distillation import distillation_loss, ramped, soft_cross_entropy
+from vilta.objectives.distillation import (
+    distillation_loss,
+    ramped,
+    soft_cross_entropy,
+    without_teacher,
+)
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 
@@ -126,3 +131,38 @@ def test_ramp():
     loss = distillation_loss(logits, targets, teacher, alpha=ramped(0.4, torch.tensor(5), 10))
     expected = distillation_loss(logits, targets, teacher, alpha=0.2)
     torch.testing.assert_close(loss, expected, **CLOSE)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    alpha=st.sampled_from([0.0, 0.3, 0.9]),
+    top_k=st.sampled_from([0, 1, 3, 11]),
+)
+def test_without_teacher_gives_back_what_the_student_knows_of_its_own(seed, alpha, top_k):
+    """The loss is smallest at a mixture; taking the teacher's share out undoes the mixing."""
+    own, _, teacher = case(seed)
+    q = teacher.softmax(1)
+    if top_k:
+        kept = torch.zeros_like(q).scatter(1, q.topk(top_k, dim=1).indices, 1.0)
+        q = q * kept / (q * kept).sum(1, keepdim=True)
+    mixed = ((1 - alpha) * own.softmax(1) + alpha * q).log()
+    found = without_teacher(mixed, teacher, alpha=alpha, top_k=top_k).exp()
+    assert torch.allclose(found, (1 - alpha) * own.softmax(1), atol=1e-6)
+
+
+def test_the_best_student_of_mixed_labels_is_the_mixture():
+    """What the test above builds on: no other distribution has a smaller loss."""
+    _, targets, teacher = case(3)
+    alpha, labels = 0.3, F.one_hot(targets, teacher.shape[1])
+    best = ((1 - alpha) * labels + alpha * teacher.softmax(1)).log()
+    least = distillation_loss(best, targets, teacher, alpha=alpha)
+    for seed in range(50):
+        nudge = torch.randn(best.shape, generator=torch.Generator().manual_seed(seed)) * 0.05
+        assert distillation_loss(best + nudge, targets, teacher, alpha=alpha) > least
+
+
+def test_without_teacher_is_never_below_nothing():
+    logits, _, teacher = case(5)
+    found = without_teacher(logits, teacher, alpha=1.0)
+    assert found.isfinite().all()
+    assert torch.allclose(without_teacher(logits, None, alpha=0.5), logits.log_softmax(1))

@@ -83,7 +83,7 @@ def plain_losses(task, batch, seed):
     logits = picked(image_words(model))
     text_logits = language_model(model.vilta.text, batch.masked_input_ids)
     mlm = F.cross_entropy(logits, original)
-    teacher = None
+    teacher, own = None, logits.softmax(-1)
     if settings.soft_labels == "momentum":
         teacher = picked(image_words(task.momentum_model))
     elif settings.soft_labels == "language_model":
@@ -94,10 +94,12 @@ def plain_losses(task, batch, seed):
         q, log_p = (teacher.detach() / tau).softmax(-1), (logits / tau).log_softmax(-1)
         divergence = (q * (q.log() - log_p)).sum(-1).mean()
         mlm = (1 - alpha) * mlm + alpha * tau**2 * divergence
+        own = own - alpha * q
     text_mlm = F.cross_entropy(text_logits, original)
 
     torch.manual_seed(seed)
-    filters = {"grounded": logits, "none": None, "off": None}
+    own = own.detach().clamp(min=1e-9).log()  # what the teacher has not taught
+    filters = {"grounded": own, "none": None, "off": None}
     if settings.negatives == "soft_label":
         filters["soft_label"] = language_model(task.teacher, batch.input_ids).detach()
     negatives = None

@@ -8,7 +8,8 @@ from vilta.data.corpora import load_pairs
 from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset
 from vilta.objectives.masking import mask_words
-from vilta.tasks.pretraining_metrics import evaluate_pretraining, flat
+from vilta.tasks.base import flat
+from vilta.tasks.pretraining_metrics import evaluate_pretraining
 
 
 def make_loader(task, batch_size):

@@ -15,16 +15,18 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from vilta.config import DataConfig, OptimizationConfig, TextDataConfig
-from vilta.data.collate import PairCollator
 from vilta.data.order import Buckets, Key, TrainingOrder, sample_at
 from vilta.data.samples import BadData, Samples
 from vilta.data.streaming import StreamedPairs
 from vilta.types import Batch, Sample
 
+Collator = Callable[[Any], Any]
+"""Makes a batch of samples. Must be picklable."""
+
 
 def training_loader(
     dataset: Samples | StreamedPairs,
-    collator: PairCollator,
+    collator: Collator,
     *,
     batch_size: int,
     accumulate: int = 1,
@@ -66,7 +68,7 @@ def training_loader(
 
 def loader_for(
     dataset: Samples | StreamedPairs,
-    collator: PairCollator,
+    collator: Collator,
     optimization: OptimizationConfig,
     data: DataConfig | TextDataConfig,
     *,
@@ -97,7 +99,7 @@ class EvaluationLoader:
     """Every row once, in order; may be iterated again. See :func:`evaluation_loader`."""
 
     def __init__(
-        self, dataset: Samples, collator: PairCollator, keys: list[list[Key]], workers: int
+        self, dataset: Samples, collator: Collator, keys: list[list[Key]], workers: int
     ) -> None:
         self.dataset, self.collator, self.keys, self.workers = dataset, collator, keys, workers
 
@@ -111,7 +113,7 @@ class EvaluationLoader:
 
 
 def evaluation_loader(
-    dataset: Samples, collator: PairCollator, *, batch_size: int, workers: int = 0
+    dataset: Samples, collator: Collator, *, batch_size: int, workers: int = 0
 ) -> EvaluationLoader:
     """Return every row once, in order, masked as in epoch 0; may be iterated again."""
     keys = [(0, row) for row in range(len(dataset))]
@@ -119,7 +121,7 @@ def evaluation_loader(
     return EvaluationLoader(dataset, collator, batches, workers)
 
 
-def _batches(dataset: Any, order: Any, collator: PairCollator, workers: int) -> Iterator[Batch]:
+def _batches(dataset: Any, order: Any, collator: Collator, workers: int) -> Iterator[Batch]:
     """Run a DataLoader over lists of keys; errors from its processes come as one line."""
     # Loader processes are forked; without this the tokenizer warns in each of them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

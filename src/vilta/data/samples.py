@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import datasets
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from vilta.config import DataConfig
@@ -48,12 +52,12 @@ class BadData(ValueError):
     """A sample that cannot be used under ``strict``, or too many of them."""
 
 
-class SampleMaker:
-    """Makes samples of rows of the pair table, for training or for evaluation.
+class ImageMaker:
+    """Makes pixels of image bytes, for training or for evaluation, and counts what is bad.
 
-    In training the caption and the crop are drawn; in evaluation they are the first caption and
-    the centre. Bad rows (an unreadable image, no caption) are logged by name and counted;
-    :class:`BadData` is raised instead under ``config.strict``, and when there are too many.
+    In training the crop is drawn; in evaluation it is the centre. Bad rows are logged by name and
+    counted; :class:`BadData` is raised instead under ``config.strict``, and when there are too
+    many.
     """
 
     def __init__(self, config: DataConfig, seed: int, train: bool) -> None:
@@ -64,7 +68,7 @@ class SampleMaker:
         # Shared with the loader processes; each writes its own row, so no lock is needed.
         self._counts = torch.zeros(SLOTS, 2, dtype=torch.int64).share_memory_()
         self._known_bad: set[str] = set()
-        self._decoded: dict[int, Any] = {}
+        self._decoded: dict[int | str, Any] = {}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,38 +76,29 @@ class SampleMaker:
         read, bad = self._counts.sum(dim=0).tolist()
         return {"read": read, "bad": bad}
 
-    def make(self, row: dict[str, Any], epoch: int, index: int, name: str) -> Sample:
-        """Return the sample of a row; ``ValueError`` in one line if it is bad.
+    def pixels(
+        self, key: int | str, read: Callable[[], bytes], random: np.random.Generator
+    ) -> UInt8[Tensor, "3 S S"]:
+        """Return an image's pixels; ``key`` stands for it in the cache.
 
-        Everything random follows from the epoch and from ``index``, the number of the row.
+        Raises ``ValueError`` in one line if it cannot be used.
         """
-        captions = _usable(row["captions"])
-        if not captions:
-            raise ValueError("no caption")
         config = self.config
-        image: Any = self._decoded.get(index)  # pixels in training, an image in evaluation
+        image: Any = self._decoded.get(key)  # pixels in training, an image in evaluation
         if image is None:
             decode = decode_pixels if self.train else decode_image
-            image = decode(_image_bytes(row["image"]), self.short_side)
+            image = decode(read(), self.short_side)
         if config.cache:
-            self._decoded[index] = image
-        if self.train:
-            caption, random = self._draw(captions, epoch, index)
-            pixels = training_tensor(
-                image, config.image_size, config.augmentation, config.min_crop, random
-            )
-        else:
-            caption = captions[0]
-            pixels = evaluation_tensor(image, config.image_size)
-        self._counts[_slot(), 0] += 1
-        return Sample(
-            pixels=pixels,
-            caption=caption,
-            image_id=row["image_id"],
-            index=index,
-            epoch=epoch,
-            name=name,
+            self._decoded[key] = image
+        if not self.train:
+            return evaluation_tensor(image, config.image_size)
+        return training_tensor(
+            image, config.image_size, config.augmentation, config.min_crop, random
         )
+
+    def good(self) -> None:
+        """Count a sample that could be made."""
+        self._counts[_slot(), 0] += 1
 
     def bad(self, name: str, source: str, reason: str) -> None:
         """Count a bad row; log it the first time that this process meets it."""
@@ -120,6 +115,34 @@ class SampleMaker:
                 f"{counts['bad']} of {counts['read']} samples are bad, the last one {what}; "
                 "check the data, or pack them with `vilta pack`, which skips bad ones"
             )
+
+
+class SampleMaker(ImageMaker):
+    """Makes samples of rows of the pair table.
+
+    In training the caption and the crop are drawn; in evaluation they are the first caption and
+    the centre.
+    """
+
+    def make(self, row: dict[str, Any], epoch: int, index: int, name: str) -> Sample:
+        """Return the sample of a row; ``ValueError`` in one line if it is bad.
+
+        Everything random follows from the epoch and from ``index``, the number of the row.
+        """
+        captions = _usable(row["captions"])
+        if not captions:
+            raise ValueError("no caption")
+        caption, random = self._draw(captions, epoch, index)
+        pixels = self.pixels(index, partial(image_bytes, row["image"]), random)
+        self.good()
+        return Sample(
+            pixels=pixels,
+            caption=caption if self.train else captions[0],
+            image_id=row["image_id"],
+            index=index,
+            epoch=epoch,
+            name=name,
+        )
 
     def _draw(self, captions: list[str], epoch: int, index: int) -> tuple[str, np.random.Generator]:
         """Return the caption of an epoch, and the generator that draws the crop next."""
@@ -201,7 +224,7 @@ def _usable(captions: list[str | None]) -> list[str]:
     return [c for c in captions if c and not c.isspace()]
 
 
-def _image_bytes(image: dict[str, Any] | None) -> bytes:
+def image_bytes(image: dict[str, Any] | None) -> bytes:
     """Return the bytes of an undecoded image cell."""
     if not image:
         raise ValueError("no image")

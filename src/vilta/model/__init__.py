@@ -4,10 +4,27 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoPro
 
 from vilta.model.configuration import ViltaConfig
 from vilta.model.conv_vit import ConvViTConfig, ConvViTModel
+from vilta.model.downstream import (
+    ViltaForImageTextClassification,
+    ViltaForImageTextRetrieval,
+    ViltaForVisualEntailment,
+    ViltaForVisualQuestionAnswering,
+    ViltaForVisualReasoning,
+)
 from vilta.model.modeling import ViltaForPreTraining, ViltaModel
 from vilta.model.processing import ViltaProcessor
 
-__all__ = ["ViltaConfig", "ViltaForPreTraining", "ViltaModel", "ViltaProcessor"]
+__all__ = [
+    "ViltaConfig",
+    "ViltaForImageTextClassification",
+    "ViltaForImageTextRetrieval",
+    "ViltaForPreTraining",
+    "ViltaForVisualEntailment",
+    "ViltaForVisualQuestionAnswering",
+    "ViltaForVisualReasoning",
+    "ViltaModel",
+    "ViltaProcessor",
+]
 
 
 def register_auto_classes() -> None:

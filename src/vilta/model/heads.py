@@ -1,4 +1,4 @@
-"""The heads: masked words, match or no match, and the contrastive space."""
+"""The heads: masked words, match or no match, labels, and the contrastive space."""
 
 from __future__ import annotations
 
@@ -41,6 +41,20 @@ class MatchHead(nn.Module):
     def forward(self, pooled: Float[Tensor, "R S"]) -> Float[Tensor, "R 2"]:
         """Classify each row."""
         return self.out(F.gelu(self.dense(pooled)))
+
+
+class ClassificationHead(nn.Module):
+    """Pooled states to the labels of a task: the two layers of ViLT and METER's heads."""
+
+    def __init__(self, pooled: int, width: int, labels: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(pooled, 2 * width)
+        self.norm = nn.LayerNorm(2 * width)
+        self.out = nn.Linear(2 * width, labels)
+
+    def forward(self, pooled: Float[Tensor, "R S"]) -> Float[Tensor, "R A"]:
+        """Score the labels of each row."""
+        return self.out(F.gelu(self.norm(self.dense(pooled))))
 
 
 class ContrastiveHead(nn.Module):

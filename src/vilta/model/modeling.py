@@ -29,6 +29,11 @@ class ViltaOutput(ModelOutput):
     match_logits: Float[Tensor, "B 2"] | None = None
     image_embeds: Float[Tensor, "B W"] | None = None
     text_embeds: Float[Tensor, "B W"] | None = None
+    logits: Float[Tensor, "B A"] | None = None
+
+
+PRETRAINED = ("ViltaModel", "ViltaForPreTraining", "ViltaForImageTextRetrieval")
+"""Classes whose checkpoints every downstream task may start from."""
 
 
 class ViltaPreTrainedModel(PreTrainedModel):
@@ -44,6 +49,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     leaves: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that may stand in a checkpoint and are left there."""
+    new: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights that a pre-trained checkpoint lacks: they start anew."""
 
     @classmethod
     def from_pretrained(
@@ -52,15 +59,24 @@ class ViltaPreTrainedModel(PreTrainedModel):
         """Load as transformers does; a leftover, missing or misshapen weight is an error.
 
         Raises ``ValueError`` that names the weight. To start from encoders, use
-        ``ViltaForPreTraining.from_encoders``.
+        ``ViltaForPreTraining.from_encoders``. A task's class starts its own head anew when the
+        checkpoint is a pre-trained one, and refuses that of another task.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
+        saved_by = (model.config.architectures or [cls.__name__])[0]
+        own = saved_by == cls.__name__
+        if cls.new and not own and saved_by not in PRETRAINED:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a checkpoint of {saved_by}, not of "
+                f"{cls.__name__}; start from a pre-training run"
+            )
+        starting = () if own else cls.new
         names = {
-            "missing": info["missing_keys"],
+            "missing": [k for k in info["missing_keys"] if not k.startswith(starting)],
             "unexpected": [k for k in info["unexpected_keys"] if not k.startswith(cls.leaves)],
             "misshapen": [key for key, *_ in info["mismatched_keys"]],
         }
@@ -82,7 +98,7 @@ class ViltaPreTrainedModel(PreTrainedModel):
 class ViltaModel(ViltaPreTrainedModel):
     """Image encoder, text encoder with its language-model head, and fusion."""
 
-    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
+    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.", "classifier.")
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
@@ -197,14 +213,13 @@ class ViltaModel(ViltaPreTrainedModel):
             )
 
 
-class ViltaForPreTraining(ViltaPreTrainedModel):
-    """ViLTA with the heads of its pre-training objectives: MLM, ITM and ITC."""
+class WithMatching(ViltaPreTrainedModel):
+    """What compares images with texts: the match head and the contrastive space."""
 
-    def __init__(self, config: ViltaConfig) -> None:
-        super().__init__(config)
-        self.vilta = ViltaModel(config)
-        embeddings = self.vilta.get_input_embeddings().weight
-        self.mlm_head = MaskedWordHead(config.hidden_size, embeddings.shape[1], embeddings.shape[0])
+    vilta: ViltaModel
+
+    def add_matching(self, config: ViltaConfig) -> None:
+        """Add the two heads, to be called while the model is built."""
         streams = 2 if config.fusion == "co-attention" else 1
         self.itm_head = MatchHead(config.hidden_size, streams)
         self.itc_head = ContrastiveHead(
@@ -212,41 +227,10 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
             config.text_config.hidden_size,
             config.contrastive_width,
         )
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the text encoder's word embeddings."""
         return self.vilta.get_input_embeddings()
-
-    @classmethod
-    def from_encoders(
-        cls, image: str | PreTrainedConfig, text: str | PreTrainedConfig, **settings: Any
-    ) -> ViltaForPreTraining:
-        """Join two pre-trained encoders with a new fusion.
-
-        ``image`` and ``text`` are hub ids, local folders, or transformers configurations (random
-        weights); ``settings`` are fields of ``ViltaConfig``. The text encoder keeps its
-        language-model head. Batch norms of an image encoder that starts at random learn their
-        statistics, those of a pre-trained one are frozen (``freeze_batch_norm`` overrides). Raises
-        ``ValueError`` that says why an encoder cannot serve.
-        """
-        settings.setdefault("freeze_batch_norm", not encoders.starts_at_random(image))
-        vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
-        config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
-        encoders.check_image_encoder(vision, config.image_size)
-        encoders.check_text_length(language, config.max_text_tokens)
-        model = cls(config)
-        model.vilta.vision.load_state_dict(vision.state_dict())
-        model.vilta.text.load_state_dict(language.state_dict())
-        return model
-
-    def predict_words(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-        """Vocabulary logits from fused states: what text and image expect."""
-        return self.mlm_head(states, self.get_input_embeddings().weight)
-
-    def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
-        """Vocabulary logits from the text encoder's states: what the text alone expects."""
-        return encoders.language_model_logits(self.vilta.text, states)
 
     def match(
         self,
@@ -302,3 +286,45 @@ class ViltaForPreTraining(ViltaPreTrainedModel):
             image_embeds=self.embed_image(image),
             text_embeds=self.embed_text(text, attention_mask),
         )
+
+
+class ViltaForPreTraining(WithMatching):
+    """ViLTA with the heads of its pre-training objectives: MLM, ITM and ITC."""
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        self.vilta = ViltaModel(config)
+        embeddings = self.vilta.get_input_embeddings().weight
+        self.mlm_head = MaskedWordHead(config.hidden_size, embeddings.shape[1], embeddings.shape[0])
+        self.add_matching(config)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, image: str | PreTrainedConfig, text: str | PreTrainedConfig, **settings: Any
+    ) -> ViltaForPreTraining:
+        """Join two pre-trained encoders with a new fusion.
+
+        ``image`` and ``text`` are hub ids, local folders, or transformers configurations (random
+        weights); ``settings`` are fields of ``ViltaConfig``. The text encoder keeps its
+        language-model head. Batch norms of an image encoder that starts at random learn their
+        statistics, those of a pre-trained one are frozen (``freeze_batch_norm`` overrides). Raises
+        ``ValueError`` that says why an encoder cannot serve.
+        """
+        settings.setdefault("freeze_batch_norm", not encoders.starts_at_random(image))
+        vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
+        config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
+        encoders.check_image_encoder(vision, config.image_size)
+        encoders.check_text_length(language, config.max_text_tokens)
+        model = cls(config)
+        model.vilta.vision.load_state_dict(vision.state_dict())
+        model.vilta.text.load_state_dict(language.state_dict())
+        return model
+
+    def predict_words(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        """Vocabulary logits from fused states: what text and image expect."""
+        return self.mlm_head(states, self.get_input_embeddings().weight)
+
+    def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
+        """Vocabulary logits from the text encoder's states: what the text alone expects."""
+        return encoders.language_model_logits(self.vilta.text, states)

@@ -7,6 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+SMALLEST = 1e-9
+"""Stands for a probability of zero, so that its logarithm is finite."""
+
 
 def distillation_loss(
     logits: Float[Tensor, "M V"],
@@ -51,6 +54,31 @@ def soft_cross_entropy(
         log_p = student.log_softmax(dim=1)
     log_q = teacher_logits.log_softmax(dim=1)
     return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+
+
+@torch.no_grad()
+def without_teacher(
+    logits: Float[Tensor, "M V"],
+    teacher_logits: Float[Tensor, "M V"] | None,
+    *,
+    alpha: float | Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> Float[Tensor, "M V"]:
+    """Log-probabilities of a student, without the share that its teacher has taught it.
+
+    A student of mixed labels ends at ``p = (1 - alpha) p_own + alpha q`` however well it knows the
+    answer: a word that the teacher expects keeps ``alpha q``. What is left, ``p - alpha q`` (not
+    below 0, not normalised), is what the student knows of its own. ``q`` and ``alpha`` are those
+    of ``distillation_loss``; exact for a temperature of 1. Our choice.
+    """
+    own = logits.float().softmax(dim=1)
+    if teacher_logits is not None:
+        soft = teacher_logits.float() / temperature
+        if 0 < top_k < soft.shape[1]:
+            soft = soft.masked_fill(soft < soft.topk(top_k, dim=1).values[:, -1:], -torch.inf)
+        own = own - alpha * soft.softmax(dim=1)
+    return own.clamp(min=SMALLEST).log()
 
 
 def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:

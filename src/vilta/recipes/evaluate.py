@@ -20,7 +20,9 @@ from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset
 from vilta.model import ViltaForPreTraining
 from vilta.model.language_model import load_tokenizer
+from vilta.recipes import evaluate_task
 from vilta.recipes.pretrain import load_teacher, masking_collator
+from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import evaluate_pretraining
 from vilta.training.folder import replace_text
@@ -30,8 +32,12 @@ from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
 def run(run_folder: str, config: EvaluateConfig) -> None:
     """Evaluate ``run_folder/model`` on ``config.data``; a table on screen, JSON on disk.
 
+    The name of a task in place of a folder evaluates ``config.start`` on that task.
+
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    if not Path(run_folder).exists() and (run_folder in TASKS or ":" in run_folder):
+        return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
     task, trained = load_run(run_folder)
     device = torch.device("cuda" if _use_cuda(config.device) else "cpu")

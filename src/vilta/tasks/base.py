@@ -45,3 +45,12 @@ class Task(nn.Module):
             else:
                 groups["heads"].append(parameter)
         return groups
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Join nested names with slashes: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
+    result: dict[str, float] = {}
+    for name, value in figures.items():
+        key = f"{prefix}{name}"
+        result |= flat(value, f"{key}/") if isinstance(value, dict) else {key: value}
+    return result

@@ -15,12 +15,12 @@ from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
 from vilta.objectives.contrastive import belong_together, contrastive_loss
-from vilta.objectives.distillation import distillation_loss, ramped
+from vilta.objectives.distillation import distillation_loss, ramped, without_teacher
 from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
-from vilta.tasks.base import Task
-from vilta.tasks.pretraining_metrics import evaluate_pretraining, flat
+from vilta.tasks.base import Task, flat
+from vilta.tasks.pretraining_metrics import evaluate_pretraining
 from vilta.types import Batch, Losses
 
 EVALUATION_TOP_K = 16
@@ -84,11 +84,12 @@ class PretrainingTask(Task):
         # Masked words: what text and image expect, and what the text alone expects.
         logits, text_logits = self.expected_words(batch, image)  # [M, V] each
         original = batch.input_ids.flatten()[at]  # [M]
+        soft = self.soft_labels(batch)  # [M, V]
         mlm = distillation_loss(
             logits,
             original,
-            self.soft_labels(batch),
-            alpha=ramped(weights.alpha, self.step, weights.alpha_ramp_steps),
+            soft,
+            alpha=self.alpha(),
             temperature=weights.temperature,
             top_k=weights.top_k,
         )
@@ -98,7 +99,7 @@ class PretrainingTask(Task):
         matching = not self.training or self._step_reached(weights.itm_start)
         negatives, captions = None, [batch.input_ids]
         if matching and weights.negatives != "off":
-            negatives = self.write_negatives(batch, text_logits, logits, weights.negatives)
+            negatives = self.write_negatives(batch, text_logits, logits, soft, weights.negatives)
             captions.append(negatives.input_ids)
         masks = mask.repeat(len(captions), 1)
         text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
@@ -178,6 +179,10 @@ class PretrainingTask(Task):
             text_logits=self.model.predict_words_from_text(masked.flatten(0, 1)[at]),
         )
 
+    def alpha(self) -> float | Tensor:
+        """Return the weight of the soft labels at this step."""
+        return ramped(self.objective.alpha, self.step, self.objective.alpha_ramp_steps)
+
     @torch.no_grad()
     def soft_labels(self, batch: Batch) -> Float[Tensor, "M V"] | None:
         """Return the teacher's logits at the masked positions, as the config asks."""
@@ -198,13 +203,20 @@ class PretrainingTask(Task):
         batch: Batch,
         text_logits: Float[Tensor, "M V"],
         logits: Float[Tensor, "M V"],
+        soft: Float[Tensor, "M V"] | None,
         filter_name: str,
     ) -> SynthesisedNegatives:
         """Rewrite captions from what the text alone expects; see ``ObjectiveConfig.negatives``."""
         settings = self.objective
         filters = {
             "none": lambda: None,
-            "grounded": lambda: logits,
+            "grounded": lambda: without_teacher(
+                logits,
+                soft,
+                alpha=self.alpha(),
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+            ),
             "soft_label": lambda: self._teacher_logits(batch, batch.input_ids),
         }
         return synthesise_negatives(

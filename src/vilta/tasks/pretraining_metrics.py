@@ -12,6 +12,7 @@ from vilta.tasks.retrieval import (
     candidate_pairs,
     encode_gallery,
     match_scores,
+    mean_recall,
     retrieval_figures,
 )
 from vilta.tasks.scenes import negative_truth, scene_figures
@@ -70,23 +71,8 @@ def evaluate_pretraining(
                 if name != "soft_label" or task.teacher is not None
             }
     task.train(was_training)
-    figures["retrieval"]["mean_recall"] = max(map(_mean_recall, figures["retrieval"].values()))
+    figures["retrieval"]["mean_recall"] = mean_recall(figures["retrieval"])
     return figures
-
-
-def _mean_recall(stage: dict[str, dict[str, float]]) -> float:
-    """Average R@1/5/10 both ways. The best stage counts: not every run trains all of them."""
-    values = [value for way in stage.values() for value in way.values()]
-    return sum(values) / len(values)
-
-
-def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Join nested names with slashes: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
-    result: dict[str, float] = {}
-    for name, value in figures.items():
-        key = f"{prefix}{name}"
-        result |= flat(value, f"{key}/") if isinstance(value, dict) else {key: value}
-    return result
 
 
 def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
@@ -108,6 +94,7 @@ def _writer(task: PretrainingTask, name: str) -> Callable[[Batch], SynthesisedNe
     def write(batch: Batch) -> SynthesisedNegatives:
         batch = batch.to(task.model.device)
         expected = task.expected_words(batch, task.model.vilta.encode_image(batch.pixel_values))
-        return task.write_negatives(batch, expected.text_logits, expected.logits, name)
+        soft = task.soft_labels(batch)
+        return task.write_negatives(batch, expected.text_logits, expected.logits, soft, name)
 
     return write

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from vilta.metrics.recall import recall_at
 from vilta.model import ViltaForPreTraining
 from vilta.model.fusion import Pairs
+from vilta.tasks.base import flat
 
 PAIRS_PER_CALL = 1024
 
@@ -130,3 +131,20 @@ def retrieval_figures(
         }
         for stage, scores in stages.items()
     }
+
+
+def mean_recall(stages: dict[str, dict[str, dict[str, float]]]) -> float:
+    """Average R@1/5/10 both ways of the best stage: not every run trains all of them."""
+    return max(
+        sum(value for way in stage.values() for value in way.values())
+        / sum(len(way) for way in stage.values())
+        for stage in stages.values()
+    )
+
+
+def flat_retrieval_figures(
+    gallery: Gallery, match: Float[Tensor, "N T"] | None
+) -> dict[str, float]:
+    """Return ``retrieval_figures`` of a gallery by flat names, and ``mean_recall``."""
+    stages = retrieval_figures(gallery.similarity, match, gallery.relevant)
+    return {**flat(stages), "mean_recall": mean_recall(stages)}

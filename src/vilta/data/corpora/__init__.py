@@ -24,7 +24,7 @@ from vilta.data.corpora.karpathy import (
     has_samples,
 )
 from vilta.data.corpora.patterns import HUB, find_shards
-from vilta.data.corpora.saved import find_hub, find_saved, find_scenes
+from vilta.data.corpora.saved import ScenesName, find_hub, find_saved, find_scenes, scenes_named
 from vilta.data.corpora.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
 from vilta.data.corpora.webdataset import WebDatasetReader
 
@@ -32,12 +32,14 @@ __all__ = [
     "FEATURES",
     "Reader",
     "Row",
+    "ScenesName",
     "Skipped",
     "chunks",
     "find_reader",
     "find_shards",
     "load_pairs",
     "nothing_usable",
+    "scenes_named",
 ]
 
 LOOKED_FOR = (

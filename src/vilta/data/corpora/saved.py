@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,22 +101,42 @@ def find_hub(name: str, split: str, column: str) -> TableReader:
 
 
 def find_scenes(path: str, split: str) -> TableReader | None:
-    """Return the built-in scenes named by ``scenes:COUNT?seed=S&size=PIXELS&first=I``, or None."""
-    if not path.startswith(SCENES):
+    """Return the built-in scenes named by ``path`` (see :func:`scenes_named`), or None."""
+    if (named := scenes_named(path)) is None:
         return None
     if split:
         raise ValueError(f"{path} has no splits; choose another seed or first instead")
+    from vilta.data.scenes import scenes_table
+
+    return TableReader(scenes_table(**asdict(named)), path, "built-in scenes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesName:
+    """Which scenes: ``count`` of split ``seed`` from ``first`` on, drawn ``size`` pixels a side."""
+
+    count: int
+    seed: int = 0
+    size: int = 96
+    first: int = 0
+
+
+def scenes_named(path: str) -> ScenesName | None:
+    """Read ``scenes:COUNT?seed=S&size=PIXELS&first=I``; None if the path is something else.
+
+    Raises ``ValueError`` if it begins like that and is not.
+    """
+    if not path.startswith(SCENES):
+        return None
     count, _, query = path.removeprefix(SCENES).partition("?")
     try:
         settings = {key: int(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
-        number = int(count)
-    except ValueError:
-        number, settings = 0, {}
-    if number < 1 or not settings.keys() <= {"seed", "size", "first"}:
+        named = ScenesName(count=int(count), **settings)
+    except (ValueError, TypeError):
+        named = ScenesName(count=0)
+    if named.count < 1:
         raise ValueError(f"{path!r} is not scenes:COUNT?seed=S&size=PIXELS&first=I")
-    from vilta.data.scenes import scenes_table
-
-    return TableReader(scenes_table(number, **{"seed": 0, **settings}), path, "built-in scenes")
+    return named
 
 
 def _packed_splits(folder: Path) -> list[str]:

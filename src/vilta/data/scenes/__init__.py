@@ -5,10 +5,13 @@ may say of it, and :func:`is_true` the truth of any sentence of the grammar abou
 """
 
 from vilta.data.scenes.captions import captions, vocabulary
-from vilta.data.scenes.drawing import cover, draw
+from vilta.data.scenes.drawing import cover, draw, picture_from_id, picture_id
 from vilta.data.scenes.edits import masked_colour, one_word_edits, paraphrases
+from vilta.data.scenes.entailment import Hypothesis, hidden_object, hypotheses, verdict
 from vilta.data.scenes.grammar import Claim, Phrase, parse
 from vilta.data.scenes.oracle import holds, is_true
+from vilta.data.scenes.questions import Question, questions
+from vilta.data.scenes.statements import Statement, scene_pair, statements
 from vilta.data.scenes.table import scenes_table
 from vilta.data.scenes.words import (
     COLOURS,
@@ -20,7 +23,15 @@ from vilta.data.scenes.words import (
     synonyms,
     word_class,
 )
-from vilta.data.scenes.world import MARGIN, PALETTE, Scene, Thing, make_scene, scene_from_id
+from vilta.data.scenes.world import (
+    MARGIN,
+    PALETTE,
+    Draws,
+    Scene,
+    Thing,
+    make_scene,
+    scene_from_id,
+)
 
 __all__ = [
     "COLOURS",
@@ -32,22 +43,34 @@ __all__ = [
     "SIZES",
     "TEXTURES",
     "Claim",
+    "Draws",
+    "Hypothesis",
     "Phrase",
+    "Question",
     "Scene",
+    "Statement",
     "Thing",
     "captions",
     "cover",
     "draw",
+    "hidden_object",
     "holds",
+    "hypotheses",
     "is_true",
     "make_scene",
     "masked_colour",
     "one_word_edits",
     "paraphrases",
     "parse",
+    "picture_from_id",
+    "picture_id",
+    "questions",
     "scene_from_id",
+    "scene_pair",
     "scenes_table",
+    "statements",
     "synonyms",
+    "verdict",
     "vocabulary",
     "word_class",
 ]

@@ -128,7 +128,7 @@ def _place(relation: str, rng: Random) -> str:
 
 def _detail(number: int) -> float:
     """The fewer objects are named, the more is told of each: captions should fit one scene."""
-    return {1: 1.0, 2: 0.4, 3: 0.25}.get(number, 0.12)
+    return {1: 1.0, 2: 0.7, 3: 0.5}.get(number, 0.3)
 
 
 def _everything(scene: Scene, rng: Random) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
-from vilta.data.scenes.world import PALETTE, RGB, Scene, Thing
+from vilta.data.scenes.world import PALETTE, RGB, Scene, Thing, scene_from_id
 
 SUPERSAMPLING = 8
 DIAMETER = {"small": 0.2, "medium": 0.26, "large": 0.33}
@@ -71,8 +71,15 @@ TEXTURE_FORMULAS: dict[str, Callable[[Grid, Grid], Mask]] = {
 """Texture -> where the second colour lies; x and y count stripes or spots."""
 
 
-def draw(scene: Scene, size: int = 96) -> UInt8[ndarray, "H W 3"]:
+CARD, BORDER = 0.11, 0.014
+"""Half the side of the card that hides an object, and its border, in shares of the side."""
+CARD_COLOUR, BORDER_COLOUR = (196, 170, 130), (132, 108, 76)
+
+
+def draw(scene: Scene, size: int = 96, hidden: int | None = None) -> UInt8[ndarray, "H W 3"]:
     """Return the picture of a scene, ``size`` pixels high and wide, RGB.
+
+    In the place of object ``hidden`` lies a card, the same for every object.
 
     Raises:
         ValueError: if ``size`` is under 16 pixels.
@@ -82,7 +89,8 @@ def draw(scene: Scene, size: int = 96) -> UInt8[ndarray, "H W 3"]:
     top, bottom = (np.array(colour, dtype=np.float32) for colour in scene.background)
     ramp = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     picture = np.repeat(top * (1 - ramp) + bottom * ramp, size, axis=1)
-    for thing in sorted(scene.things, key=lambda thing: -DIAMETER[thing.size]):  # small on top
+    shown = [thing for number, thing in enumerate(scene.things) if number != hidden]
+    for thing in sorted(shown, key=lambda thing: -DIAMETER[thing.size]):  # small on top
         keep, base, accent = sprite(thing.shape, thing.size, thing.texture, thing.turn, size)
         rows, inside_rows = _span(thing.y, len(keep), size)
         columns, inside_columns = _span(thing.x, len(keep), size)
@@ -92,7 +100,37 @@ def draw(scene: Scene, size: int = 96) -> UInt8[ndarray, "H W 3"]:
         patch += base[inside] * np.array(thing.rgb, dtype=np.float32)
         if thing.texture != "plain":
             patch += accent[inside] * np.array(accent_colour(thing), dtype=np.float32)
+    if hidden is not None:
+        _lay_card(picture, scene.things[hidden])
     return (picture + 0.5).astype(np.uint8)
+
+
+def picture_from_id(image_id: str, size: int = 96) -> UInt8[ndarray, "H W 3"]:
+    """Draw the picture with this id: a scene's, with ``-hidden-K`` if object K is hidden.
+
+    Raises:
+        ValueError: if the id is not one of a picture.
+    """
+    name, _, number = image_id.partition("-hidden-")
+    scene = scene_from_id(name)
+    if not number:
+        return draw(scene, size)
+    if not number.isdecimal() or int(number) >= len(scene.things):
+        raise ValueError(f"{image_id!r} hides an object that is not in the scene")
+    return draw(scene, size, hidden=int(number))
+
+
+def picture_id(scene: Scene, hidden: int | None = None) -> str:
+    """Return the id that :func:`picture_from_id` reads."""
+    return scene.image_id if hidden is None else f"{scene.image_id}-hidden-{hidden}"
+
+
+def _lay_card(picture: Float[ndarray, "H W 3"], thing: Thing) -> None:
+    side = len(picture)
+    for reach, colour in ((CARD, BORDER_COLOUR), (CARD - BORDER, CARD_COLOUR)):
+        top, bottom = (round((thing.y + d) * side) for d in (-reach, reach))
+        left, right = (round((thing.x + d) * side) for d in (-reach, reach))
+        picture[max(top, 0) : bottom, max(left, 0) : right] = colour
 
 
 def cover(thing: Thing, size: int = 96) -> Float[ndarray, "H W"]:

@@ -238,7 +238,11 @@ def _rewritten(
     image = task.model.vilta.encode_image(batch.pixel_values)
     expected = task.expected_words(batch, image)
     negatives = task.write_negatives(
-        batch, expected.text_logits, expected.logits, task.objective.negatives
+        batch,
+        expected.text_logits,
+        expected.logits,
+        task.soft_labels(batch),
+        task.objective.negatives,
     )
     right = _match(task, batch.input_ids, batch.attention_mask, image)
     wrong = _match(task, negatives.input_ids, batch.attention_mask, image)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.config import PretrainConfig
-from vilta.tasks.pretraining_metrics import flat
+from vilta.tasks.base import flat
 from vilta.training.folder import METRICS
 
 

@@ -1,0 +1,114 @@
+"""Models of the downstream tasks: the pre-trained encoders and fusion, and a head of their own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from vilta.model.configuration import ViltaConfig
+from vilta.model.fusion import Pairs
+from vilta.model.heads import ClassificationHead
+from vilta.model.modeling import (
+    ViltaModel,
+    ViltaOutput,
+    ViltaPreTrainedModel,
+    WithMatching,
+)
+
+
+class ViltaForImageTextRetrieval(WithMatching):
+    """Match head and contrastive space: the pre-trained model without its word head."""
+
+    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.",)
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        self.vilta = ViltaModel(config)
+        self.add_matching(config)
+        self.post_init()
+
+
+class ViltaForImageTextClassification(ViltaPreTrainedModel):
+    """One of ``config.num_labels`` labels for a text about ``images`` images (1 here).
+
+    ``from_pretrained`` takes a pre-training run's model and gives it a new head, or a model of this
+    class; a checkpoint of another task is an error.
+    """
+
+    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
+    new: ClassVar[tuple[str, ...]] = ("classifier.",)
+    images: ClassVar[int] = 1
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        self.vilta = ViltaModel(config)
+        streams = 2 if config.fusion == "co-attention" else 1
+        self.classifier = ClassificationHead(
+            self.images * streams * config.hidden_size, config.hidden_size, config.num_labels
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.vilta.get_input_embeddings()
+
+    def classify(
+        self,
+        text: Float[Tensor, "B L Ct"],
+        attention_mask: Int[Tensor, "B L"],
+        image: Float[Tensor, "N P Ci"],
+        image_index: Int[Tensor, "B I"],
+    ) -> Float[Tensor, "B A"]:
+        """Logits of the labels from encoded texts and images; row i sees ``image_index[i]``.
+
+        Each of the ``I`` images is fused with the text on its own, and the classifier reads all the
+        pooled vectors side by side: for two images the way of METER and UNITER (arXiv 1909.11740).
+        """
+        rows, images = image_index.shape
+        own = torch.arange(rows, device=image.device).repeat_interleave(images)
+        pairs = Pairs(text=own, image=image_index.flatten())
+        fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
+        pooled = self.vilta.pool_fused(fused, attention_mask[own].bool())  # [B * I, S]
+        return self.classifier(pooled.view(rows, -1))
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"],
+        pixel_values: Shaped[Tensor, "B *I 3 H W"],
+    ) -> ViltaOutput:
+        """Classify ``B`` items: ``pixel_values`` is ``[B, 3, H, W]``, or ``[B, I, 3, H, W]``.
+
+        Raises ``ValueError`` if there are not ``images`` images for each text.
+        """
+        pixels = pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]
+        if pixels.shape[:2] != (len(input_ids), self.images):
+            raise ValueError(
+                f"{type(self).__name__} reads {self.images} image(s) a text; got {len(input_ids)} "
+                f"texts and pixel values of shape {tuple(pixel_values.shape)}"
+            )
+        image_index = torch.arange(pixels.shape[0] * pixels.shape[1], device=pixels.device)
+        logits = self.classify(
+            self.vilta.encode_text(input_ids, attention_mask),
+            attention_mask,
+            self.vilta.encode_image(pixels.flatten(0, 1)),
+            image_index.view(pixels.shape[:2]),
+        )
+        return ViltaOutput(logits=logits)
+
+
+class ViltaForVisualQuestionAnswering(ViltaForImageTextClassification):
+    """Answers of a question about an image; ``config.id2label`` names the answers."""
+
+
+class ViltaForVisualEntailment(ViltaForImageTextClassification):
+    """Entailment, neutral or contradiction between an image and a sentence."""
+
+
+class ViltaForVisualReasoning(ViltaForImageTextClassification):
+    """Whether a sentence is true of two images."""
+
+    images: ClassVar[int] = 2

@@ -1,0 +1,159 @@
+"""`vilta evaluate TASK --from RUN --data DATA`: a task's figures, and its submission file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from vilta.config import DataConfig
+from vilta.config_finetune import FinetuneConfig, TaskConfig
+from vilta.config_tools import EvaluateConfig
+from vilta.data.examples import Examples, PairItems, shared_images
+from vilta.data.loading import evaluation_loader
+from vilta.model.language_model import load_tokenizer
+from vilta.recipes.finetune import model_folder, read_run
+from vilta.tasks.finetuning import FinetuningTask, find_task
+from vilta.training.folder import replace_text
+from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+
+
+def run(name: str, config: EvaluateConfig) -> None:
+    """Evaluate a run on a task's items; a table on screen, JSON on disk.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    console = Console(soft_wrap=True)
+    if not config.start:
+        raise ValueError(f"--from must name the run, e.g. vilta evaluate {name} --from runs/mine")
+    kind, trained = find_task(name), read_run(config.start)
+    if kind.needs_head and (trained is None or trained.task != name):
+        has = f"was fine-tuned for {trained.task}" if trained else "is a pre-trained run"
+        raise ValueError(
+            f"{config.start} {has}; for this task run vilta finetune {name} --from {config.start}"
+        )
+    settings = replace(
+        trained.settings if trained else TaskConfig(), top_k=config.top_k, full=config.full
+    )
+    if config.folds:
+        settings = replace(settings, folds=config.folds)
+    items = kind.read(config.data, config.images, settings)
+    role = role_of(items, trained, config, kind)
+    out = Path(config.out or Path(config.start) / f"{name}-{data_name(config.data)}.json")
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    task = load_task(kind, config.start, settings, items)
+    task.to(device).eval()
+    loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
+    keep_freed_memory()
+    dtype, precision = choose_dtype(config.precision, device)
+    console.print(f"evaluating {config.start} on {len(items):,} items of {items.name} ({role})")
+    with Progress(console=console, transient=True) as bar, autocast(device, dtype):
+        watched = Watched(loader, bar)
+        if config.submission:
+            replace_text(Path(config.submission), task.submission(watched))
+            console.print(f"wrote {config.submission}")
+        figures = None if unanswered(items) else task.evaluate(watched)
+    if figures is None:
+        return
+    table = Table(name, "", title_justify="left")
+    for figure, value in figures.items():
+        table.add_row(figure.replace("_", " "), f"{value:.2f}")
+    console.print(table)
+    before = json.loads(out.read_text())["evaluations"] if out.is_file() else []
+    today = datetime.now(UTC).date().isoformat()
+    result = {
+        "task": name,
+        "run": config.start,
+        "data": config.data,
+        "items": len(items),
+        "role": role,
+        "precision": precision,
+        "evaluations": [*before, today],
+        "figures": figures,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, json.dumps(result, indent=2) + "\n")
+    if role == "test" and before:
+        console.print(
+            f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
+            "made after the first are choices made on the test set"
+        )
+    console.print(f"wrote {out}\nnext: vilta results {config.start}")
+
+
+def role_of(
+    items: Examples | PairItems,
+    trained: FinetuneConfig | None,
+    config: EvaluateConfig,
+    kind: type[FinetuningTask],
+) -> str:
+    """Say what the data are to the run: ``zero-shot``, ``validation`` or ``test``.
+
+    Raises ``ValueError`` if the run was trained on images of them, unless that is accepted.
+    """
+    if trained is None:
+        return "zero-shot: the run was not fine-tuned"
+    if config.data == trained.data.val:
+        return "validation: the checkpoint was chosen on these; not a test figure"
+    try:
+        seen = kind.read(trained.data.train, trained.data.images, trained.settings)
+    except ValueError:
+        return "test; the training data are gone, so images in both could not be looked for"
+    shared = shared_images(seen, items)
+    if shared and not config.accept_trained:
+        raise ValueError(
+            f"{config.start} was trained on {len(shared)} of these images, such as {shared[0]}; "
+            "choose data that it has not seen, or pass --accept-trained"
+        )
+    return "trained on these images" if shared else "test"
+
+
+def load_task(
+    kind: type[FinetuningTask], start: str, settings: TaskConfig, items: Examples | PairItems
+) -> FinetuningTask:
+    """Load a run's released model for a task."""
+    folder = model_folder(start)
+    model = kind.model_class.from_pretrained(folder)
+    return kind(model, load_tokenizer(str(folder)), settings, items)
+
+
+def task_loader(
+    task: FinetuningTask, items: Examples | PairItems, config: EvaluateConfig, blind: bool
+) -> Any:
+    """Return the items in order, as the model sees them."""
+    size, tokens = task.model.config.image_size, task.model.config.max_text_tokens
+    data = DataConfig(image_size=size, max_text_tokens=tokens)
+    return evaluation_loader(
+        task.dataset(items, data, config.seed, train=False, blind=blind),
+        task.collator(tokens),
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+
+
+def unanswered(items: Examples | PairItems) -> bool:
+    """Whether the answers are secret, as those of a test server."""
+    return "answers" in items.rows.column_names and not any(items.rows["answers"])
+
+
+def data_name(path: str) -> str:
+    """Return a short name of data for a file."""
+    return Path(path.split("?")[0]).stem.replace(":", "-")
+
+
+class Watched:
+    """A loader that moves a progress bar."""
+
+    def __init__(self, loader: Any, bar: Progress) -> None:
+        self.loader, self.bar, self.dataset = loader, bar, loader.dataset
+
+    def __iter__(self) -> Any:
+        """Yield the batches."""
+        yield from self.bar.track(self.loader, total=len(self.loader), description="evaluating")

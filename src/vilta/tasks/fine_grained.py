@@ -1,0 +1,215 @@
+"""Fine-grained matching: a true caption against minimally wrong ones, and against rewordings.
+
+Both sides are always measured: a model trained on wrong captions alone learns to reject what is
+true but new (arXiv 2409.17958).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vilta.config_finetune import TaskConfig
+from vilta.data.corpora import ScenesName
+from vilta.data.images import Images
+from vilta.data.scenes import Draws, captions, make_scene, one_word_edits, paraphrases
+from vilta.metrics.compositional import (
+    accuracy_by_category,
+    pairwise_accuracy,
+    valse_figures,
+    winoground_scores,
+)
+from vilta.model import ViltaForImageTextRetrieval
+from vilta.model.fusion import Pairs
+from vilta.tasks.compositional_sets import CroppedImages, read_set, row_of
+from vilta.tasks.finetuning import FinetuningTask, Row
+from vilta.types import ExampleBatch, Losses
+
+PER_SCENE = 3
+"""Captions of a scene that become an item each (our choice)."""
+SMALLEST_CATEGORY = {"aro": 25}
+"""Items that a category needs to count in a set's macro mean (ARO's own rule; else 1)."""
+
+
+class Scored(NamedTuple):
+    """The texts of an item: which are true of its first image, and how well they match."""
+
+    truth: list[int]
+    match: list[list[float]]
+    """Log-odds of a match, a list for each of the item's images."""
+    similarity: list[float]
+    """Contrastive similarity to the first image."""
+
+
+class FineGrainedMatching(FinetuningTask):
+    """Rows: ``truth`` (1 or 0 for each text, of the first image), ``category`` and ``set``.
+
+    The first text is the caption, further true ones are paraphrases.
+    """
+
+    name = "fine-grained"
+    model: ViltaForImageTextRetrieval
+    model_class = ViltaForImageTextRetrieval
+    best_metric = "both_sides"
+    needs_head = False
+
+    @classmethod
+    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+        """Read SugarCrepe, SugarCrepe++, ARO, Winoground, VALSE, or a CSV of one's own."""
+        return read_set(path)
+
+    @classmethod
+    def place(cls, images: Images) -> Images:
+        """ARO asks about parts of images."""
+        return CroppedImages(images)
+
+    @classmethod
+    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+        """Take captions of scenes, a one-word edit that is false, and a paraphrase."""
+        rows: list[Row] = []
+        for index in range(named.first, named.first + named.count):
+            scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=23)
+            for caption in captions(scene, PER_SCENE, rng):
+                texts, truth = [caption], [1]
+                for text in one_word_edits(scene, caption, rng):
+                    texts, truth = [*texts, text], [*truth, 0]
+                for text in paraphrases(caption, rng):
+                    texts, truth = [*texts, text], [*truth, 1]
+                if 0 in truth:
+                    name = f"{scene.image_id}-{len(rows)}"
+                    rows.append(row_of(name, [scene.image_id], texts, truth, "scenes", "edit"))
+        return rows
+
+    def check(self, items: Any) -> None:
+        """Note the most texts of an item: targets are padded to as many."""
+        self.most = max(map(len, items.rows["texts"]))
+
+    def target(self, row: Row) -> Tensor:
+        """Return which texts are true, ``[most]``, padded with -1."""
+        truth = torch.full((self.most,), -1)
+        truth[: len(row["truth"])] = torch.tensor(row["truth"])
+        return truth
+
+    def forward(self, batch: ExampleBatch) -> Losses:
+        """Cross-entropy of match and no match; captions, paraphrases and edits averaged apart."""
+        known = batch.targets >= 0
+        truth = batch.targets[known]  # [T]
+        first = torch.zeros_like(batch.targets, dtype=torch.bool)
+        first[:, 0] = True
+        is_first, weight = first[known], self.settings.paraphrases
+        match = self.match(batch, 0)[0].float()
+        losses = F.binary_cross_entropy_with_logits(match, truth.float(), reduction="none")
+        groups = {
+            "captions": is_first,
+            "paraphrases": (truth == 1) & ~is_first,
+            "edits": truth == 0,
+        }
+        parts = {n: losses[g].sum() / g.sum().clamp(min=1) for n, g in groups.items()}
+        total = (parts["captions"] + weight * parts["paraphrases"]) / (1 + weight) + parts["edits"]
+        right = ((match > 0) == (truth == 1)).float().mean()
+        return Losses(
+            total=total, parts={n: v.detach() for n, v in parts.items()} | {"accuracy": right}
+        )
+
+    def match(
+        self, batch: ExampleBatch, image: int
+    ) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
+        """Log-odds of a match, and similarity, of each text with that image of its item."""
+        vilta, mask = self.model.vilta, batch.attention_mask
+        states = vilta.encode_image(batch.pixel_values)
+        text = vilta.encode_text(batch.input_ids, mask)
+        own = torch.arange(len(text), device=text.device)
+        images = batch.image_index[batch.text_owner, image]
+        logits = self.model.match(text, mask, states, Pairs(own, images))
+        similarity = self.model.similarity(states, text, mask)[images, own]
+        return logits[:, 1] - logits[:, 0], similarity
+
+    @torch.no_grad()
+    def scores(self, loader: Any) -> list[Scored]:
+        """Score every item's texts with each of its images, in the order of the table."""
+        found: list[Scored] = []
+        for batch in loader:
+            batch = batch.to(self.model.device)
+            looked = [self.match(batch, i) for i in range(batch.image_index.shape[1])]
+            truth = batch.targets.tolist()
+            counts = (batch.targets >= 0).sum(dim=1).tolist()
+            match = [scores.float().split(counts) for scores, _ in looked]
+            similarity = looked[0][1].float().split(counts)
+            for row, count in enumerate(counts):
+                by_image = [scores[row].tolist() for scores in match]
+                found.append(Scored(truth[row][:count], by_image, similarity[row].tolist()))
+        return found
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return the figures of ``fine_grained_figures``."""
+        rows = loader.dataset.examples.rows
+        return fine_grained_figures(self.scores(loader), list(rows["set"]), list(rows["category"]))
+
+
+def fine_grained_figures(
+    scored: list[Scored], sets: list[str], categories: list[str]
+) -> dict[str, float]:
+    """Both sides in percent, and each set's own figures.
+
+    ``accuracy``: the caption matches better than every wrong text; ``contrast/accuracy`` the same
+    by similarity. ``captions_accepted`` and ``paraphrases_accepted``: a match is likelier than not.
+    ``edits_rejected``: the same of wrong texts. ``both_sides`` is the mean of accuracy and of the
+    acceptance of paraphrases (of captions, where there are no paraphrases).
+    """
+    margins = torch.tensor([_margin(s.truth, s.match[0]) for s in scored])
+    contrast = torch.tensor([_margin(s.truth, s.similarity) for s in scored])
+    zero = torch.zeros_like(margins)
+    caption = [s.match[0][0] > 0 for s in scored]
+    pairs = [list(zip(s.truth, s.match[0], strict=True)) for s in scored]
+    paraphrase = [score > 0 for texts in pairs for true, score in texts[1:] if true]
+    edits = [score <= 0 for texts in pairs for true, score in texts if not true]
+    figures = {
+        "accuracy": pairwise_accuracy(margins, zero),
+        "contrast/accuracy": pairwise_accuracy(contrast, zero),
+        "captions_accepted": _share(caption),
+        "edits_rejected": _share(edits),
+    }
+    if paraphrase:
+        figures["paraphrases_accepted"] = _share(paraphrase)
+    accepted = figures.get("paraphrases_accepted", figures["captions_accepted"])
+    figures["both_sides"] = (figures["accuracy"] + accepted) / 2
+    for name in dict.fromkeys(sets):
+        at = [i for i, other in enumerate(sets) if other == name]
+        figures |= _own_figures(name, [scored[i] for i in at], [categories[i] for i in at])
+    return figures
+
+
+def _own_figures(name: str, scored: list[Scored], categories: list[str]) -> dict[str, float]:
+    """Return the figures that a set's authors report."""
+    if name == "winoground":
+        scores = torch.tensor([s.match for s in scored])  # [N, image, caption]
+        return {f"winoground/{part}": value for part, value in winoground_scores(scores).items()}
+    correct = torch.tensor([_margin(s.truth, s.match[0]) > 0 for s in scored])
+    smallest = SMALLEST_CATEGORY.get(name, 1)
+    figures: dict[str, float] = {}
+    if max(map(categories.count, set(categories))) >= smallest:
+        by_category, macro = accuracy_by_category(correct, categories, smallest)
+        figures = {f"{name}/macro": macro}
+        figures |= {f"{name}/{category}": value for category, value in by_category.items()}
+    if name == "sugarcrepe++":
+        margins = torch.tensor([_margin(s.truth, s.match[0], hardest=True) for s in scored])
+        figures["sugarcrepe++/both_captions"] = pairwise_accuracy(margins, 0 * margins)
+    if name == "valse":
+        match = torch.tensor([s.match[0] for s in scored]).sigmoid()
+        figures |= {f"valse/{k}": v for k, v in valse_figures(match[:, 0], match[:, 1]).items()}
+    return figures
+
+
+def _margin(truth: list[int], scores: list[float], hardest: bool = False) -> float:
+    """How far the caption (or the hardest true text) is above the best wrong text."""
+    true = [score for is_true, score in zip(truth, scores, strict=True) if is_true]
+    wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
+    return (min(true) if hardest else true[0]) - max(wrong)
+
+
+def _share(hits: list[bool]) -> float:
+    return 100 * sum(hits) / max(len(hits), 1)

@@ -1,0 +1,157 @@
+"""What the downstream tasks have in common. One file a task holds all the rest of it.
+
+docs/new-task.md shows how to write one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vilta.config import DataConfig
+from vilta.config_finetune import TaskConfig
+from vilta.data.corpora import ScenesName, scenes_named
+from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
+from vilta.data.images import Images, find_images
+from vilta.model import ViltaProcessor
+from vilta.model.modeling import ViltaPreTrainedModel
+from vilta.tasks.base import Task
+
+TASKS = {
+    "retrieval": "vilta.tasks.image_text_retrieval:ImageTextRetrieval",
+    "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
+    "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
+    "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
+    "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
+    "masked-words": "vilta.tasks.words_by_part:MaskedWords",
+    "classification": "vilta.tasks.classification:Classification",
+}
+"""Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
+
+Row = dict[str, Any]
+"""One item: ``id`` (str), ``images`` and ``texts`` (lists of str), and what the task adds."""
+
+
+class FinetuningTask(Task):
+    """A downstream task: its reader, its model, its loss and its metric.
+
+    A subclass writes ``rows`` (and ``scenes``), ``target``, ``forward`` and ``evaluate``.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[ViltaPreTrainedModel]]
+    best_metric: ClassVar[str]
+    """Figure of ``evaluate`` whose largest value marks the best checkpoint."""
+    needs_head: ClassVar[bool] = True
+    """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
+    settings: TaskConfig
+
+    def __init__(
+        self,
+        model: ViltaPreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TaskConfig,
+        items: Examples | PairItems,
+    ) -> None:
+        """Build the task on a model; ``items`` are those it is trained or evaluated on."""
+        super().__init__()
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.check(items)
+
+    @classmethod
+    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+        """Read the items of one file or folder, as it is published."""
+        raise NotImplementedError
+
+    @classmethod
+    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+        """Make items about the built-in pictures."""
+        raise ValueError(f"{cls.name} has no items about scenes; name a file or a folder")
+
+    @classmethod
+    def labels(cls, items: Examples | PairItems, settings: TaskConfig) -> list[str]:
+        """Return the labels that a new head learns, from the training items; none by default."""
+        return []
+
+    @classmethod
+    def read(cls, path: str, images: str, settings: TaskConfig) -> Examples | PairItems:
+        """Read the items of ``path``, several joined by ``+``, and find their images.
+
+        Raises ``ValueError`` in one line that says what is wrong.
+        """
+        if not path:
+            raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
+        rows: list[Row] = []
+        place = images
+        for part in path.split("+"):
+            if (named := scenes_named(part)) is not None:
+                rows += cls.scenes(named, settings)
+                place = place or f"scenes:{named.size}"
+            elif not Path(part).exists():
+                raise ValueError(f"no such file or folder: {part}")
+            else:
+                rows += cls.rows(part, settings)
+                folder = part if Path(part).is_dir() else os.path.dirname(part) or "."
+                place = place or folder
+        return examples_from(rows, cls.place(find_images(place)), path)
+
+    @classmethod
+    def place(cls, images: Images) -> Images:
+        """Return where the task's keys lead to; the images as they are by default."""
+        return images
+
+    def check(self, items: Examples | PairItems) -> None:
+        """Raise ``ValueError`` if the model cannot answer these items; nothing by default."""
+
+    def target(self, row: Row) -> Tensor:
+        """Return what is to be learnt from an item, of one shape for all."""
+        raise NotImplementedError
+
+    def dataset(
+        self, items: Any, data: DataConfig, seed: int, *, train: bool, blind: bool = False
+    ) -> Any:
+        """Return the samples of the items."""
+        return ExampleDataset(items, self.target, data, seed, train, blind)
+
+    def collator(self, max_text_tokens: int) -> Callable[[Any], Any]:
+        """Return what makes batches of samples."""
+        return ExampleCollator(self.tokenizer, max_text_tokens)
+
+    def submission(self, loader: Iterable[Any]) -> str:
+        """Return the answers in the format of the official server or evaluator."""
+        raise ValueError(f"{self.name} has no official submission format")
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write the model and its processor, to be loaded by ``from_pretrained``."""
+        self.model.save_pretrained(folder)
+        ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
+
+
+def find_task(name: str) -> type[FinetuningTask]:
+    """Return the task of this name, or the class that ``module:Class`` names.
+
+    Raises ``ValueError`` with the nearest name if there is none.
+    """
+    place = TASKS.get(name, name)
+    if ":" not in place:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
+        raise ValueError(f"unknown task {name!r}; {hint}")
+    module, _, attribute = place.partition(":")
+    if name not in TASKS and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a file beside the data, as with `python -m`
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"task {name!r} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
+        raise ValueError(f"{name} is no FinetuningTask; see docs/new-task.md")
+    return found

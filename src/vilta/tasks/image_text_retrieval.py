@@ -1,0 +1,116 @@
+"""Fine-tuned image-text retrieval (Flickr30k, COCO, any pairs): contrast, then matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vilta.config import DataConfig
+from vilta.config_finetune import TaskConfig
+from vilta.data.collate import PairCollator
+from vilta.data.corpora import load_pairs
+from vilta.data.examples import PairItems
+from vilta.data.samples import PairDataset
+from vilta.model import ViltaForImageTextRetrieval
+from vilta.model.fusion import Pairs
+from vilta.objectives.contrastive import belong_together, contrastive_loss
+from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.retrieval import (
+    Gallery,
+    candidate_pairs,
+    encode_gallery,
+    flat_retrieval_figures,
+    match_scores,
+)
+from vilta.types import Batch, Losses
+
+
+class ImageTextRetrieval(FinetuningTask):
+    """Reads pair tables. The losses are ALBEF's (arXiv 2107.07651): contrast and matching."""
+
+    name = "retrieval"
+    model: ViltaForImageTextRetrieval
+    model_class = ViltaForImageTextRetrieval
+    best_metric = "mean_recall"
+    needs_head = False
+
+    @classmethod
+    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+        """Read any source of pairs that `vilta pack` reads."""
+        return PairItems(load_pairs(path), path)
+
+    def dataset(
+        self, items: PairItems, data: DataConfig, seed: int, *, train: bool, blind: bool = False
+    ) -> PairDataset:
+        """Return the pairs; in training a caption is drawn each epoch."""
+        if blind:
+            raise ValueError("retrieval without images means nothing; leave --data.blind off")
+        return PairDataset(items.rows, data, seed, train, items.name)
+
+    def collator(self, max_text_tokens: int) -> PairCollator:
+        """Return the collator of pairs; nothing is masked."""
+        return PairCollator(self.tokenizer, max_text_tokens, None, 0)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Contrast of the batch, and matching of true pairs against pairs that look alike."""
+        vilta, mask = self.model.vilta, batch.attention_mask
+        image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
+        text = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
+        similarity = self.model.similarity(image, text, mask)  # [B, B]
+        itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
+        wrong = draw_in_batch_negatives(similarity, batch.image_ids, batch.caption_ids)
+        own = torch.arange(len(batch), device=image.device)
+        pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
+        true, false = self.model.match(text, mask, image, pairs).split(len(batch))
+        itm, parts = matching_loss(true, {"in_batch": (false, wrong.valid, 1.0)})
+        logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
+        return Losses(total=itc + itm, parts=logged | {f"itm/{k}": v for k, v in parts.items()})
+
+    def after_step(self) -> None:
+        """Hold the temperature within its bound."""
+        self.model.itc_head.hold_scale()
+
+    @torch.no_grad()
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return recall both ways; with ``folds`` the mean over parts (COCO 1k: five)."""
+        gallery = encode_gallery(
+            self.model,
+            self.tokenizer,
+            (batch.pixel_values for batch in loader),
+            loader.dataset.table["captions"],
+        )
+        settings = self.settings
+        folds = [self._figures(part) for part in split_gallery(gallery, settings.folds)]
+        return {name: sum(f[name] for f in folds) / len(folds) for name in folds[0]}
+
+    def _figures(self, gallery: Gallery) -> dict[str, float]:
+        every = gallery.similarity.numel()
+        top_k = every if self.settings.full else self.settings.top_k
+        wanted = candidate_pairs(gallery.similarity, top_k)
+        return flat_retrieval_figures(gallery, match_scores(self.model, gallery, wanted))
+
+
+def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:
+    """Cut a gallery into ``folds`` runs of images, each with its own texts.
+
+    Raises ``ValueError`` if there are fewer images than folds.
+    """
+    count = len(gallery.image)
+    if not 1 <= folds <= count:
+        raise ValueError(f"{count} images cannot be cut into {folds} folds")
+    parts = []
+    for images in torch.arange(count).tensor_split(folds):
+        texts = gallery.relevant[images].any(dim=0).nonzero()[:, 0]
+        parts.append(
+            Gallery(
+                image=gallery.image[images],
+                text=gallery.text[texts],
+                attention_mask=gallery.attention_mask[texts],
+                similarity=gallery.similarity[images][:, texts],
+                relevant=gallery.relevant[images][:, texts],
+            )
+        )
+    return parts

@@ -1,0 +1,95 @@
+"""Tasks that give one label to a text about one or more images: loss and accuracy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vilta.data.examples import Examples
+from vilta.model import ViltaForImageTextClassification
+from vilta.tasks.finetuning import FinetuningTask, Row
+from vilta.types import ExampleBatch, Losses
+
+
+class LabellingTask(FinetuningTask):
+    """Rows have a ``label`` (str); the model's configuration knows the labels by number."""
+
+    model: ViltaForImageTextClassification
+    model_class = ViltaForImageTextClassification
+    best_metric = "accuracy"
+
+    def check(self, items: Any) -> None:
+        """Refuse items whose labels the model does not know."""
+        unknown = [label for label in dict.fromkeys(items.rows["label"]) if label not in self.known]
+        if unknown:
+            names = ", ".join(list(self.known)[:10])
+            raise ValueError(
+                f"{items.name}: label {unknown[0]!r} is not among the model's labels ({names})"
+            )
+
+    @property
+    def known(self) -> dict[str, int]:
+        """Number of each label."""
+        return self.model.config.label2id
+
+    def target(self, row: Row) -> Tensor:
+        """Return the label's number."""
+        return torch.tensor(self.known[row["label"]])
+
+    def forward(self, batch: ExampleBatch) -> Losses:
+        """Cross-entropy of the labels."""
+        logits = self.logits(batch)
+        loss = F.cross_entropy(logits.float(), batch.targets)
+        right = (logits.argmax(dim=1) == batch.targets).float().mean()
+        return Losses(total=loss, parts={"accuracy": right})
+
+    def logits(self, batch: ExampleBatch) -> Float[Tensor, "B A"]:
+        """Score the labels of each item; each image of the batch is encoded once."""
+        vilta, mask = self.model.vilta, batch.attention_mask
+        text = vilta.encode_text(batch.input_ids, mask)
+        image = vilta.encode_image(batch.pixel_values)
+        return self.model.classify(text, mask, image, batch.image_index)
+
+    @torch.no_grad()
+    def predictions(self, loader: Iterable[ExampleBatch]) -> list[str]:
+        """Return the likeliest label of each item, in the order of the table."""
+        names: dict[int, str] = self.model.config.id2label
+        found: list[str] = []
+        for batch in loader:
+            best = self.logits(batch.to(self.model.device)).argmax(dim=1)
+            found += [names[i] for i in best.tolist()]
+        return found
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return the accuracy in percent, of all items and by label."""
+        examples, predictions = loader.dataset.examples, self.predictions(loader)
+        right = [a == b for a, b in zip(examples.rows["label"], predictions, strict=True)]
+        return label_figures(predictions, examples) | by_kind(examples, right)
+
+
+def label_figures(predictions: list[str], examples: Examples) -> dict[str, float]:
+    """Return accuracy in percent, over all and by true label, and that of the largest class."""
+    labels: list[str] = list(examples.rows["label"])
+    right = Counter(label for label, p in zip(labels, predictions, strict=True) if label == p)
+    counts = Counter(labels)
+    by_label = {f"accuracy/{name}": 100 * right[name] / n for name, n in sorted(counts.items())}
+    return {
+        "accuracy": 100 * sum(right.values()) / len(labels),
+        "majority": 100 * max(counts.values()) / len(labels),
+        **by_label,
+    }
+
+
+def by_kind(examples: Examples, right: list[bool]) -> dict[str, float]:
+    """Return the share of right answers in percent for each ``kind``, where rows have one."""
+    if "kind" not in examples.rows.column_names:
+        return {}
+    kinds: list[str] = list(examples.rows["kind"])
+    total, hits = Counter(kinds), Counter(k for k, hit in zip(kinds, right, strict=True) if hit)
+    return {f"kind/{kind}": 100 * hits[kind] / n for kind, n in sorted(total.items())}

@@ -1,0 +1,82 @@
+"""NLVR2: is a sentence true of two photographs? (https://lil.nlp.cornell.edu/nlvr/)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vilta.config_finetune import TaskConfig
+from vilta.data.corpora import ScenesName
+from vilta.data.scenes import Draws, scene_pair, statements
+from vilta.metrics.nlvr2 import nlvr2_figures
+from vilta.model import ViltaForVisualReasoning
+from vilta.tasks.finetuning import Row
+from vilta.tasks.json_lines import field, json_lines
+from vilta.tasks.labelling import LabellingTask, by_kind
+
+LABELS = ["False", "True"]
+"""As the official files spell them."""
+PER_PAIR = 2
+"""Statements about one pair of scenes (our choice)."""
+
+
+class VisualReasoning(LabellingTask):
+    """Rows: ``label`` and the official ``id``, of which all but the third part is the sentence."""
+
+    name = "nlvr2"
+    model_class = ViltaForVisualReasoning
+
+    @classmethod
+    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+        """Read ``train.json``, ``dev.json``, ...: JSON lines; the identifier names the images."""
+        return [_row(item, path) for item in json_lines(Path(path))]
+
+    @classmethod
+    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+        """Make statements about pairs of the built-in pictures."""
+        rows: list[Row] = []
+        for index in range(named.first, named.first + named.count):
+            left, right = scene_pair(named.seed, index)
+            made = statements(left, right, Draws(named.seed, index, stream=21), PER_PAIR)
+            for number, statement in enumerate(made):
+                rows.append(
+                    {
+                        "id": f"scenes-{index}-0-{number}",
+                        "images": [left.image_id, right.image_id],
+                        "texts": [statement.text],
+                        "label": LABELS[statement.label],
+                        "kind": statement.kind,
+                    }
+                )
+        return rows
+
+    @classmethod
+    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+        """Return False and True."""
+        return LABELS
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return accuracy and consistency in percent, as the official script does."""
+        rows, predictions = loader.dataset.examples.rows, self.predictions(loader)
+        truth = [label == "True" for label in rows["label"]]
+        answers = [prediction == "True" for prediction in predictions]
+        right = [a == b for a, b in zip(answers, truth, strict=True)]
+        figures = nlvr2_figures(list(rows["id"]), answers, truth)
+        return figures | by_kind(loader.dataset.examples, right)
+
+    def submission(self, loader: Any) -> str:
+        """Return the lines ``identifier,prediction`` that the official script reads."""
+        ids = loader.dataset.examples.rows["id"]
+        pairs = zip(ids, self.predictions(loader), strict=True)
+        return "".join(f"{name},{answer}\n" for name, answer in pairs)
+
+
+def _row(item: dict[str, Any], path: str) -> Row:
+    name = str(field(item, "identifier", path))
+    images = name.rpartition("-")[0]  # split-set-pair
+    return {
+        "id": name,
+        "images": [f"{images}-img0.png", f"{images}-img1.png"],
+        "texts": [str(field(item, "sentence", path))],
+        "label": str(field(item, "label", path)).capitalize(),
+    }

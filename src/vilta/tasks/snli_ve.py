@@ -1,0 +1,81 @@
+"""SNLI-VE: does a photograph entail a sentence, contradict it, or neither? (arXiv 1901.06706)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vilta.config_finetune import TaskConfig
+from vilta.data.corpora import ScenesName
+from vilta.data.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
+from vilta.model import ViltaForVisualEntailment
+from vilta.tasks.finetuning import Row
+from vilta.tasks.json_lines import field, json_lines
+from vilta.tasks.labelling import LabellingTask
+
+LABELS = ["contradiction", "neutral", "entailment"]
+IMAGE_FIELDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
+"""The release spells the image's id in two ways, with and without `.jpg`."""
+PER_SCENE = 3
+"""Hypotheses about one scene (our choice)."""
+
+
+class VisualEntailment(LabellingTask):
+    """Rows: ``label``; the text is the hypothesis, after its premise if that is wanted."""
+
+    name = "snli-ve"
+    model_class = ViltaForVisualEntailment
+
+    @classmethod
+    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+        """Read ``snli_ve_*.jsonl``. Items without an agreed label (``-``) are left out."""
+        items = enumerate(json_lines(Path(path)))
+        rows = [_row(item, number, path, settings.premise) for number, item in items]
+        return [row for row in rows if row["label"] != "-"]
+
+    @classmethod
+    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+        """Make hypotheses about the built-in pictures, in some of which an object is hidden."""
+        if settings.premise:
+            raise ValueError("scenes have no premise; leave --settings.premise off")
+        rows: list[Row] = []
+        for index in range(named.first, named.first + named.count):
+            scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=22)
+            hidden = hidden_object(scene, rng)
+            for made in hypotheses(scene, hidden, rng, PER_SCENE):
+                rows.append(
+                    {
+                        "id": f"{scene.image_id}-{len(rows)}",
+                        "images": [picture_id(scene, hidden)],
+                        "texts": [made.text],
+                        "label": made.label,
+                        "kind": made.kind,
+                    }
+                )
+        return rows
+
+    @classmethod
+    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+        """Return the three labels, in METER's order."""
+        return LABELS
+
+    def submission(self, loader: Any) -> str:
+        """Return the lines ``id,label``; there is no official server."""
+        ids = loader.dataset.examples.rows["id"]
+        pairs = zip(ids, self.predictions(loader), strict=True)
+        return "".join(f"{name},{answer}\n" for name, answer in pairs)
+
+
+def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> Row:
+    image = next((item[name] for name in IMAGE_FIELDS if name in item), None)
+    if image is None:
+        raise ValueError(f"{path}, line {number + 1}: no image id ({' / '.join(IMAGE_FIELDS)})")
+    text = str(field(item, "sentence2", path))
+    if premise:
+        text = f"{field(item, 'sentence1', path)} {text}"
+    return {
+        "id": str(item.get("pairID") or number),
+        "images": [str(image)],
+        "texts": [text],
+        "label": str(field(item, "gold_label", path)),
+    }

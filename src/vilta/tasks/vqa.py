@@ -1,0 +1,205 @@
+"""Visual question answering: VQAv2, and any questions with short answers.
+
+VQAv2 (https://visualqa.org): a question file and the annotation file beside it. The answers are
+the vocabulary of a classifier; targets are soft scores, the loss binary cross-entropy, as in
+bottom-up attention (arXiv 1707.07998), METER and ViLT.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vilta.config_finetune import TaskConfig
+from vilta.data.corpora import ScenesName
+from vilta.data.corpora.files import read_json
+from vilta.data.examples import Examples, PairItems
+from vilta.data.scenes import Draws, make_scene, questions
+from vilta.metrics.vqa_accuracy import (
+    mean_vqa_accuracy,
+    normalise_answer,
+    soft_scores,
+    vqa_accuracy,
+)
+from vilta.model import ViltaForVisualQuestionAnswering
+from vilta.tasks.finetuning import Row
+from vilta.tasks.labelling import LabellingTask, by_kind
+from vilta.types import ExampleBatch, Losses
+
+QUESTIONS, ANNOTATIONS = "_questions.json", "_annotations.json"
+OPEN_ENDED = "OpenEnded_"
+"""Part of the question files' names that the annotation files' names lack."""
+ANNOTATORS = 10
+"""Where a data set gives one answer to a question, that answer counts as all ten annotators'."""
+PER_SCENE = 5
+"""Questions about one scene (our choice)."""
+
+
+class VisualQuestionAnswering(LabellingTask):
+    """Rows: ``answers`` (the annotators', ten; empty where they are secret) and ``answer_type``."""
+
+    name = "vqa"
+    model_class = ViltaForVisualQuestionAnswering
+
+    @classmethod
+    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+        """Read VQAv2's question file, easy-VQA's folder, or a CSV of image, question, answer."""
+        if path.endswith(".csv"):
+            return _csv_rows(Path(path))
+        place = Path(path)
+        if place.is_dir():
+            place = _question_file(place)
+        content = read_json(place)
+        if isinstance(content, list):
+            return _easy_rows(place, content)
+        return _official_rows(place, content)
+
+    @classmethod
+    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+        """Ask about the built-in pictures."""
+        rows: list[Row] = []
+        for index in range(named.first, named.first + named.count):
+            scene = make_scene(named.seed, index)
+            for q in questions(scene, Draws(named.seed, index, stream=20), PER_SCENE):
+                row = _row(f"{scene.image_id}-{len(rows)}", scene.image_id, q.text, [q.answer])
+                rows.append(row | {"kind": q.kind})
+        return rows
+
+    @classmethod
+    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+        """Return the answers given often enough in training, most frequent first."""
+        counts: Counter[str] = Counter()
+        for answers in items.rows["answers"]:
+            if answers:
+                most_given = Counter(answers).most_common(1)[0][0]
+                counts[normalise_answer(most_given)] += 1
+        kept = [answer for answer, count in counts.items() if count >= settings.min_answers]
+        if not kept:
+            raise ValueError(
+                f"{items.name}: no answer is given {settings.min_answers} times; "
+                "lower --settings.min-answers"
+            )
+        return sorted(kept, key=lambda answer: (-counts[answer], answer))
+
+    def check(self, items: Examples | PairItems) -> None:
+        """Nothing: an answer outside of the vocabulary is just not to be had."""
+
+    def target(self, row: Row) -> Tensor:
+        """Return the soft score of each answer, ``[A]``."""
+        if not row["answers"]:
+            raise ValueError(f"question {row['id']} has no answers to learn from")
+        scores = torch.zeros(len(self.known))
+        for answer, score in soft_scores(row["answers"]).items():
+            if answer in self.known:
+                scores[self.known[answer]] = score
+        return scores
+
+    def forward(self, batch: ExampleBatch) -> Losses:
+        """Binary cross-entropy of every answer, summed over answers (METER, ViLT)."""
+        logits = self.logits(batch).float()
+        loss = F.binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
+        chosen = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True))
+        return Losses(total=loss, parts={"accuracy": chosen.mean().detach()})
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return VQA accuracy in percent: over all, and by type of answer."""
+        examples, predictions = loader.dataset.examples, self.predictions(loader)
+        answers: list[list[str]] = list(examples.rows["answers"])
+        if unanswered := sum(not given for given in answers):
+            raise ValueError(
+                f"{examples.name}: {unanswered} questions have no answers, so nothing can be "
+                "measured; write --submission for the server instead"
+            )
+        figures = mean_vqa_accuracy(predictions, answers, list(examples.rows["answer_type"]))
+        by_type = {f"accuracy/{name}": v for name, v in figures.items() if name != "overall"}
+        right = [vqa_accuracy(p, a) == 1 for p, a in zip(predictions, answers, strict=True)]
+        return {"accuracy": figures["overall"], **by_type, **by_kind(examples, right)}
+
+    def submission(self, loader: Any) -> str:
+        """Return the result file that the evaluation server takes."""
+        answers = self.predictions(loader)
+        ids: Iterable[str] = loader.dataset.examples.rows["id"]
+        result = [
+            {"question_id": int(i) if i.isdigit() else i, "answer": answer}
+            for i, answer in zip(ids, answers, strict=True)
+        ]
+        return json.dumps(result)
+
+
+def _row(name: str, image: str, question: str, answers: list[str], answer_type: str = "") -> Row:
+    answers = answers * ANNOTATORS if len(answers) == 1 else answers
+    kind = answer_type or ("yes/no" if answers and answers[0] in ("yes", "no") else "other")
+    return {
+        "id": name,
+        "images": [image],
+        "texts": [question],
+        "answers": answers,
+        "answer_type": kind,
+    }
+
+
+def _question_file(folder: Path) -> Path:
+    """Return the one question file of a folder."""
+    found = sorted(folder.glob(f"*{QUESTIONS}")) or sorted(folder.glob("questions.json"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or f"none that ends in {QUESTIONS}"
+        raise ValueError(f"{folder}: name one question file; there are: {names}")
+    return found[0]
+
+
+def _official_rows(path: Path, content: Any) -> list[Row]:
+    """VQAv2: https://visualqa.org/download.html."""
+    if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
+        raise ValueError(f"{path} is no question file of VQA: it has no list of questions")
+    split = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
+    image_split = "test2015" if split.startswith("test") else split
+    place = path.with_name(path.name.replace(OPEN_ENDED, "").replace(QUESTIONS, ANNOTATIONS))
+    given: dict[int, Any] = {}
+    if place.is_file() and place != path:
+        given = {a["question_id"]: a for a in read_json(place)["annotations"]}
+    rows = []
+    for question in content["questions"]:
+        annotation = given.get(question["question_id"], {})
+        row = _row(
+            str(question["question_id"]),
+            f"COCO_{image_split}_{int(question['image_id']):012d}.jpg",
+            question["question"],
+            [a["answer"] for a in annotation.get("answers", [])],
+            annotation.get("answer_type", ""),
+        )
+        rows.append(row)
+    lacking = sum(not row["answers"] for row in rows)
+    if given and lacking:
+        raise ValueError(f"{place} has no answers for {lacking} of {len(rows)} questions")
+    return rows
+
+
+def _easy_rows(path: Path, content: list[Any]) -> list[Row]:
+    """easy-VQA (https://github.com/vzhou842/easy-VQA): [question, answer, image number]."""
+    if not all(isinstance(item, list) and len(item) == 3 for item in content):
+        raise ValueError(f"{path} is no list of [question, answer, image]")
+    return [
+        _row(str(number), f"{image}.png", question, [answer])
+        for number, (question, answer, image) in enumerate(content)
+    ]
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    """A user's own: columns image, question, answer."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    columns = set(rows[0]) if rows else set()
+    if missing := [name for name in ("image", "question", "answer") if name not in columns]:
+        raise ValueError(f"{path} has no column {missing[0]!r}")
+    return [
+        _row(str(number), row["image"], row["question"], [row["answer"]] if row["answer"] else [])
+        for number, row in enumerate(rows)
+    ]

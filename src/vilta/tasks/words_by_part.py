@@ -1,0 +1,168 @@
+"""Masked words by part of speech: what does the image add to the text alone?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+
+from vilta.config import DataConfig
+from vilta.config_finetune import TaskConfig
+from vilta.data.collate import PairCollator
+from vilta.data.corpora import load_pairs
+from vilta.data.examples import Examples, PairItems
+from vilta.data.samples import PairDataset
+from vilta.data.scenes import word_class
+from vilta.model import ViltaForPreTraining
+from vilta.objectives.masking import mask_words
+from vilta.objectives.vocabulary import read_vocabulary
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.masked_words import masked_word_logits
+from vilta.types import Batch, Losses
+
+Tagger = Callable[[Sequence[str]], list[str]]
+"""Words of a sentence to the part of speech of each."""
+
+
+class MaskedWords(FinetuningTask):
+    """Reads pair tables. Measured only: pre-training is where masked words are learnt."""
+
+    name = "masked-words"
+    model: ViltaForPreTraining
+    model_class = ViltaForPreTraining
+    best_metric = "gain/top1"
+    needs_head = False
+
+    @classmethod
+    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+        """Read any source of pairs that `vilta pack` reads."""
+        return PairItems(load_pairs(path), path)
+
+    def check(self, items: Examples | PairItems) -> None:
+        """Choose the words' parts: a tagger's, or for scenes the grammar's own classes."""
+        scenes = items.rows[0]["source"] == "scenes"
+        self.tag: Tagger = scene_parts if scenes else parts_of_speech
+
+    def dataset(
+        self, items: PairItems, data: DataConfig, seed: int, *, train: bool, blind: bool = False
+    ) -> PairDataset:
+        """Return the pairs; in evaluation each image's first caption."""
+        return PairDataset(items.rows, data, seed, train, items.name)
+
+    def collator(self, max_text_tokens: int) -> PairCollator:
+        """Return the collator that masks 15 % of the words, content words and others alike."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        mask = partial(mask_words, vocabulary=read_vocabulary(self.tokenizer, size))
+        return PairCollator(self.tokenizer, max_text_tokens, mask, 0)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Refuse: there is nothing to fine-tune."""
+        raise ValueError("masked-words is measured, not trained; use vilta evaluate masked-words")
+
+    @torch.no_grad()
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Percent of masked tokens right, with the image and without, and the gain, by part.
+
+        ``gain`` is the difference to the text encoder's own language model, in points.
+        """
+        hits: dict[str, list[tuple[int, ...]]] = {"all": []}
+        for batch in loader:
+            parts = self.parts(batch)
+            batch = batch.to(self.model.device)
+            words = batch.input_ids.flatten()[batch.masked_positions][:, None]
+            logits = masked_word_logits(self.model, batch)
+            found = [
+                logits[view].topk(min(5, logits[view].shape[1]), dim=1).indices == words
+                for view in ("with_image", "text_only")
+            ]
+            columns = [right for f in found for right in (f[:, 0], f.any(dim=1))]
+            for part, row in zip(parts, torch.stack(columns, dim=1).int().tolist(), strict=True):
+                hits["all"].append(tuple(row))
+                hits.setdefault(part, []).append(tuple(row))
+        figures: dict[str, float] = {}
+        for part, rows in hits.items():
+            image1, image5, text1, text5 = (
+                100 * sum(c) / len(rows) for c in zip(*rows, strict=True)
+            )
+            prefix = "" if part == "all" else f"{part}/"
+            figures |= {
+                f"{prefix}with_image/top1": image1,
+                f"{prefix}with_image/top5": image5,
+                f"{prefix}text_only/top1": text1,
+                f"{prefix}text_only/top5": text5,
+                f"{prefix}gain/top1": image1 - text1,
+                f"{prefix}gain/top5": image5 - text5,
+                f"{prefix}count": len(rows),
+            }
+        return figures
+
+    def parts(self, batch: Batch) -> list[str]:
+        """Return the part of speech of each masked token, as ``masked_positions`` has them."""
+        width = batch.input_ids.shape[1]
+        tagged: dict[int, list[str]] = {}
+        found: list[str] = []
+        for position in batch.masked_positions.tolist():
+            row, place = divmod(position, width)
+            if row not in tagged:
+                tagged[row] = self.tag(self._words(batch, row))
+            found.append(tagged[row][int(batch.word_ids[row, place])])
+        return found
+
+    def _words(self, batch: Batch, row: int) -> list[str]:
+        words: dict[int, list[int]] = {}
+        for token, word in zip(
+            batch.input_ids[row].tolist(), batch.word_ids[row].tolist(), strict=True
+        ):
+            if word >= 0:
+                words.setdefault(word, []).append(token)
+        last = max(words, default=-1)  # a word of unknown letters has no tokens of its own
+        return [
+            self.tokenizer.decode(words[i]).strip() if i in words else "?" for i in range(last + 1)
+        ]
+
+
+def scene_parts(words: Sequence[str]) -> list[str]:
+    """Return the class of each word of a scene's caption: colour, shape, ..., or other."""
+    return [word_class(word) or "other" for word in words]
+
+
+def parts_of_speech(words: Sequence[str]) -> list[str]:
+    """Return the part of speech of each word of an English caption: noun, verb, adjective, ...
+
+    By the Hanover Tagger (https://github.com/wartaal/HanTa). Raises ``ValueError`` if it is not
+    installed.
+    """
+    tags = [tag for _, _, tag in _tagger().tag_sent(list(words))]
+    return [
+        next((part for start, part in PARTS.items() if t.startswith(start)), "other") for t in tags
+    ]
+
+
+PARTS = {
+    "NP": "name",
+    "NN": "noun",
+    "V": "verb",
+    "AJ": "adjective",
+    "AV": "adverb",
+    "PR": "preposition",
+    "AT": "determiner",
+    "D": "determiner",
+    "PN": "pronoun",
+    "CRD": "number",
+    "ORD": "number",
+    "CJ": "conjunction",
+}
+"""Beginnings of the tagger's tags, which are those of the British National Corpus (C5)."""
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> Any:
+    try:
+        from HanTa.HanoverTagger import HanoverTagger
+    except ImportError:
+        raise ValueError(
+            "parts of speech need the Hanover Tagger: pip install 'vilta[pos]'"
+        ) from None
+    return HanoverTagger("morphmodel_en.pgz")
