@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from vilta.model import encoders
 from vilta.model.configuration import ViltaConfig
@@ -64,9 +65,10 @@ class ViltaPreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        with _errors_only():  # what it would warn of is judged below
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         saved_by = (model.config.architectures or [cls.__name__])[0]
         own = saved_by == cls.__name__
         if cls.new and not own and saved_by not in PRETRAINED:
@@ -93,6 +95,17 @@ class ViltaPreTrainedModel(PreTrainedModel):
         if isinstance(module, ViltaModel):
             init.copy_(module.pixel_mean, torch.tensor(self.config.image_mean) * 255)
             init.copy_(module.pixel_std, torch.tensor(self.config.image_std) * 255)
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keep transformers' own report of left and new weights off the screen."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class ViltaModel(ViltaPreTrainedModel):

@@ -85,7 +85,8 @@ def run(name: str, config: EvaluateConfig) -> None:
             f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
             "made after the first are choices made on the test set"
         )
-    console.print(f"wrote {out}\nnext: vilta results {config.start}")
+    model = f'vilta.{kind.model_class.__name__}.from_pretrained("{model_folder(config.start)}")'
+    console.print(f"wrote {out}\nnext, in Python: {model}")
 
 
 def role_of(

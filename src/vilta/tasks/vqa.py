@@ -44,7 +44,7 @@ PER_SCENE = 5
 
 
 class VisualQuestionAnswering(LabellingTask):
-    """Rows: ``answers`` (the annotators', ten; empty where they are secret) and ``answer_type``."""
+    """Rows: ``answers`` (ten, the annotators'; none where secret), ``answer_type``, ``most_given``."""
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering
@@ -76,11 +76,8 @@ class VisualQuestionAnswering(LabellingTask):
     @classmethod
     def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
         """Return the answers given often enough in training, most frequent first."""
-        counts: Counter[str] = Counter()
-        for answers in items.rows["answers"]:
-            if answers:
-                most_given = Counter(answers).most_common(1)[0][0]
-                counts[normalise_answer(most_given)] += 1
+        given = filter(None, items.rows["most_given"])
+        counts = Counter(map(normalise_answer, given))
         kept = [answer for answer, count in counts.items() if count >= settings.min_answers]
         if not kept:
             raise ValueError(
@@ -136,13 +133,14 @@ class VisualQuestionAnswering(LabellingTask):
 
 def _row(name: str, image: str, question: str, answers: list[str], answer_type: str = "") -> Row:
     answers = answers * ANNOTATORS if len(answers) == 1 else answers
-    kind = answer_type or ("yes/no" if answers and answers[0] in ("yes", "no") else "other")
+    most_given = Counter(answers).most_common(1)[0][0] if answers else ""
     return {
         "id": name,
         "images": [image],
         "texts": [question],
         "answers": answers,
-        "answer_type": kind,
+        "most_given": most_given,
+        "answer_type": answer_type or ("yes/no" if most_given in ("yes", "no") else "other"),
     }
 
 
@@ -175,6 +173,7 @@ def _official_rows(path: Path, content: Any) -> list[Row]:
             [a["answer"] for a in annotation.get("answers", [])],
             annotation.get("answer_type", ""),
         )
+        row["most_given"] = annotation.get("multiple_choice_answer") or row["most_given"]
         rows.append(row)
     lacking = sum(not row["answers"] for row in rows)
     if given and lacking:
