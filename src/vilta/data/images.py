@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import datasets
 from PIL import Image
@@ -23,6 +23,7 @@ NAMED = 10
 """How many missing images an error names."""
 
 
+@runtime_checkable
 class Images(Protocol):
     """A place with images. ``name`` is what error messages call it."""
 

@@ -125,7 +125,8 @@ def _more(left: Scene, right: Scene, rng: Random) -> tuple[str, bool]:
 def _total(left: Scene, right: Scene, rng: Random) -> tuple[str, bool]:
     phrase = _phrase(left, right, rng, plain=True)
     total = _count(left, phrase) + _count(right, phrase)
-    number = rng.choice([n for n in (total - 1, total, total, total + 1) if n in _NUMBERS])
+    near = [n for n in (total - 1, total, total, total + 1) if n in _NUMBERS]
+    number = rng.choice(near or list(_NUMBERS))  # more than there are words for
     said = noun_phrase(phrase, rng, many=number != 1)
     picture = rng.choice(_PICTURE)
     return f"the two {picture}s together show exactly {_NUMBERS[number]} {said}", number == total

@@ -1,0 +1,170 @@
+import json
+import math
+
+import pytest
+import torch
+from task_case import loader_of, make_task, write_images, write_json
+
+from vilta.config_finetune import TaskConfig
+from vilta.metrics.vqa_accuracy import vqa_accuracy
+from vilta.tasks.vqa import VisualQuestionAnswering as Task
+
+ANSWERS = [["yes"] * 10, ["Red."] * 3 + ["blue"] * 2 + ["green"] + ["two"] * 4, ["no"] * 9 + ["2"]]
+
+
+def write_official(folder, split="train2014", answers=ANSWERS, annotated=None):
+    """VQAv2 as it is published, field for field."""
+    questions = [
+        {"image_id": 9 + i % 2, "question": "what colour is the ball ?", "question_id": 100 + i}
+        for i in range(len(answers))
+    ]
+    annotations = [
+        {
+            "question_id": 100 + i,
+            "image_id": 9 + i % 2,
+            "question_type": "what color is the",
+            "answer_type": ("yes/no", "other", "number")[i % 3],
+            "multiple_choice_answer": max(given, key=given.count),
+            "answers": [
+                {"answer": a, "answer_confidence": "yes", "answer_id": n + 1}
+                for n, a in enumerate(given)
+            ],
+        }
+        for i, given in enumerate(answers)
+    ]
+    about = {"info": {}, "data_type": "mscoco", "data_subtype": split, "license": {}}
+    path = write_json(
+        folder / f"v2_OpenEnded_mscoco_{split}_questions.json",
+        about | {"task_type": "Open-Ended", "questions": questions},
+    )
+    if annotated is None:
+        annotated = annotations
+    if annotated:
+        name = f"v2_mscoco_{split}_annotations.json"
+        write_json(folder / name, about | {"annotations": annotated})
+    write_images(folder / split, *(f"COCO_{split}_{i:012d}.jpg" for i in (9, 10)))
+    return path
+
+
+def read(path, images="", **settings):
+    return Task.read(path, images, TaskConfig(**settings))
+
+
+def test_the_published_layout(tmp_path):
+    items = read(write_official(tmp_path))
+    assert list(items.rows["id"]) == ["100", "101", "102"]
+    assert list(items.rows["images"])[1] == ["COCO_train2014_000000000010.jpg"]
+    assert [sorted(a) for a in items.rows["answers"]] == [sorted(a) for a in ANSWERS]
+    assert list(items.rows["answer_type"]) == ["yes/no", "other", "number"]
+
+
+def test_several_files_are_joined(tmp_path):
+    first, second = write_official(tmp_path), write_official(tmp_path, "val2014")
+    assert len(read(f"{first}+{second}", str(tmp_path))) == 6
+
+
+def test_the_vocabulary_is_what_is_often_the_most_given_answer(tmp_path):
+    answers = [["Yes."] * 10] * 9 + [["the red"] * 6 + ["blue"] * 4] * 8 + [["2"] * 10] * 12
+    items = read(write_official(tmp_path, answers=answers))
+    assert Task.labels(items, TaskConfig()) == ["2", "yes"]  # red: 8 times, blue never the most
+    assert Task.labels(items, TaskConfig(min_answers=8)) == ["2", "yes", "red"]
+    with pytest.raises(ValueError, match="no answer is given 13 times"):
+        Task.labels(items, TaskConfig(min_answers=13))
+
+
+def test_targets_and_loss_by_hand(tmp_path):
+    items = read(write_official(tmp_path), min_answers=1)
+    task = make_task(Task, items, tmp_path / "model", min_answers=1)
+    assert sorted(task.known) == ["2", "no", "yes"]  # "two" is most given, and normalised
+    row = items.rows[1]
+    expected = {"2": 1.0}  # red, blue and green are outside of the vocabulary
+    assert task.target(row).tolist() == [expected.get(a, 0.0) for a in task.known]
+    assert task.target(items.rows[2])[task.known["2"]] == pytest.approx(0.3)
+
+    (batch,) = loader_of(task, items, batch_size=3)
+    logits, targets = task.logits(batch), batch.targets
+    total = 0.0
+    for row in range(3):
+        for x, t in zip(logits[row].tolist(), targets[row].tolist(), strict=True):
+            p = 1 / (1 + math.exp(-x))
+            total -= t * math.log(p) + (1 - t) * math.log(1 - p)
+    assert task(batch).total.item() == pytest.approx(total / 3, rel=1e-4)
+
+
+def test_figures_are_the_official_accuracy_of_the_chosen_answers(tmp_path):
+    items = read(write_official(tmp_path), min_answers=1)
+    task = make_task(Task, items, tmp_path / "model", min_answers=1)
+    loader = loader_of(task, items)
+    task.predictions = lambda loader: ["yes", "red", "2"]
+    figures = task.evaluate(loader)
+    each = [vqa_accuracy(p, a) for p, a in zip(["yes", "red", "2"], ANSWERS, strict=True)]
+    assert figures["accuracy"] == pytest.approx(100 * sum(each) / 3)
+    assert figures["accuracy/other"] == pytest.approx(100 * each[1])
+    assert 0 < each[1] < 1
+
+
+def test_predictions_are_the_likeliest_answers_in_order(tmp_path):
+    items = read(write_official(tmp_path), min_answers=1)
+    task = make_task(Task, items, tmp_path / "model", min_answers=1)
+    with torch.no_grad():
+        logits = torch.cat([task.logits(batch) for batch in loader_of(task, items, 1)])
+    names = [task.model.config.id2label[i] for i in logits.argmax(1).tolist()]
+    assert task.predictions(loader_of(task, items)) == names
+
+
+def test_questions_of_the_test_server_are_answered_but_not_measured(tmp_path):
+    items = read(write_official(tmp_path), min_answers=1)
+    task = make_task(Task, items, tmp_path / "model", min_answers=1)
+    secret = read(write_official(tmp_path / "test", "test2015", annotated=[]))
+    write_images(tmp_path / "test", "COCO_test2015_000000000009.jpg")
+    with torch.no_grad():
+        assert not any(secret.rows["answers"])
+    with pytest.raises(ValueError, match="question 100 has no answers"):
+        task.target(secret.rows[0])
+    loader = loader_of(task, items)
+    loader.dataset.examples = secret
+    task.predictions = lambda loader: ["yes", "no", "2"]
+    with pytest.raises(ValueError, match="3 questions have no answers"):
+        task.evaluate(loader)
+    assert json.loads(task.submission(loader)) == [
+        {"question_id": 100, "answer": "yes"},
+        {"question_id": 101, "answer": "no"},
+        {"question_id": 102, "answer": "2"},
+    ]
+
+
+def test_annotations_that_lack_questions_are_refused(tmp_path):
+    path = write_official(tmp_path)
+    place = tmp_path / "v2_mscoco_train2014_annotations.json"
+    content = json.loads(place.read_text())
+    write_json(place, content | {"annotations": content["annotations"][:1]})
+    with pytest.raises(ValueError, match="no answers for 2 of 3 questions"):
+        read(path)
+
+
+def test_easy_vqa_and_a_csv_of_ones_own(tmp_path):
+    write_images(tmp_path / "images", "0.png", "1.png")
+    write_json(tmp_path / "questions.json", [["what colour is the ball?", "red", 1]])
+    items = read(str(tmp_path))
+    assert items.rows[0]["images"] == ["1.png"]
+    assert items.rows[0]["answers"] == ["red"] * 10
+    table = tmp_path / "mine.csv"
+    table.write_text("image,question,answer\n0.png,is the ball red,yes\n")
+    assert read(str(table)).rows[0]["answer_type"] == "yes/no"
+    table.write_text("image,question\n0.png,is the ball red\n")
+    with pytest.raises(ValueError, match="no column 'answer'"):
+        read(str(table))
+
+
+@pytest.mark.parametrize("content", [{}, {"questions": 3}, [["too", "short"]], "text"])
+def test_other_json_is_one_line(tmp_path, content):
+    path = write_json(tmp_path / "a_questions.json", content)
+    with pytest.raises(ValueError, match="a_questions.json"):
+        read(path)
+
+
+def test_scenes_answer_their_own_questions(tmp_path):
+    items = read("scenes:20?seed=3&size=32", min_answers=1)
+    assert len(items) == 100
+    assert {k for k in items.rows["kind"]} >= {"colour", "shape", "count"}
+    assert len(set(items.rows["id"])) == 100
