@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from vilta.config_finetune import TaskConfig
 from vilta.data.corpora import ScenesName
 from vilta.data.images import Images
-from vilta.data.scenes import Draws, captions, make_scene, one_word_edits, paraphrases
+from vilta.data.scenes import (
+    Draws,
+    captions,
+    make_scene,
+    one_word_edits,
+    paraphrases,
+    word_class,
+)
 from vilta.metrics.compositional import (
     accuracy_by_category,
     pairwise_accuracy,
@@ -74,14 +81,13 @@ class FineGrainedMatching(FinetuningTask):
         for index in range(named.first, named.first + named.count):
             scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=23)
             for caption in captions(scene, PER_SCENE, rng):
-                texts, truth = [caption], [1]
-                for text in one_word_edits(scene, caption, rng):
-                    texts, truth = [*texts, text], [*truth, 0]
-                for text in paraphrases(caption, rng):
-                    texts, truth = [*texts, text], [*truth, 1]
-                if 0 in truth:
-                    name = f"{scene.image_id}-{len(rows)}"
-                    rows.append(row_of(name, [scene.image_id], texts, truth, "scenes", "edit"))
+                edits = one_word_edits(scene, caption, rng)
+                if not edits:
+                    continue
+                others = paraphrases(caption, rng)
+                texts, truth = [caption, edits[0], *others], [1, 0, *(1 for _ in others)]
+                name, kind = f"{scene.image_id}-{len(rows)}", _changed_kind(caption, edits[0])
+                rows.append(row_of(name, [scene.image_id], texts, truth, "scenes", kind))
         return rows
 
     def check(self, items: Any) -> None:
@@ -202,6 +208,13 @@ def _own_figures(name: str, scored: list[Scored], categories: list[str]) -> dict
         match = torch.tensor([s.match[0] for s in scored]).sigmoid()
         figures |= {f"valse/{k}": v for k, v in valse_figures(match[:, 0], match[:, 1]).items()}
     return figures
+
+
+def _changed_kind(caption: str, edit: str) -> str:
+    """Return the class of the word that an edit changed: colour, shape, ..."""
+    words = zip(caption.split(), edit.split(), strict=True)
+    changed = next(a for a, b in words if a != b)
+    return word_class(changed.strip(",.:")) or "other"
 
 
 def _margin(truth: list[int], scores: list[float], hardest: bool = False) -> float:

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from PIL import Image
+from task_case import loader_of, make_task, write_images
+
+from vilta.config_finetune import TaskConfig
+from vilta.tasks.classification import Classification as Task
+
+
+def write(folder, text):
+    write_images(folder / "img", "1.png", "2.png", "3.png")
+    (folder / "train.csv").write_text(text)
+    return str(folder / "train.csv")
+
+
+TABLE = "image,text,label\nimg/1.png,a red ball,good\n2.png,\"two dogs, no man\",bad\n3.png,a,good\n"
+
+
+def test_a_csv_of_image_text_and_label(tmp_path):
+    items = Task.read(write(tmp_path, TABLE), "", TaskConfig())
+    assert items.rows[1]["texts"] == ["two dogs, no man"]
+    assert Task.labels(items, TaskConfig()) == ["bad", "good"]
+    task = make_task(Task, items, tmp_path / "model")
+    assert [int(task.target(row)) for row in items.rows] == [1, 0, 1]
+    loader = loader_of(task, items)
+    task.predictions = lambda loader: ["good", "good", "good"]
+    figures = task.evaluate(loader)
+    assert figures == {
+        "accuracy": pytest.approx(200 / 3),
+        "majority": pytest.approx(200 / 3),
+        "accuracy/bad": 0.0,
+        "accuracy/good": 100.0,
+    }
+
+
+def test_it_learns_what_only_the_image_tells(tmp_path):
+    path = write(tmp_path, "image,text,label\n1.png,a,x\n3.png,a,y\n")
+    for name, colour in {"1.png": "black", "3.png": "white"}.items():
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "img" / name)
+    items = Task.read(path, "", TaskConfig())
+    task = make_task(Task, items, tmp_path / "model").train()
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    loader = loader_of(task, items)
+    (batch,) = loader
+    for _ in range(60):
+        optimizer.zero_grad()
+        task(batch).total.backward()
+        optimizer.step()
+    assert task.eval().evaluate(loader)["accuracy"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("image,text\n1.png,a\n", "no column 'label'"),
+        ("", "no column 'image'"),
+        ("image,text,label\n", "no items"),
+        ("image,text,label\n9.png,a,x\n1.png,a,y\n", "1 of 2 images .*9.png"),
+    ],
+)
+def test_bad_tables_are_one_line(tmp_path, text, problem):
+    with pytest.raises(ValueError, match=problem):
+        Task.read(write(tmp_path, text), "", TaskConfig())
+
+
+def test_one_label_alone_is_refused(tmp_path):
+    items = Task.read(write(tmp_path, "image,text,label\n1.png,a,x\n"), "", TaskConfig())
+    with pytest.raises(ValueError, match="all labels are 'x'"):
+        Task.labels(items, TaskConfig())

@@ -1,0 +1,206 @@
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image
+from task_case import loader_of, make_task, write_images, write_json, write_lines
+
+from vilta.config_finetune import TaskConfig
+from vilta.data.scenes import is_true, scene_from_id
+from vilta.tasks.fine_grained import FineGrainedMatching as Task
+from vilta.tasks.fine_grained import Scored, fine_grained_figures
+
+CAPTION, WRONG, REWORDED = "a red ball", "a blue ball", "the ball is red"
+
+
+def read(path, **settings):
+    return Task.read(str(path), "", TaskConfig(**settings))
+
+
+def test_sugarcrepe(tmp_path):
+    write_images(tmp_path / "val2017", "000000000001.jpg")
+    item = {"filename": "000000000001.jpg", "caption": CAPTION, "negative_caption": WRONG}
+    for name in ("add_att", "swap_obj"):
+        write_json(tmp_path / f"{name}.json", {"0": item, "1": item})
+    items = read(tmp_path)
+    assert list(items.rows["category"]) == ["add_att", "add_att", "swap_obj", "swap_obj"]
+    assert items.rows[0]["texts"] == [CAPTION, WRONG]
+    assert items.rows[0]["truth"] == [1, 0]
+    assert set(items.rows["set"]) == {"sugarcrepe"}
+
+
+def test_sugarcrepe_plus_plus(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    item = {"id": 3, "filename": "1.jpg", "caption": CAPTION, "caption2": REWORDED}
+    items = read(write_json(tmp_path / "swap_att.json", [item | {"negative_caption": WRONG}]))
+    assert items.rows[0]["texts"] == [CAPTION, WRONG, REWORDED]
+    assert items.rows[0]["truth"] == [1, 0, 1]
+    assert items.rows[0]["set"] == "sugarcrepe++"
+
+
+def test_aro_asks_about_a_part_of_the_image(tmp_path):
+    picture = Image.new("RGB", (60, 50), "white")
+    picture.paste("red", (10, 20, 40, 45))
+    (tmp_path / "images").mkdir()
+    picture.save(tmp_path / "images" / "7.png")
+    item = {
+        "image_path": "7.png",
+        "bbox_x": 10,
+        "bbox_y": 20,
+        "bbox_w": 30,
+        "bbox_h": 25,
+        "true_caption": CAPTION,
+        "false_caption": WRONG,
+    }
+    content = [item | {"relation_name": "on"}, item | {"attributes": ["red", "blue"]}]
+    items = read(write_json(tmp_path / "visual_genome_relation.json", content))
+    assert list(items.rows["category"]) == ["on", "red_blue"]
+    part = Image.open(io.BytesIO(items.images.read(items.rows[0]["images"][0])))
+    assert part.size == (30, 25)
+    assert part.getextrema() == ((255, 255), (0, 0), (0, 0))
+
+
+def test_aro_order_has_several_wrong_captions(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    options = [CAPTION, "ball red a", "red a ball", "ball a red", "a ball red"]
+    items = read(write_json(tmp_path / "o.json", [{"image": "1.jpg", "caption_options": options}]))
+    assert items.rows[0]["texts"] == options
+    assert items.rows[0]["truth"] == [1, 0, 0, 0, 0]
+
+
+def test_winoground(tmp_path):
+    write_images(tmp_path / "images", "ex_0_img_0.png", "ex_0_img_1.png")
+    item = {
+        "id": 0,
+        "image_0": "ex_0_img_0",
+        "image_1": "ex_0_img_1",
+        "caption_0": CAPTION,
+        "caption_1": WRONG,
+        "tag": "Adjective",
+        "secondary_tag": "",
+        "num_main_preds": 1,
+        "collapsed_tag": "Object",
+    }
+    items = read(write_lines(tmp_path / "examples.jsonl", [item, item | {"id": 1}]))
+    assert items.rows[0]["images"] == ["ex_0_img_0", "ex_0_img_1"]
+    task = make_task(Task, items, tmp_path / "model")
+    figures = task.evaluate(loader_of(task, items))
+    assert {"winoground/text", "winoground/image", "winoground/group"} <= figures.keys()
+
+
+def test_valse_keeps_what_annotators_agreed_on(tmp_path):
+    write_images(tmp_path, "v7w_1.jpg")
+    item = {
+        "dataset": "visual7w",
+        "original_split": "test",
+        "dataset_idx": "1",
+        "linguistic_phenomena": "existence",
+        "image_file": "v7w_1.jpg",
+        "caption": CAPTION,
+        "foil": WRONG,
+        "classes": "red",
+        "classes_foil": "blue",
+        "mturk": {"foil": 0, "caption": 3, "other": 0},
+    }
+    doubted = item | {"mturk": {"foil": 1, "caption": 1, "other": 1}}
+    listed = item | {"caption": [CAPTION]}
+    path = write_json(tmp_path / "existence.json", {"a": item, "b": doubted, "c": listed})
+    items = read(path)
+    assert list(items.rows["id"]) == ["existence-a", "existence-c"]
+    assert items.rows[1]["texts"] == [CAPTION, WRONG]
+
+
+def test_a_csv_of_ones_own_and_unknown_files(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    path = tmp_path / "mine.csv"
+    path.write_text(f"image,caption,edit,paraphrase\n1.jpg,{CAPTION},{WRONG},{REWORDED}\n")
+    assert read(path).rows[0]["truth"] == [1, 0, 1]
+    path.write_text("image,caption\n1.jpg,a\n")
+    with pytest.raises(ValueError, match="no column 'edit'"):
+        read(path)
+    with pytest.raises(ValueError, match="no set of captions that is known"):
+        read(write_json(tmp_path / "other.json", [{"question": "?"}]))
+    with pytest.raises(ValueError, match="holds no items"):
+        read(write_json(tmp_path / "empty.json", []))
+
+
+def test_the_oracle_agrees_with_the_scenes_items():
+    items = read("scenes:30?seed=8&size=32")
+    wanted = {"colour", "shape", "size", "texture", "relation", "count"}
+    assert set(items.rows["category"]) <= wanted
+    for row in items.rows:
+        scene = scene_from_id(row["images"][0])
+        for text, truth in zip(row["texts"], row["truth"], strict=True):
+            assert is_true(scene, text) == bool(truth)
+
+
+def test_the_loss_by_hand(tmp_path):
+    write_images(tmp_path, "1.jpg", "2.jpg")
+    lines = ["image,caption,edit,paraphrase", f"1.jpg,{CAPTION},{WRONG},{REWORDED}"]
+    lines.append(f"2.jpg,{WRONG},{CAPTION},")
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    items = read(tmp_path / "mine.csv")
+    task = make_task(Task, items, tmp_path / "model", paraphrases=0.5)
+    (batch,) = loader_of(task, items)
+    scores = []
+    for text, owner in enumerate(batch.text_owner.tolist()):
+        out = task.model(
+            batch.input_ids[text : text + 1],
+            batch.attention_mask[text : text + 1],
+            batch.pixel_values[batch.image_index[owner]],
+        )
+        scores.append((out.match_logits[0, 1] - out.match_logits[0, 0]).item())
+    yes, no = ([math.log1p(math.exp(s * x)) for x in scores] for s in (-1, 1))
+    captions, edits = (yes[0] + yes[3]) / 2, (no[1] + no[4]) / 2
+    expected = (captions + 0.5 * yes[2]) / 1.5 + edits
+    assert task(batch).total.item() == pytest.approx(expected, rel=1e-4)
+    assert task(batch).parts["paraphrases"].item() == pytest.approx(yes[2], rel=1e-4)
+
+
+def scored(truth, *match, similarity=None):
+    return Scored(truth, [list(m) for m in match], similarity or list(match[0]))
+
+
+def test_figures_by_hand():
+    items = [
+        scored([1, 0, 1], [2.0, -1.0, -0.5]),  # edit beaten, paraphrase rejected
+        scored([1, 0, 1], [1.0, 1.0, 3.0]),  # a tie counts as wrong
+        scored([1, 0], [-3.0, -4.0], similarity=[0.0, 1.0]),  # beaten, though not accepted
+        scored([1, 0, 1], [0.5, 0.2, 0.1]),
+    ]
+    figures = fine_grained_figures(items, ["sugarcrepe++"] * 4, ["a", "a", "b", "b"])
+    assert figures["accuracy"] == 75.0
+    assert figures["contrast/accuracy"] == 50.0
+    assert figures["captions_accepted"] == 75.0
+    assert figures["edits_rejected"] == 50.0
+    assert figures["paraphrases_accepted"] == pytest.approx(200 / 3)
+    assert figures["both_sides"] == pytest.approx((75 + 200 / 3) / 2)
+    assert figures["sugarcrepe++/a"] == 50.0
+    assert figures["sugarcrepe++/macro"] == 75.0
+    assert figures["sugarcrepe++/both_captions"] == 50.0  # the first and the third
+
+
+def test_winoground_needs_both_images():
+    both = scored([1, 0], [2.0, 1.0], [1.0, 2.0])
+    texts = scored([1, 0], [5.0, 4.0], [6.0, 7.0])  # the second image wins both captions
+    figures = fine_grained_figures([both, texts], ["winoground"] * 2, ["x"] * 2)
+    assert figures["winoground/text"] == 100.0
+    assert figures["winoground/image"] == figures["winoground/group"] == 50.0
+
+
+def test_aro_leaves_small_categories_out_of_its_mean():
+    right, wrong = scored([1, 0], [1.0, 0.0]), scored([1, 0], [0.0, 1.0])
+    many = [right] * 20 + [wrong] * 5
+    figures = fine_grained_figures([*many, wrong], ["aro"] * 26, ["on"] * 25 + ["under"])
+    assert figures["aro/macro"] == figures["aro/on"] == 80.0
+    assert "aro/under" not in figures
+
+
+def test_one_image_scores_do_not_depend_on_the_batch(tmp_path):
+    items = read("scenes:5?seed=8&size=32")
+    task = make_task(Task, items, tmp_path / "model")
+    first, second = (task.scores(loader_of(task, items, size)) for size in (1, 4))
+    for a, b in zip(first, second, strict=True):
+        assert a.truth == b.truth
+        assert torch.allclose(torch.tensor(a.match), torch.tensor(b.match), atol=1e-4)
