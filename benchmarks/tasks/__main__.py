@@ -1,6 +1,7 @@
 """Fine-tune and measure the tasks, from a pre-trained run and from scratch; make docs/results.md.
 
     python -m benchmarks.tasks scenes [TASK ...]    # every task on the built-in scenes
+    python -m benchmarks.tasks easy-vqa             # easy-VQA, once it is prepared
     python -m benchmarks.tasks table                # docs/results.md from the JSON files
 
 Each result is one JSON file below benchmarks/results/tasks; the table is made of them alone. A
@@ -47,6 +48,15 @@ def scenes(names: list[str]) -> None:
             record(name, arm, out, TEST[name], "scenes")
 
 
+def easy_vqa(names: list[str]) -> None:
+    """Fine-tune on easy-VQA's training pictures and answer its test questions, once."""
+    run, data = Path("runs/easy-vqa/run"), Path("runs/easy-vqa")
+    if not (run / "model" / "config.json").is_file():
+        vilta("finetune", "benchmarks/easy_vqa/finetune.yaml", "--run.overwrite")
+    images = ["--images", str(data / "test-images")]
+    record("vqa", "pretrained", run, str(data / "test.csv"), "easy-vqa", *images)
+
+
 def record(name: str, arm: str, run: Path, data: str, source: str, *flags: str) -> None:
     """Evaluate a run on test data and write the result with how it was trained."""
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -65,7 +75,7 @@ def record(name: str, arm: str, run: Path, data: str, source: str, *flags: str) 
         "batch": config["optimization"]["batch_size"] * config["optimization"]["accumulate"],
         "minutes": round(trained["seconds"] / 60, 1),
         "device": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
-        "command": f"python -m benchmarks.tasks {source} {name}",
+        "command": f"python -m benchmarks.tasks {source}",
     }
     target.write_text(json.dumps(result, indent=2) + "\n")
     print(f"wrote {target.relative_to(ROOT)}")
@@ -89,7 +99,7 @@ def page(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Results of the tasks",
         "",
-        "Made by `python -m benchmarks.tasks table` from the JSON files in benchmarks/results/tasks.",
+        "Made by `python -m benchmarks.tasks table` from the JSON in benchmarks/results/tasks.",
         "Percent on test data that no choice was made on, unless a line says otherwise.",
         "",
     ]
@@ -124,4 +134,4 @@ SHOWN = ("paraphrases_accepted", "consistency", "majority", "both_sides")
 
 if __name__ == "__main__":
     verb, *names = sys.argv[1:] or ["table"]
-    {"scenes": scenes, "table": lambda _: table()}[verb](names)
+    {"scenes": scenes, "easy-vqa": easy_vqa, "table": lambda _: table()}[verb](names)

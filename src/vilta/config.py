@@ -103,8 +103,9 @@ class ObjectiveConfig:
     """Decay of the moving average with `soft_labels: momentum` (0.995: ALBEF)."""
     negatives: Literal["grounded", "soft_label", "none", "off"] = "grounded"
     """Filter of the synthesised negatives: `grounded` rejects words that the image-conditioned
-    model finds plausible (what the soft labels taught it is left out), `soft_label` those that the teacher does, `none` only the original word
-    and its inflections; `off` synthesises nothing (METER, ALBEF)."""
+    model finds plausible (what the soft labels taught it is left out), `soft_label` those that the
+    teacher does, `none` only the original word and its inflections; `off` synthesises nothing
+    (METER, ALBEF)."""
     filter_ratio: float = 0.1
     """A word is no negative if its filter probability reaches this share of the original's."""
     candidates: int = 20

@@ -56,9 +56,7 @@ def rows(*images, text="is this red"):
 
 def samples(items, train=False, blind=False, **settings):
     config = DataConfig(image_size=16, max_text_tokens=12, **settings)
-    return ExampleDataset(
-        items, lambda row: torch.tensor(row["number"]), config, 0, train, blind
-    )
+    return ExampleDataset(items, lambda row: torch.tensor(row["number"]), config, 0, train, blind)
 
 
 def test_files_are_found_by_path_name_or_stem(folder):

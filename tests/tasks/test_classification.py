@@ -13,7 +13,7 @@ def write(folder, text):
     return str(folder / "train.csv")
 
 
-TABLE = "image,text,label\nimg/1.png,a red ball,good\n2.png,\"two dogs, no man\",bad\n3.png,a,good\n"
+TABLE = 'image,text,label\nimg/1.png,a red ball,good\n2.png,"two dogs, no man",bad\n3.png,a,good\n'
 
 
 def test_a_csv_of_image_text_and_label(tmp_path):

@@ -82,6 +82,8 @@ def test_scenes_hide_an_object_in_some_pictures():
     items = Task.read("scenes:40?seed=3&size=32", "", TaskConfig())
     hidden = ["hidden" in images[0] for images in items.rows["images"]]
     assert 0.2 < sum(hidden) / len(hidden) < 0.9
-    neutral = [h for h, label in zip(hidden, items.rows["label"], strict=True) if label == LABELS[1]]
+    neutral = [
+        h for h, label in zip(hidden, items.rows["label"], strict=True) if label == LABELS[1]
+    ]
     assert neutral and all(neutral)
     assert all(items.images.read(images[0]) for images in items.rows["images"])

@@ -46,7 +46,7 @@ def run(name: str, config: EvaluateConfig) -> None:
         settings = replace(settings, folds=config.folds)
     items = kind.read(config.data, config.images, settings)
     role = role_of(items, trained, config, kind)
-    out = Path(config.out or Path(config.start) / f"{name}-{data_name(config.data)}.json")
+    out = Path(config.out or Path(config.start) / f"{plain(name)}-{plain(config.data)}.json")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     task = load_task(kind, config.start, settings, items)
     task.to(device).eval()
@@ -144,9 +144,9 @@ def unanswered(items: Examples | PairItems) -> bool:
     return "answers" in items.rows.column_names and not any(items.rows["answers"])
 
 
-def data_name(path: str) -> str:
-    """Return a short name of data for a file."""
-    return Path(path.split("?")[0]).stem.replace(":", "-")
+def plain(name: str) -> str:
+    """Return a short name of data, or of a task, for a file."""
+    return Path(name.split("?")[0]).stem.replace(":", "-")
 
 
 class Watched:

@@ -44,6 +44,10 @@ def run(task: str, config: FinetuneConfig) -> None:
     check_run_folder(config.run)
     console = Console(soft_wrap=True)
     kind = find_task(config.task)
+    if not kind.trainable:
+        raise ValueError(
+            f"{config.task} is measured, not trained; use vilta evaluate {config.task}"
+        )
     items = kind.read(config.data.train, config.data.images, config.settings)
     held_out = None
     if config.data.val:

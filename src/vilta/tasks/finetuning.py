@@ -52,6 +52,8 @@ class FinetuningTask(Task):
     """Figure of ``evaluate`` whose largest value marks the best checkpoint."""
     needs_head: ClassVar[bool] = True
     """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
+    trainable: ClassVar[bool] = True
+    """Whether there is anything to fine-tune; else it is only measured."""
     settings: TaskConfig
 
     def __init__(

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.metrics.recall import recall_at
-from vilta.model import ViltaForPreTraining
 from vilta.model.fusion import Pairs
+from vilta.model.modeling import WithMatching
 from vilta.tasks.base import flat
 
 PAIRS_PER_CALL = 1024
@@ -37,7 +37,7 @@ class Gallery:
 
 @torch.no_grad()
 def encode_gallery(
-    model: ViltaForPreTraining,
+    model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
     pixels: Iterable[Tensor],
     captions: Sequence[Sequence[str]],
@@ -77,7 +77,7 @@ def candidate_pairs(similarity: Float[Tensor, "N T"], top_k: int) -> Bool[Tensor
 
 @torch.no_grad()
 def match_scores(
-    model: ViltaForPreTraining,
+    model: WithMatching,
     gallery: Gallery,
     wanted: Bool[Tensor, "N T"],
     progress: Callable[[int, int], None] | None = None,

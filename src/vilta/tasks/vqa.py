@@ -44,7 +44,7 @@ PER_SCENE = 5
 
 
 class VisualQuestionAnswering(LabellingTask):
-    """Rows: ``answers`` (ten, the annotators'; none where secret), ``answer_type``, ``most_given``."""
+    """Rows: ``answers`` (ten; none where secret), ``most_given`` of them, ``answer_type``."""
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering

@@ -34,6 +34,7 @@ class MaskedWords(FinetuningTask):
     model_class = ViltaForPreTraining
     best_metric = "gain/top1"
     needs_head = False
+    trainable = False
 
     @classmethod
     def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:

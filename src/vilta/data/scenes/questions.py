@@ -21,17 +21,16 @@ from vilta.data.scenes.words import (
     plural,
     say,
 )
-from vilta.data.scenes.world import LANES, Scene, Thing
+from vilta.data.scenes.world import Scene, Thing
 
 KINDS = {
     "colour": 0.2,
     "shape": 0.2,
     "size": 0.1,
     "texture": 0.1,
-    "count": 0.15,
-    "existence": 0.1,
-    "position": 0.1,
-    "relation": 0.1,
+    "count": 0.2,
+    "existence": 0.15,
+    "relation": 0.05,
 }
 """Share of each kind of question (our choice)."""
 VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "texture": TEXTURES}
@@ -52,11 +51,6 @@ _COUNT = (
     "what number of {} is there?",
 )
 _EXISTS = ("is there {}?", "does the picture show {}?", "can you see {}?")
-
-_WHERE = (
-    ("is the {} on the left, in the middle or on the right?", ("left", "middle", "right"), "x"),
-    ("is the {} at the top, in the middle or at the bottom?", ("top", "middle", "bottom"), "y"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +146,6 @@ def _existence(scene: Scene, kind: str, rng: Random) -> Question | None:
     return Question(text=text, answer=answer, kind=kind)
 
 
-def _position(scene: Scene, kind: str, rng: Random) -> Question | None:
-    """Ask for the lane of the one object that fits: all lie near the middle of one of three."""
-    thing = rng.choice(scene.things)
-    phrase = described(thing, some_kinds(rng))
-    if sum(matches(other, phrase) for other in scene.things) > 1:
-        return None
-    ask, names, place = rng.choice(_WHERE)
-    nearest = min(range(len(LANES)), key=lambda lane: abs(LANES[lane] - getattr(thing, place)))
-    text = ask.format(noun_phrase(phrase, rng))
-    return Question(text=text, answer=names[nearest], kind=kind)
-
-
 def _relation(scene: Scene, kind: str, rng: Random) -> Question | None:
     first, second = rng.sample(scene.things, 2)
     phrases = [described(thing, some_kinds(rng)) for thing in (first, second)]
@@ -184,6 +166,5 @@ _MAKERS: dict[str, Callable[[Scene, str, Random], Question | None]] = {
     **dict.fromkeys(VALUES, _attribute),
     "count": _number,
     "existence": _existence,
-    "position": _position,
     "relation": _relation,
 }

@@ -1,0 +1,224 @@
+"""`vilta finetune` and `vilta evaluate TASK` on a few pictures, and all that they refuse."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny_models import known_tokenizer, tiny_vilta
+
+from vilta.cli import run
+from vilta.model import (
+    ViltaForImageTextClassification,
+    ViltaForVisualEntailment,
+    ViltaProcessor,
+)
+
+WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
+FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A pre-trained model as a run releases it."""
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    model = tiny_vilta()
+    model.save_pretrained(folder / "model")
+    processor = ViltaProcessor.from_config(model.config, known_tokenizer(WORDS))
+    processor.save_pretrained(folder / "model")
+    (folder / "config.yaml").write_text("run: {out: somewhere}\n")
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A CSV for each split; dark pictures and light ones, no picture in two splits."""
+    for split, count in {"train": 12, "val": 6, "test": 6}.items():
+        lines = ["image,text,label"]
+        for i in range(count):
+            name, light = f"{split}-{i}.png", i % 2
+            path = tmp_path / "img" / name
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (40, 40), (200 * light + i, 200 * light, 30)).save(path)
+            lines.append(f"{name},a picture of it,{('dark', 'light')[light]}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def finetune(start, data, *flags, task="classification", out="run"):
+    run(
+        [
+            *("finetune", task, "--from", start, "--run.out", str(data / out), *FAST),
+            *("--data.train", str(data / "train.csv"), "--data.val", str(data / "val.csv")),
+            *flags,
+        ]
+    )
+    return data / out
+
+
+def evaluate(folder, data, split="test", *flags, task="classification"):
+    where = ["--data", str(data / f"{split}.csv"), "--device", "cpu"]
+    run(["evaluate", task, "--from", str(folder), *where, *flags])
+
+
+def refused(capsys, call, *arguments, **settings):
+    with pytest.raises(ValueError) as caught:
+        call(*arguments, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_from_a_run_to_test_figures(start, data, capsys):
+    out = finetune(start, data, "--epochs", "8", "--optimization.lr", "3e-3")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["task"] == "classification"
+    assert config["optimization"]["steps"] == 24  # 12 items, 4 a step, 8 epochs
+    assert config["run"]["evaluate_every"] == 3  # once an epoch
+    assert config["data"]["image_size"] == 32
+    model = ViltaForImageTextClassification.from_pretrained(out / "model")
+    assert model.config.id2label == {0: "dark", 1: "light"}
+
+    evaluate(out, data)
+    said = capsys.readouterr().out
+    assert "checkpoints are chosen on 6 of" in said
+    assert "(test)" in said and "next" in said
+    result = json.loads((out / "classification-test.json").read_text())
+    assert result["role"] == "test"
+    assert result["figures"]["accuracy"] == 100.0  # dark from light is easy to see
+    evaluate(out, data)
+    assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
+    evaluate(out, data, "val")
+    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(start, data, step):
+    every = ["--run.log-every", "1", "--run.save-every", "1", "--run.keep", "9"]
+    whole = finetune(start, data, "--epochs", "2", *every, out="whole")
+    part = data / "part"
+    shutil.copytree(whole, part)
+    shutil.rmtree(part / "model")
+    for place in (part / "checkpoints").iterdir():
+        if place.name.startswith("step-") and int(place.name[5:]) > step:
+            shutil.rmtree(place)
+    run(["finetune", str(part / "config.yaml"), "--run.resume", "--run.out", str(part)])
+
+    def losses(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+    assert losses(part) == losses(whole)
+    assert len(losses(whole)) == 6
+
+
+def test_from_scratch_starts_elsewhere(start, data):
+    def first_weight(*flags, out):
+        folder = finetune(
+            *(start, data, "--epochs", "0", "--optimization.steps", "1"),
+            *("--optimization.lr", "1e-9", *flags),
+            out=out,
+        )
+        model = ViltaForImageTextClassification.from_pretrained(folder / "model")
+        return model.vilta.image_projection.weight
+
+    before = tiny_like(start).vilta.image_projection.weight
+    assert torch.allclose(first_weight(out="from"), before, atol=1e-6)
+    assert not torch.allclose(first_weight("--scratch", out="scratch"), before, atol=1e-2)
+
+
+def tiny_like(start):
+    return ViltaForImageTextClassification.from_pretrained(Path(start) / "model")
+
+
+def test_blind_training_sees_no_picture(start, data):
+    out = finetune(start, data, "--epochs", "4", "--data.blind")
+    evaluate(out, data)
+    figures = json.loads((out / "classification-test.json").read_text())["figures"]
+    assert figures["accuracy"] == 50.0  # all items have the same text
+
+
+def test_the_task_of_the_guide_works_as_it_stands(start, data, monkeypatch):
+    """docs/new-task.md shows a file and a YAML; they are run here, letter for letter."""
+    page = (Path(__file__).parents[2] / "docs" / "new-task.md").read_text()
+    blocks = dict(
+        re.findall(r"^```(python|yaml)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    )
+    (data / "memes.py").write_text(blocks["python"])
+    (data / "memes.yaml").write_text(blocks["yaml"])
+    monkeypatch.chdir(data)
+    monkeypatch.syspath_prepend(str(data))
+    out = finetune(start, data, "--epochs", "1", task="memes.yaml")
+    evaluate(out, data, task="memes:Memes")
+    result = json.loads((out / "memes-Memes-test.json").read_text())
+    assert result["task"] == "memes:Memes" and "accuracy" in result["figures"]
+
+
+def test_what_finetune_refuses(start, data, capsys):
+    def message(*flags, **settings):
+        return refused(capsys, finetune, settings.pop("start", start), data, *flags, **settings)
+
+    assert "did you mean 'classification'?" in message(task="clasification")
+    assert "--from must name" in message(start="")
+    assert "is no run and holds no released model" in message(start=str(data))
+    assert "measured, not trained" in message(task="masked-words")
+    assert "no such file" in message("--data.train", str(data / "none.csv"))
+
+
+def test_overlap_is_refused_unless_accepted(start, data, capsys):
+    same = ["--data.val", str(data / "train.csv"), "--epochs", "1"]
+    said = refused(capsys, finetune, start, data, *same)
+    assert "12 images of" in said and "--data.accept-overlap" in said
+    out = finetune(start, data, *same, "--data.accept-overlap")
+    (data / "again.csv").write_text((data / "train.csv").read_text())
+    said = refused(capsys, evaluate, out, data, "again")
+    assert "was trained on 12 of these images" in said
+    evaluate(out, data, "again", "--accept-trained")
+    result = json.loads((out / "classification-again.json").read_text())
+    assert result["role"] == "trained on these images"
+
+
+def test_labels_and_checkpoints_must_fit(start, data, capsys):
+    out = finetune(start, data, "--epochs", "1")
+    text = (data / "val.csv").read_text()
+    (data / "odd.csv").write_text(text.replace("light", "bright"))
+    assert "label 'bright' is not among" in refused(capsys, evaluate, out, data, "odd")
+    (data / "train.csv").write_text((data / "train.csv").read_text().replace("dark", "dim"))
+    said = refused(capsys, finetune, str(out), data, out="second")
+    assert "knows 2 labels and the data have 2" in said and "'dim'" in said
+
+    other = data / "nlvr"
+    ViltaForVisualEntailment.from_pretrained(Path(start) / "model").save_pretrained(other)
+    known_tokenizer(WORDS).save_pretrained(other)
+    said = refused(capsys, finetune, str(other), data, out="third")
+    assert "checkpoint of ViltaForVisualEntailment" in said
+
+
+def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
+    said = refused(capsys, evaluate, start, data)
+    assert "is a pre-trained run" in said and "vilta finetune classification" in said
+    out = finetune(start, data, "--epochs", "1")
+    said = refused(capsys, evaluate, out, data, task="vqa")
+    assert "was fine-tuned for classification" in said
+
+
+def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    source = ["--data", "scenes:8?seed=3&size=32", "--out", str(out), "--device", "cpu"]
+    for task in ("retrieval", "fine-grained", "masked-words"):
+        run(["evaluate", task, "--from", start, *source])
+        result = json.loads(out.read_text())
+        assert result["role"].startswith("zero-shot")
+        assert result["figures"]
+        out.unlink()
+
+
+def test_missing_images_are_listed(start, data, capsys):
+    lines = ["image,text,label", *(f"gone-{i}.png,a,{'ab'[i % 2]}" for i in range(11))]
+    (data / "train.csv").write_text("\n".join(lines) + "\n")
+    said = refused(capsys, finetune, start, data)
+    assert "11 of 11 images" in said and "gone-9.png" in said and "gone-10.png" not in said

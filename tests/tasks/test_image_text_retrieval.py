@@ -1,0 +1,82 @@
+import pytest
+import torch
+from task_case import loader_of, make_task
+
+from vilta.config import DataConfig
+from vilta.config_finetune import TaskConfig
+from vilta.tasks.image_text_retrieval import ImageTextRetrieval as Task
+from vilta.tasks.image_text_retrieval import split_gallery
+from vilta.tasks.retrieval import encode_gallery, match_scores, retrieval_figures
+
+SCENES = "scenes:9?seed=4&size=32"
+
+
+def task_of(folder, **settings):
+    items = Task.read(SCENES, "", TaskConfig())
+    return make_task(Task, items, folder, **settings), items
+
+
+def gallery_of(task, loader):
+    pixels = [batch.pixel_values for batch in loader]
+    return encode_gallery(task.model, task.tokenizer, pixels, loader.dataset.table["captions"])
+
+
+def test_folds_keep_each_image_with_its_own_texts(tmp_path):
+    task, items = task_of(tmp_path)
+    whole = gallery_of(task, loader_of(task, items))
+    parts = split_gallery(whole, 2)
+    assert [len(part.image) for part in parts] == [5, 4]
+    start = 0
+    for part in parts:
+        assert part.relevant.sum(1).tolist() == [5] * len(part.image)
+        assert part.relevant.any(0).all()
+        rows, columns = slice(start, start + len(part.image)), slice(5 * start, None)
+        expected = whole.similarity[rows, columns][:, : part.similarity.shape[1]]
+        assert torch.equal(part.similarity, expected)
+        start += len(part.image)
+    with pytest.raises(ValueError, match="9 images cannot be cut into 10 folds"):
+        split_gallery(whole, 10)
+
+
+def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
+    task, items = task_of(tmp_path, full=True)
+    loader = loader_of(task, items)
+    whole = gallery_of(task, loader)
+    every = torch.ones_like(whole.relevant)
+    expected = retrieval_figures(
+        whole.similarity, match_scores(task.model, whole, every), whole.relevant
+    )
+    figures = task.evaluate(loader)
+    for stage, ways in expected.items():
+        for way, values in ways.items():
+            for name, value in values.items():
+                assert figures[f"{stage}/{way}/{name}"] == pytest.approx(value)
+    folded, _ = task_of(tmp_path, full=True, folds=3)
+    parts = [folded._figures(part) for part in split_gallery(whole, 3)]
+    mean = sum(part["combined/text_to_image/R@1"] for part in parts) / 3
+    assert folded.evaluate(loader)["combined/text_to_image/R@1"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_step_has_a_gradient_for_both_heads(tmp_path, size):
+    task, items = task_of(tmp_path)
+    batch = next(iter(loader_of(task, items, size)))
+    losses = task.train()(batch)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert {"itc", "itm", "itm/accuracy_true"} <= losses.parts.keys()
+    assert task.model.itm_head.out.weight.grad.abs().sum() > 0
+
+
+def test_one_image_alone_has_no_negative_and_no_crash(tmp_path):
+    task, items = task_of(tmp_path)
+    batch = next(iter(loader_of(task, items, 1)))
+    losses = task(batch)
+    assert losses.parts["itm/loss_in_batch"] == 0
+    assert losses.parts["itc"] == 0
+
+
+def test_blind_retrieval_is_refused(tmp_path):
+    task, items = task_of(tmp_path)
+    with pytest.raises(ValueError, match="without images means nothing"):
+        task.dataset(items, DataConfig(), 0, train=True, blind=True)
