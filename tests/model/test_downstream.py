@@ -82,7 +82,11 @@ def test_two_images_are_two_passes_side_by_side(fusion, pooling):
     ids, mask, _ = encoded(TOKENIZER, ["a red ball", "a blue"])
     pixels = pixels_of(4).view(2, 2, *pixels_of(1).shape[1:])
     logits = model(ids, mask, pixels).logits
-    vectors = [model.vilta(ids, mask, pixels[:, i]).pooled for i in (0, 1)]
+    text, vectors = model.vilta.encode_text(ids, mask), []
+    for i, order in enumerate(model.image_order.weight):
+        image = model.vilta.encode_image(pixels[:, i]) + order
+        fused = model.vilta.fuse(text, mask, image)
+        vectors.append(model.vilta.pool_fused(fused, mask.bool()))
     expected = model.classifier(torch.cat(vectors, dim=1))
     assert torch.allclose(logits, expected, atol=1e-5)
     swapped = model(ids, mask, pixels.flip(1)).logits

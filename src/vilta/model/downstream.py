@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
+from vilta.model import encoders
 from vilta.model.configuration import ViltaConfig
 from vilta.model.fusion import Pairs
 from vilta.model.heads import ClassificationHead
@@ -39,7 +40,7 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
     """
 
     leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
-    new: ClassVar[tuple[str, ...]] = ("classifier.",)
+    new: ClassVar[tuple[str, ...]] = ("classifier.", "image_order.")
     images: ClassVar[int] = 1
 
     def __init__(self, config: ViltaConfig) -> None:
@@ -49,6 +50,9 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         self.classifier = ClassificationHead(
             self.images * streams * config.hidden_size, config.hidden_size, config.num_labels
         )
+        if self.images > 1:  # else nothing could tell fusion which of them it reads
+            width = encoders.image_width(config.vision_config)
+            self.image_order = nn.Embedding(self.images, width)
         self.post_init()
 
     def get_input_embeddings(self) -> torch.nn.Module:
@@ -65,11 +69,16 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         """Logits of the labels from encoded texts and images; row i sees ``image_index[i]``.
 
         Each of the ``I`` images is fused with the text on its own, and the classifier reads all the
-        pooled vectors side by side: for two images the way of METER and UNITER (arXiv 1909.11740).
+        pooled vectors side by side. Where there are two, a learned vector says which is the first.
+        Both are the way of METER and UNITER (arXiv 1909.11740).
         """
         rows, images = image_index.shape
         own = torch.arange(rows, device=image.device).repeat_interleave(images)
         pairs = Pairs(text=own, image=image_index.flatten())
+        if images > 1:
+            order = self.image_order.weight.repeat(rows, 1)[:, None]
+            image = image.index_select(0, pairs.image) + order
+            pairs = Pairs(text=own, image=torch.arange(len(own), device=image.device))
         fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
         pooled = self.vilta.pool_fused(fused, attention_mask[own].bool())  # [B * I, S]
         return self.classifier(pooled.view(rows, -1))
