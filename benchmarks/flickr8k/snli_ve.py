@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 FOLDS = 3
 ARMS = {"image": [], "blind": ["--data.blind"]}
@@ -80,19 +82,35 @@ def collect(out: Path) -> None:
             lines = (out / f"{arm}-{k}" / "answers.csv").read_text().splitlines()
             given = [line.rpartition(",")[2] for line in lines]
             right[arm] += [a == b for a, b in zip(given, truth, strict=True)]
+    intervals = {name: interval(photos, np.array(hits)) for name, hits in right.items()}
+    seen, blind = (np.array(right[arm], dtype=float) for arm in ARMS)
+    intervals["image minus blind"] = interval(photos, seen - blind)
+    trained = [run_of(out / f"{arm}-{k}") for arm in ARMS for k in range(FOLDS)]
     result: dict[str, Any] = {
+        "title": "SNLI-VE on Flickr8k photos",
+        "note": f"{len(photos):,} items about {len(set(photos)):,} photos, in {FOLDS} folds of "
+        "whole photos: each is answered once, by a model trained on the other folds.\n`blind` sees "
+        "the sentence alone, `majority` says the largest class of the training items; intervals "
+        "by bootstrap over photos.",
         "items": len(photos),
-        "photos": len(set(photos)),
-        "folds": FOLDS,
-        "accuracy": {name: interval(photos, np.array(hits)) for name, hits in right.items()},
-        "image_minus_blind": interval(
-            photos, np.array(right["image"]).astype(float) - np.array(right["blind"])
-        ),
+        "role": "test",
+        "intervals": intervals,
+        "seed": 0,
+        "minutes": round(sum(run["minutes"] for run in trained), 1),
+        "steps": [run["steps"] for run in trained],
+        "device": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
         "command": "python -m benchmarks.flickr8k.snli_ve run runs/flickr8k/snli-ve",
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def run_of(folder: Path) -> dict[str, float]:
+    """Return how long a run was."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "seconds" in line][-1]
+    return {"steps": last["step"], "minutes": last["seconds"] / 60}
 
 
 def interval(photos: list[str], values: np.ndarray) -> dict[str, float]:

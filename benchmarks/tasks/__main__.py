@@ -2,6 +2,7 @@
 
     python -m benchmarks.tasks scenes [TASK ...]    # every task on the built-in scenes
     python -m benchmarks.tasks easy-vqa             # easy-VQA, once it is prepared
+    python -m benchmarks.tasks flickr8k             # retrieval, once benchmarks/flickr8k has run
     python -m benchmarks.tasks table                # docs/results.md from the JSON files
 
 Each result is one JSON file below benchmarks/results/tasks; the table is made of them alone. A
@@ -15,11 +16,12 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
+from benchmarks.tasks.page import page
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tasks"
@@ -32,38 +34,59 @@ TEST = {
     "fine-grained": "scenes:1000?seed=102&size=96",
     "retrieval": "scenes:1000?seed=102&size=96",
 }
-ARMS = {"pretrained": [], "scratch": ["--scratch"]}
-MAIN = {"retrieval": "mean_recall", "fine-grained": "accuracy"}
-"""Figure that the table compares; else accuracy."""
+ZERO_SHOT = ("fine-grained", "retrieval")
+"""Tasks that the pre-trained run can do as it is."""
+FLICKR8K = "benchmarks.flickr8k"
+"""The command line with the encoder of that benchmark registered."""
 
 
 def scenes(names: list[str]) -> None:
     """Fine-tune each task both ways, with the same steps, and evaluate it on the test scenes."""
     for name in names or SCENES:
-        for arm, flags in ARMS.items():
+        for arm, flags in {"pretrained": [], "scratch": ["--scratch"]}.items():
             out = Path("runs/scenes") / f"{name}-{arm}"
-            config = f"configs/scenes/{name}.yaml"
-            if not (out / "model" / "config.json").is_file():
+            if not finished(out):
+                config = f"configs/scenes/{name}.yaml"
                 vilta("finetune", config, "--run.out", str(out), "--run.overwrite", *flags)
             record(name, arm, out, TEST[name], "scenes")
+        if name in ZERO_SHOT:
+            record(name, "zero-shot", Path("runs/demo"), TEST[name], "scenes")
 
 
 def easy_vqa(names: list[str]) -> None:
     """Fine-tune on easy-VQA's training pictures and answer its test questions, once."""
     run, data = Path("runs/easy-vqa/run"), Path("runs/easy-vqa")
-    if not (run / "model" / "config.json").is_file():
+    if not finished(run):
         vilta("finetune", "benchmarks/easy_vqa/finetune.yaml", "--run.overwrite")
     images = ["--images", str(data / "test-images")]
     record("vqa", "pretrained", run, str(data / "test.csv"), "easy-vqa", *images)
 
 
-def record(name: str, arm: str, run: Path, data: str, source: str, *flags: str) -> None:
-    """Evaluate a run on test data and write the result with how it was trained."""
+def flickr8k(names: list[str]) -> None:
+    """Fine-tune retrieval on the training photos; measured on val, before and after."""
+    run, val = Path("runs/flickr8k/retrieval"), "runs/flickr8k/val"
+    if not finished(run):
+        vilta("finetune", "benchmarks/flickr8k/retrieval.yaml", "--run.overwrite", module=FLICKR8K)
+    record("retrieval", "pretrained", run, val, "flickr8k", module=FLICKR8K)
+    start = Path("runs/flickr8k/run-0")
+    record("retrieval", "zero-shot", start, val, "flickr8k", module=FLICKR8K)
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has released its model."""
+    return (run / "model" / "config.json").is_file()
+
+
+def record(
+    name: str, arm: str, run: Path, data: str, source: str, *flags: str, module: str = "vilta"
+) -> None:
+    """Evaluate a run and write the result with how it was trained."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"{source}-{name}-{arm}.json"
-    out = ["--out", str(run / "test.json")]
-    vilta("evaluate", name, "--from", str(run), "--data", data, *out, *flags)
-    result = json.loads((run / "test.json").read_text())
+    out = run / f"benchmark-{name}.json"
+    where = ["--from", str(run), "--data", data, "--out", str(out)]
+    vilta("evaluate", name, *where, *flags, module=module)
+    result = json.loads(out.read_text())
     config = yaml.safe_load((run / "config.yaml").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if "seconds" in line][-1]
@@ -81,9 +104,9 @@ def record(name: str, arm: str, run: Path, data: str, source: str, *flags: str) 
     print(f"wrote {target.relative_to(ROOT)}")
 
 
-def vilta(*arguments: str) -> None:
+def vilta(*arguments: str, module: str = "vilta") -> None:
     """Run the command line in a process of its own; ends this one if it fails."""
-    subprocess.run([sys.executable, "-m", "vilta", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def table() -> None:
@@ -93,45 +116,13 @@ def table() -> None:
     print(f"wrote {TABLE.relative_to(ROOT)} from {len(results)} results")
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    """Return the page: what was measured, and how."""
-    found = {(r["source"], r["task"], r["arm"]): r for r in results}
-    lines = [
-        "# Results of the tasks",
-        "",
-        "Made by `python -m benchmarks.tasks table` from the JSON in benchmarks/results/tasks.",
-        "Percent on test data that no choice was made on, unless a line says otherwise.",
-        "",
-    ]
-    for source in dict.fromkeys(r["source"] for r in results):
-        lines += [f"## {source}", "", HEAD, "|---" * HEAD.count(" | ") + "|---|"]
-        for (place, name, arm), result in found.items():
-            if place == source:
-                lines += _rows(name, arm, result)
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _rows(name: str, arm: str, result: dict[str, Any]) -> list[str]:
-    figures = result["figures"]
-    main = MAIN.get(name, "accuracy")
-    rest = [f for f in figures if f != main and f in SHOWN]
-    rows = []
-    for figure in (main, *rest):
-        cells = [
-            *(name, arm, figure.replace("_", " "), f"{figures[figure]:.1f}"),
-            *(f"{result['items']:,}", f"{result['steps']:,} x {result['batch']}"),
-            *(str(result["minutes"]), str(result["seed"])),
-        ]
-        rows.append("| " + " | ".join(cells) + " |")
-    return rows
-
-
-HEAD = "| task | run | figure | % | items | steps x batch | minutes | seed |"
-SHOWN = ("paraphrases_accepted", "consistency", "majority", "both_sides")
-"""Further figures that the table shows."""
-
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "scenes": scenes,
+    "easy-vqa": easy_vqa,
+    "flickr8k": flickr8k,
+    "table": lambda _: table(),
+}
 
 if __name__ == "__main__":
     verb, *names = sys.argv[1:] or ["table"]
-    {"scenes": scenes, "easy-vqa": easy_vqa, "table": lambda _: table()}[verb](names)
+    VERBS[verb](names)

@@ -1,0 +1,95 @@
+"""The page docs/results.md, made of the result files alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ARMS = {
+    "pretrained": "from the pre-trained run",
+    "scratch": "from scratch, equal steps",
+    "zero-shot": "not fine-tuned",
+}
+"""Arm of a result -> heading of its column."""
+TITLES = {
+    "scenes": "The built-in scenes, 1,000 to 2,000 that no choice was made on",
+    "easy-vqa": "easy-VQA, its test questions",
+    "flickr8k": "Flickr8k, the 1,000 photos of val",
+}
+MAIN = {"retrieval": "mean_recall"}
+"""The figure that a task is judged by; else accuracy."""
+SHOWN = (
+    "majority",
+    "consistency",
+    "edits_rejected",
+    "captions_accepted",
+    "paraphrases_accepted",
+    "contrastive/image_to_text/R@1",
+    "contrastive/text_to_image/R@1",
+    "combined/image_to_text/R@1",
+    "combined/text_to_image/R@1",
+)
+"""Further figures that stand below it."""
+COLUMNS = ("task", "figure, %", *ARMS.values(), "items", "steps x batch", "minutes", "seed")
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """Return the page; a result with ``intervals`` gets a table of its own."""
+    lines = [
+        "# Results of the tasks",
+        "",
+        "Made by `python -m benchmarks.tasks table` from the JSON in benchmarks/results/tasks,",
+        "which also holds the figures by kind, the device and the command of each run.",
+        "",
+    ]
+    plain = [r for r in results if "intervals" not in r]
+    for source in dict.fromkeys(r["source"] for r in plain):
+        lines += [f"## {TITLES[source]}", "", *_table(COLUMNS)]
+        found = [r for r in plain if r["source"] == source]
+        for task in dict.fromkeys(r["task"] for r in found):
+            lines += _rows(task, {r["arm"]: r for r in found if r["task"] == task})
+        lines.append("")
+    for result in results:
+        if "intervals" in result:
+            lines += _intervals(result)
+    return "\n".join(lines)
+
+
+def _table(columns: tuple[str, ...]) -> list[str]:
+    return [_line(columns), "|---" * len(columns) + "|"]
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _rows(task: str, arms: dict[str, dict[str, Any]]) -> list[str]:
+    first = arms.get("pretrained", next(iter(arms.values())))
+    main = MAIN.get(task, "accuracy")
+    how = (
+        f"{first['items']:,}",
+        f"{first['steps']:,} x {first['batch']}",
+        f"{first['minutes']:.1f}",
+        str(first["seed"]),
+    )
+    rows = []
+    for figure in (main, *(f for f in SHOWN if f in first["figures"])):
+        values = (f"{arms[arm]['figures'][figure]:.1f}" if arm in arms else "" for arm in ARMS)
+        title = (task if figure == main else "", figure.replace("_", " "))
+        rows.append(_line((*title, *values, *(how if figure == main else [""] * len(how)))))
+    return rows
+
+
+def _intervals(result: dict[str, Any]) -> list[str]:
+    rows = [
+        _line((name, f"{value['mean']:.1f}", f"{value['low']:.1f} to {value['high']:.1f}"))
+        for name, value in result["intervals"].items()
+    ]
+    return [
+        f"## {result['title']}",
+        "",
+        result["note"],
+        "",
+        *_table(("accuracy, %", "mean", "95 % interval")),
+        *rows,
+        "",
+    ]
