@@ -153,7 +153,8 @@ def test_the_loss_by_hand(tmp_path):
         scores.append((out.match_logits[0, 1] - out.match_logits[0, 0]).item())
     yes, no = ([math.log1p(math.exp(s * x)) for x in scores] for s in (-1, 1))
     captions, edits = (yes[0] + yes[3]) / 2, (no[1] + no[4]) / 2
-    expected = (captions + 0.5 * yes[2]) / 1.5 + edits
+    ranking = sum(math.log1p(math.exp(scores[i + 1] - scores[i])) for i in (0, 3)) / 2
+    expected = (captions + 0.5 * yes[2]) / 1.5 + edits + ranking
     assert task(batch).total.item() == pytest.approx(expected, rel=1e-4)
     assert task(batch).parts["paraphrases"].item() == pytest.approx(yes[2], rel=1e-4)
 

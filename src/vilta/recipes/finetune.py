@@ -174,7 +174,7 @@ def resolved(
     per_step *= steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
     if config.epochs:
         steps = replace(steps, steps=max(1, math.ceil(config.epochs * items / per_step)))
-    epoch = max(1, items // per_step)
+    epoch = math.ceil(items / per_step)
     run_ = replace(
         run_,
         best_metric=run_.best_metric or kind.best_metric,

@@ -101,7 +101,10 @@ class FineGrainedMatching(FinetuningTask):
         return truth
 
     def forward(self, batch: ExampleBatch) -> Losses:
-        """Cross-entropy of match and no match; captions, paraphrases and edits averaged apart."""
+        """Cross-entropy of match and no match, and of the caption among its wrong texts.
+
+        Captions, paraphrases and edits are averaged apart.
+        """
         known = batch.targets >= 0
         truth = batch.targets[known]  # [T]
         first = torch.zeros_like(batch.targets, dtype=torch.bool)
@@ -116,6 +119,10 @@ class FineGrainedMatching(FinetuningTask):
         }
         parts = {n: losses[g].sum() / g.sum().clamp(min=1) for n, g in groups.items()}
         total = (parts["captions"] + weight * parts["paraphrases"]) / (1 + weight) + parts["edits"]
+        ranked = match.new_full(known.shape, -torch.inf).masked_scatter(known, match)
+        ranked = ranked.masked_fill((batch.targets == 1) & ~first, -torch.inf)  # no rivals of it
+        parts["ranking"] = F.cross_entropy(ranked, torch.zeros_like(batch.targets[:, 0]))
+        total = total + parts["ranking"]
         right = ((match > 0) == (truth == 1)).float().mean()
         return Losses(
             total=total, parts={n: v.detach() for n, v in parts.items()} | {"accuracy": right}
