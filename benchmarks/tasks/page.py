@@ -29,6 +29,9 @@ SHOWN = (
     "combined/text_to_image/R@1",
 )
 """Further figures that stand below it."""
+WORDS = "masked-words"
+"""The task whose figures stand by part of speech, in a table of their own."""
+TOPS = ("top1", "top5")
 COLUMNS = ("task", "figure, %", *ARMS.values(), "items", "steps x batch", "minutes", "seed")
 
 
@@ -41,7 +44,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "which also holds the figures by kind, the device and the command of each run.",
         "",
     ]
-    plain = [r for r in results if "intervals" not in r]
+    plain = [r for r in results if "intervals" not in r and r["task"] != WORDS]
     for source in dict.fromkeys(r["source"] for r in plain):
         lines += [f"## {TITLES[source]}", "", *_table(COLUMNS)]
         found = [r for r in plain if r["source"] == source]
@@ -51,6 +54,8 @@ def page(results: list[dict[str, Any]]) -> str:
     for result in results:
         if "intervals" in result:
             lines += _intervals(result)
+        elif result["task"] == WORDS:
+            lines += _words(result)
     return "\n".join(lines)
 
 
@@ -90,6 +95,28 @@ def _intervals(result: dict[str, Any]) -> list[str]:
         result["note"],
         "",
         *_table(("accuracy, %", "mean", "95 % interval")),
+        *rows,
+        "",
+    ]
+
+
+def _words(result: dict[str, Any]) -> list[str]:
+    figures = result["figures"]
+    parts = [name.removesuffix("count") for name in figures if name.endswith("count")]
+    rows = []
+    for part in sorted(parts, key=lambda part: -figures[f"{part}count"]):
+        views = (
+            f"{part}{view}/{top}" for view in ("with_image", "text_only", "gain") for top in TOPS
+        )
+        values = (f"{figures[name]:.1f}" for name in views)
+        rows.append(_line((part.rstrip("/") or "all", *values, f"{figures[f'{part}count']:,.0f}")))
+    columns = (f"{view}, {top}" for view in ("image", "text alone", "gain") for top in TOPS)
+    return [
+        f"## Masked words: {TITLES[result['source']]}",
+        "",
+        f"The pre-trained run as it is, {result['items']:,} captions; percent of masked tokens.",
+        "",
+        *_table(("part of speech", *columns, "tokens")),
         *rows,
         "",
     ]

@@ -36,6 +36,15 @@ def test_a_table_with_intervals():
     assert "| blind | 61.2 | 59.0 to 63.4 |" in made
 
 
+def test_masked_words_by_part():
+    views = {"with_image": 50.0, "text_only": 20.0, "gain": 30.0}
+    figures = {f"{view}/{top}": value for view, value in views.items() for top in ("top1", "top5")}
+    figures |= {"count": 1234.0} | {f"noun/{name}": value for name, value in figures.items()}
+    figures |= {"noun/count": 99.0}
+    made = page([{"source": "flickr8k", "task": "masked-words", "items": 1000, "figures": figures}])
+    assert "| all | 50.0 | 50.0 | 20.0 | 20.0 | 30.0 | 30.0 | 1,234 |\n| noun |" in made
+
+
 @pytest.mark.parametrize("path", sorted(Path(RESULTS).glob("*.json")), ids=lambda path: path.stem)
 def test_a_result_says_how_it_was_made(path):
     result = json.loads(path.read_text())
