@@ -91,7 +91,8 @@ def collect(out: Path) -> None:
         "note": f"{len(photos):,} items about {len(set(photos)):,} photos, in {FOLDS} folds of "
         "whole photos: each is answered once, by a model trained on the other folds.\n`blind` sees "
         "the sentence alone, `majority` says the largest class of the training items; intervals "
-        "by bootstrap over photos.",
+        "by bootstrap over photos.\nPre-training saw most of the photos with their captions, but "
+        "none of these items.",
         "items": len(photos),
         "role": "test",
         "intervals": intervals,
