@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from vilta.config import DataConfig, OptimizationConfig, RunConfig
 from vilta.config_tools import From
@@ -45,6 +46,13 @@ class TaskConfig:
     """retrieval: mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
     paraphrases: float = 1.0
     """fine-grained: weight of paraphrases among the true captions (0: trained on edits alone)."""
+    edit_kinds: tuple[Literal["colour", "shape", "size", "texture", "relation", "count"], ...] = ()
+    """fine-grained: in training, a caption of the built-in scenes gets a wrong text for each of
+    these kinds of words that it has, beside the one that changes any word."""
+
+    def held_out(self) -> TaskConfig:
+        """Return the settings that held-out items are read with: nothing is added to those."""
+        return replace(self, edit_kinds=())
 
 
 @dataclass(frozen=True, kw_only=True)

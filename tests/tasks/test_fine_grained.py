@@ -7,7 +7,7 @@ from PIL import Image
 from task_case import loader_of, make_task, write_images, write_json, write_lines
 
 from vilta.config_finetune import TaskConfig
-from vilta.data.scenes import is_true, scene_from_id
+from vilta.data.scenes import is_true, scene_from_id, word_class
 from vilta.tasks.fine_grained import FineGrainedMatching as Task
 from vilta.tasks.fine_grained import Scored, fine_grained_figures
 
@@ -133,6 +133,37 @@ def test_the_oracle_agrees_with_the_scenes_items():
         scene = scene_from_id(row["images"][0])
         for text, truth in zip(row["texts"], row["truth"], strict=True):
             assert is_true(scene, text) == bool(truth)
+
+
+def test_more_wrong_texts_in_training_alone(tmp_path):
+    plain = read("scenes:30?seed=8&size=32")
+    settings = TaskConfig(edit_kinds=("size", "relation"))
+    more = Task.read("scenes:30?seed=8&size=32", "", settings)
+    added = 0
+    for row in more.rows:
+        scene, (caption, _, *others) = scene_from_id(row["images"][0]), row["texts"]
+        assert row["truth"] == [int(is_true(scene, text)) for text in row["texts"]]
+        for text, true in zip(others, row["truth"][2:], strict=True):
+            if not true:
+                (word,) = [a for a, b in zip(caption.split(), text.split(), strict=True) if a != b]
+                assert word_class(word.strip(",.:")) in ("size", "relation")
+                added += 1
+    assert added > len(more.rows) / 2
+    assert Task.read("scenes:30?seed=8&size=32", "", settings.held_out()).rows[:] == plain.rows[:]
+
+
+def test_sets_with_other_numbers_of_texts_go_together(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    options = [CAPTION, "ball red a", "red a ball", "ball a red"]
+    many = read(write_json(tmp_path / "o.json", [{"image": "1.jpg", "caption_options": options}]))
+    (tmp_path / "mine.csv").write_text(f"image,caption,edit\n1.jpg,{CAPTION},{WRONG}\n")
+    few = read(tmp_path / "mine.csv")
+    task = make_task(Task, many, tmp_path / "model")
+    task.check(few)
+    for items in (many, few):
+        (batch,) = loader_of(task, items)
+        assert (batch.targets >= 0).sum() == len(items.rows[0]["texts"])
+        assert task(batch).total.isfinite()
 
 
 def test_the_loss_by_hand(tmp_path):

@@ -39,9 +39,8 @@ def run(name: str, config: EvaluateConfig) -> None:
         raise ValueError(
             f"{config.start} {has}; for this task run vilta finetune {name} --from {config.start}"
         )
-    settings = replace(
-        trained.settings if trained else TaskConfig(), top_k=config.top_k, full=config.full
-    )
+    settings = trained.settings.held_out() if trained else TaskConfig()
+    settings = replace(settings, top_k=config.top_k, full=config.full)
     if config.folds:
         settings = replace(settings, folds=config.folds)
     items = kind.read(config.data, config.images, settings)

@@ -51,7 +51,7 @@ def run(task: str, config: FinetuneConfig) -> None:
     items = kind.read(config.data.train, config.data.images, config.settings)
     held_out = None
     if config.data.val:
-        held_out = kind.read(config.data.val, config.data.images, config.settings)
+        held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
         refuse_overlap(config, items, held_out)
     console.print(
         f"{len(items):,} training items from {items.name}"

@@ -63,6 +63,7 @@ class FineGrainedMatching(FinetuningTask):
     model_class = ViltaForImageTextRetrieval
     best_metric = "both_sides"
     needs_head = False
+    most = 0
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
@@ -76,7 +77,7 @@ class FineGrainedMatching(FinetuningTask):
 
     @classmethod
     def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
-        """Take captions of scenes, a one-word edit that is false, and a paraphrase."""
+        """Take captions of scenes, a one-word edit (or more) that is false, and a paraphrase."""
         rows: list[Row] = []
         for index in range(named.first, named.first + named.count):
             scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=23)
@@ -84,15 +85,19 @@ class FineGrainedMatching(FinetuningTask):
                 edits = one_word_edits(scene, caption, rng)
                 if not edits:
                     continue
+                for kind in settings.edit_kinds:
+                    edits += one_word_edits(scene, caption, rng, kind=kind)
+                edits = list(dict.fromkeys(edits))
                 others = paraphrases(caption, rng)
-                texts, truth = [caption, edits[0], *others], [1, 0, *(1 for _ in others)]
-                name, kind = f"{scene.image_id}-{len(rows)}", _changed_kind(caption, edits[0])
-                rows.append(row_of(name, [scene.image_id], texts, truth, "scenes", kind))
+                texts = [caption, *edits, *others]
+                truth = [1, *(0 for _ in edits), *(1 for _ in others)]
+                name, category = f"{scene.image_id}-{len(rows)}", _changed_kind(caption, edits[0])
+                rows.append(row_of(name, [scene.image_id], texts, truth, "scenes", category))
         return rows
 
     def check(self, items: Any) -> None:
-        """Note the most texts of an item: targets are padded to as many."""
-        self.most = max(map(len, items.rows["texts"]))
+        """Note the most texts of an item of any set: targets are padded to as many."""
+        self.most = max(self.most, *map(len, items.rows["texts"]))
 
     def target(self, row: Row) -> Tensor:
         """Return which texts are true, ``[most]``, padded with -1."""

@@ -8,10 +8,12 @@ from vilta.data.scenes.words import (
     LEXICON,
     OPPOSITE,
     Word,
+    WordClass,
     article,
     say,
     synonyms,
     with_articles,
+    word_class,
 )
 from vilta.data.scenes.world import Scene
 
@@ -22,18 +24,21 @@ for _entry in dict.fromkeys(LEXICON.values()):
     _MEANINGS.setdefault((_entry.kind, _entry.plural), []).append(_entry)
 
 
-def one_word_edits(scene: Scene, caption: str, rng: Random, count: int = 1) -> list[str]:
+def one_word_edits(
+    scene: Scene, caption: str, rng: Random, count: int = 1, kind: WordClass | None = None
+) -> list[str]:
     """Return up to ``count`` different captions that one changed word has made false.
 
     The new word is of the same class (colour, shape, size, texture, relation, count), keeps number
     and article right, and is drawn as captions draw theirs, so that the text alone shows nothing.
-    Fewer come back where the caption has fewer such edits.
+    With ``kind`` only words of that class change. Fewer come back where the caption has fewer such
+    edits.
     """
     edits: dict[str, None] = {}
     by_place = {
         place: alternatives
         for place in _WORD.finditer(caption)
-        if (alternatives := _alternatives(place[0]))
+        if kind in (None, word_class(place[0])) and (alternatives := _alternatives(place[0]))
     }
     while len(edits) < count and by_place:
         # First the place, then the word: else colours and shapes, which are many, would win.
