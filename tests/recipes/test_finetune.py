@@ -17,6 +17,7 @@ from vilta.model import (
     ViltaForVisualEntailment,
     ViltaProcessor,
 )
+from vilta.recipes.evaluate_task import plain
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
@@ -94,6 +95,28 @@ def test_from_a_run_to_test_figures(start, data, capsys):
     assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
     evaluate(out, data, "val")
     assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+
+    # The same images under another name, and some of them among others, stay what they are.
+    val, test = ((data / f"{split}.csv").read_text() for split in ("val", "test"))
+    (data / "copy.csv").write_text(val)
+    (data / "mixed.csv").write_text(test + val.splitlines()[1] + "\n")
+    for name in ("copy", "mixed"):
+        evaluate(out, data, name)
+        assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+
+
+def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
+    out = finetune(start, data, "--epochs", "1")
+    target = ["--out", str(data / "figures.json")]
+    (data / "figures.json").write_text('{"something": "else"}')
+    (data / "other.csv").write_text((data / "test.csv").read_text())
+    for split in ("test", "other", "test"):
+        evaluate(out, data, split, *target)
+        assert "of the run on these test data" not in capsys.readouterr().out
+    evaluate(out, data, "test", *target)
+    assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
+    assert plain("scenes:9?seed=1&size=32") != plain("scenes:9?seed=2&size=32")
+    assert plain("memes:Memes") == "memes-Memes"
 
 
 @pytest.mark.parametrize("step", [2, 3])

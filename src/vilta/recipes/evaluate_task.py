@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from vilta.recipes.finetune import model_folder, read_run
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+
+CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
+"""The role of data that hold images of the validation set, all or some."""
 
 
 def run(name: str, config: EvaluateConfig) -> None:
@@ -65,7 +69,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     for figure, value in figures.items():
         table.add_row(figure.replace("_", " "), f"{value:.2f}")
     console.print(table)
-    before = json.loads(out.read_text())["evaluations"] if out.is_file() else []
+    before = earlier_looks(out, config)
     today = datetime.now(UTC).date().isoformat()
     result = {
         "task": name,
@@ -88,6 +92,16 @@ def run(name: str, config: EvaluateConfig) -> None:
     console.print(f"wrote {out}\nnext, in Python: {model}")
 
 
+def earlier_looks(out: Path, config: EvaluateConfig) -> list[str]:
+    """Return the days on which the file says that this run was measured on these very data."""
+    try:
+        earlier = json.loads(out.read_text())
+    except (OSError, ValueError):
+        return []
+    same = isinstance(earlier, dict) and earlier.get("data") == config.data
+    return earlier.get("evaluations", []) if same and earlier.get("run") == config.start else []
+
+
 def role_of(
     items: Examples | PairItems,
     trained: FinetuneConfig | None,
@@ -101,9 +115,11 @@ def role_of(
     if trained is None:
         return "zero-shot: the run was not fine-tuned"
     if config.data == trained.data.val:
-        return "validation: the checkpoint was chosen on these; not a test figure"
+        return CHOSEN
+    data, settings = trained.data, trained.settings
     try:
-        seen = kind.read(trained.data.train, trained.data.images, trained.settings)
+        seen = kind.read(data.train, data.images, settings)
+        chosen = kind.read(data.val, data.images, settings.held_out()) if data.val else None
     except ValueError:
         return "test; the training data are gone, so images in both could not be looked for"
     shared = shared_images(seen, items)
@@ -112,7 +128,9 @@ def role_of(
             f"{config.start} was trained on {len(shared)} of these images, such as {shared[0]}; "
             "choose data that it has not seen, or pass --accept-trained"
         )
-    return "trained on these images" if shared else "test"
+    if shared:
+        return "trained on these images"
+    return CHOSEN if chosen is not None and shared_images(chosen, items) else "test"
 
 
 def load_task(
@@ -145,7 +163,8 @@ def unanswered(items: Examples | PairItems) -> bool:
 
 def plain(name: str) -> str:
     """Return a short name of data, or of a task, for a file."""
-    return Path(name.split("?")[0]).stem.replace(":", "-")
+    place, _, query = name.partition("?")
+    return re.sub(r"[^\w.]+", "-", Path(place).stem + (f"-{query}" if query else ""))
 
 
 class Watched:
