@@ -80,6 +80,7 @@ def main(run: str, data: str) -> None:
         "times faster than pairs again": {
             name: round(again / value, 1) for name, value in seconds.items()
         },
+        "measured_images": len(images),
         "pairs scored": {"all": every.numel(), "two stages": int(wanted.sum())},
         "figures": {
             name: retrieval_figures(gallery.similarity, scores, gallery.relevant)["combined"]

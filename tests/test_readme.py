@@ -11,7 +11,12 @@ import pytest
 from vilta import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/tasks.md")
+PAGES = (
+    "README.md",
+    "docs/data.md",
+    "docs/tasks.md",
+    "benchmarks/flickr8k/README.md",
+)
 TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -58,6 +63,7 @@ def test_every_command_is_one_that_is_checked():
 def test_make_targets_exist(words):
     targets = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = makefile.replace("$(ENVIRONMENT)", ".venv/.installed")
     assert all(re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE) for target in targets)
 
 
@@ -77,10 +83,10 @@ def test_python_is_shown():
     assert PYTHON, "the README shows no Python example"
 
 
-def small_demo_model(folder):
-    """Write a model where `make demo` writes its own: as small, untrained, the same kind."""
+def small_model():
+    """Return an untrained model of the demo's kind, as small as can be, and its tokenizer."""
     from vilta.data.scenes import vocabulary
-    from vilta.model import ViltaForPreTraining, ViltaProcessor
+    from vilta.model import ViltaForPreTraining
     from vilta.model.conv_vit import ConvViTConfig
     from vilta.model.language_model import new_language_model, new_tokenizer
 
@@ -97,14 +103,58 @@ def small_demo_model(folder):
         image_size=96,
         max_text_tokens=40,
     )
-    model.save_pretrained(folder)
-    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
+    return model, tokenizer
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
 def test_python_runs(code, tmp_path):
-    small_demo_model(tmp_path / "runs" / "demo" / "model")
+    from vilta.model import ViltaProcessor
+
+    model, tokenizer = small_model()
+    folder = tmp_path / "runs" / "demo" / "model"  # where `make demo` writes its own
+    model.save_pretrained(folder)
+    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_ones_own_pictures_from_the_first_command_to_the_last(tmp_path, monkeypatch, capsys):
+    """The README's block runs as it stands; pre-training gets small encoders and two steps."""
+    from PIL import Image
+
+    from vilta.data.scenes import captions, draw, make_scene
+
+    for seed, name in enumerate(("photos", "other-photos")):
+        folder = tmp_path / "path" / "to" / name
+        folder.mkdir(parents=True)
+        for index in range(9):
+            scene = make_scene(seed, index)
+            Image.fromarray(draw(scene, 32)).save(folder / f"{index}.png")
+            (folder / f"{index}.txt").write_text("\n".join(captions(scene)))
+    model, tokenizer = small_model()
+    model.vilta.text.save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    model.vilta.vision.config.to_json_file(tmp_path / "image.json")
+    small = "--model.image image.json --model.text text --model.fusion-width 16 --data.workers 0"
+    small += " --model.fusion-heads 2 --model.fusion-layers 1 --data.image-size 32"
+    small += " --data.max-text-tokens 32 --optimization.steps 2 --optimization.batch-size 4"
+
+    (block,) = (code for _, code in BLOCKS if code.startswith("vilta pack path/to/photos"))
+    monkeypatch.chdir(tmp_path)
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        cli.run(words[1:] + (small.split() if words[1] == "pretrain" else []))
+        assert "next" in capsys.readouterr().out or words[1] == "report"
+    assert (tmp_path / "runs/mine/model/model.safetensors").is_file()
+    assert (tmp_path / "runs/mine/evaluation-val.json").is_file()
+    assert (tmp_path / "runs/mine/report/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "words", [words for words in only("python") if words[1] == "-m"], ids=" ".join
+)
+def test_modules_that_are_run_exist(words):
+    path = ROOT / words[2].replace(".", "/")
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()

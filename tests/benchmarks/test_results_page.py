@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.tasks.__main__ import RESULTS, TABLE
-from benchmarks.tasks.page import page
+from benchmarks.tasks.__main__ import RESULTS, TABLE, read_results
+from benchmarks.tasks.page import page, percent
 
 
 def test_the_page_is_made_of_the_results():
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    assert TABLE.read_text() == page(results)
+    assert TABLE.read_text() == page(*read_results())
+
+
+def test_what_is_not_a_hundred_is_not_called_one():
+    assert [percent(v) for v in (52.24, 99.94, 99.96, 100.0)] == ["52.2", "99.9", "99.96", "100.0"]
 
 
 def test_a_column_for_each_way_to_train():

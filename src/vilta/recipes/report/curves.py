@@ -47,8 +47,8 @@ PANELS = (
     Panel("image-text matching", {"itm": ""}, held_out="validation/"),
     Panel("image-text contrast", {"itc": ""}),  # grows with the batch, so no held-out figure
     Panel("all losses, weighted", {"loss": ""}),
-    Panel("captions with a negative, %", {"negatives/share": ""}, 100),
-    Panel("candidates removed by the filter, %", {"negatives/removed_by_filter": ""}, 100),
+    Panel("captions with a negative, %", {"negatives/share": ""}, 100.0),
+    Panel("candidates removed by the filter, %", {"negatives/removed_by_filter": ""}, 100.0),
     Panel(
         "matching accuracy, %",
         {
@@ -56,7 +56,7 @@ PANELS = (
             "itm/accuracy_in_batch": "in-batch",
             "itm/accuracy_synthesised": "synthesised",
         },
-        100,
+        100.0,
     ),
 )
 RECALL = Panel("held-out retrieval, mean recall, %", {"retrieval/mean_recall": ""})
