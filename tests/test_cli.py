@@ -132,7 +132,9 @@ def test_help_comes_from_the_docstrings(name, monkeypatch, capsys):
         assert "Peak learning rate of the fusion encoder." in text
 
 
-@pytest.mark.parametrize("arguments", [["--help"], [], ["pretrain", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], [], ["--version"], *([verb, "--help"] for verb in cli.VERBS)]
+)
 def test_help_imports_neither_torch_nor_transformers(arguments):
     code = (
         "import sys\nfrom vilta.cli import main\n"
