@@ -185,6 +185,33 @@ def test_valse_keeps_what_annotators_agreed_on(tmp_path):
     items = read(path)
     assert list(items.rows["id"]) == ["existence-a", "existence-c"]
     assert items.rows[1]["texts"] == [CAPTION, WRONG]
+    task = make_task(Task, items, tmp_path / "model")
+    figures = task.evaluate(loader_of(task, items))
+    parts = ("acc_r", "acc", "p_c", "p_f", "min(p_c,p_f)")
+    wanted = {f"valse/{piece}{part}" for piece in ("", "existence/") for part in parts}
+    keys = {key for key in figures if key.startswith("valse/")}
+    assert keys == wanted | {"valse/macro", "valse/existence"}
+
+
+def test_valse_by_piece():
+    items = [
+        scored([1, 0], [2.0, -1.0]),
+        scored([1, 0], [1.0, 3.0]),
+        scored([1, 0], [-1.0, -2.0]),
+        scored([1, 0], [31.0, 30.0]),  # both all but certain, yet in order
+    ]
+    figures = fine_grained_figures(items, ["valse"] * 4, ["existence"] * 2 + ["plurals"] * 2)
+    found = {
+        piece: [figures[f"valse/{piece}{p}"] for p in ("acc_r", "acc", "p_c", "p_f")]
+        for piece in ("", "existence/", "plurals/")
+    }
+    assert found == {
+        "": [75.0, 62.5, 75.0, 50.0],
+        "existence/": [50.0, 75.0, 100.0, 50.0],
+        "plurals/": [100.0, 50.0, 50.0, 50.0],
+    }
+    assert figures["valse/existence/min(p_c,p_f)"] == 50.0
+    assert figures["valse/macro"] == 75.0
 
 
 def test_a_csv_of_ones_own_and_unknown_files(tmp_path):

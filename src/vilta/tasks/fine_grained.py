@@ -222,8 +222,12 @@ def _own_figures(name: str, scored: list[Scored], categories: list[str]) -> dict
         margins = torch.tensor([_margin(s.truth, s.match[0], hardest=True) for s in scored])
         figures["sugarcrepe++/both_captions"] = pairwise_accuracy(margins, 0 * margins)
     if name == "valse":
-        match = torch.tensor([s.match[0] for s in scored]).sigmoid()
-        figures |= {f"valse/{k}": v for k, v in valse_figures(match[:, 0], match[:, 1]).items()}
+        # Doubles: probabilities near one stay apart, as their log-odds are.
+        match = torch.tensor([s.match[0] for s in scored], dtype=torch.double).sigmoid()
+        pieces = {f"{p}/": [c == p for c in categories] for p in dict.fromkeys(categories)}
+        for piece, rows in {"": [True] * len(scored), **pieces}.items():
+            caption, foil = match[torch.tensor(rows)].unbind(dim=1)
+            figures |= {f"valse/{piece}{k}": v for k, v in valse_figures(caption, foil).items()}
     return figures
 
 
