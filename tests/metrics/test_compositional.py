@@ -88,6 +88,13 @@ def test_small_categories_are_left_out_of_the_mean():
         accuracy_by_category(correct, ["a", "a", "b", "c"], at_least=3)
 
 
+def test_categories_outside_the_mean_are_measured():
+    correct, names = torch.tensor([True, False, True]), ["on", "on", "near"]
+    assert accuracy_by_category(correct, names, outside={"near"}) == ({"on": 50.0, "near": 100}, 50)
+    with pytest.raises(ValueError, match="counts in the mean"):
+        accuracy_by_category(correct, names, outside={"near", "on"})
+
+
 def test_every_item_needs_a_category():
     with pytest.raises(ValueError, match="2 items"):
         accuracy_by_category(torch.tensor([True, False]), ["a"])

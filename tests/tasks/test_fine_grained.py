@@ -56,17 +56,93 @@ def test_aro_asks_about_a_part_of_the_image(tmp_path):
     content = [item | {"relation_name": "on"}, item | {"attributes": ["red", "blue"]}]
     items = read(write_json(tmp_path / "visual_genome_relation.json", content))
     assert list(items.rows["category"]) == ["on", "red_blue"]
+    assert list(items.rows["set"]) == ["aro-relation", "aro-attribution"]
     part = Image.open(io.BytesIO(items.images.read(items.rows[0]["images"][0])))
     assert part.size == (30, 25)
     assert part.getextrema() == ((255, 255), (0, 0), (0, 0))
 
 
-def test_aro_order_has_several_wrong_captions(tmp_path):
+def test_aro_order_is_made_from_the_published_captions(tmp_path):
+    coco, flickr = "val2014/COCO_val2014_000000391895.jpg", "flickr30k-images/1007129816.jpg"
+    write_images(tmp_path, coco, flickr)
+    captions = ["A man with a red helmet on a small moped.", "Two dogs play in the green field."]
+    write_json(tmp_path / "coco_karpathy_test.json", [{"image": coco, "caption": captions}])
+    write_json(tmp_path / "flickr30k_test.json", [{"image": flickr, "caption": ["Dog.", CAPTION]}])
+    items = read(tmp_path)
+    ids = ["coco_karpathy_test-0-0", "coco_karpathy_test-0-1", "flickr30k_test-0-1"]
+    assert list(items.rows["id"]) == ids  # one word has no order
+    assert [row["images"] for row in items.rows] == [[coco], [coco], [flickr]]
+    for row, caption in zip(items.rows, [*captions, CAPTION], strict=True):
+        true, *wrong = row["texts"]
+        assert true == caption.lower().strip(".")
+        assert row["truth"] == [1] + [0] * len(wrong)
+        assert wrong
+        assert all(sorted(w.split()) == sorted(true.split()) and w != true for w in wrong)
+    task = make_task(Task, items, tmp_path / "model")
+    figures = task.evaluate(loader_of(task, items))
+    means = figures["aro-order/coco_karpathy_test"], figures["aro-order/flickr30k_test"]
+    assert figures["aro-order/macro"] == sum(means) / 2
+
+
+def test_captions_of_another_name_are_not_taken_for_aro_order(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    content = [{"image": "1.jpg", "caption": [CAPTION]}]
+    with pytest.raises(ValueError, match="known by name") as error:
+        read(write_json(tmp_path / "coco_test.json", content))
+    assert "\n" not in str(error.value)
+    path = write_json(tmp_path / "coco_karpathy_val.json", [{"image": "1.jpg", "caption": CAPTION}])
+    with pytest.raises(ValueError, match="must be a list"):
+        read(path)
+
+
+def test_aro_order_as_its_code_holds_it(tmp_path):
     write_images(tmp_path, "1.jpg")
     options = [CAPTION, "ball red a", "red a ball", "ball a red", "a ball red"]
     items = read(write_json(tmp_path / "o.json", [{"image": "1.jpg", "caption_options": options}]))
     assert items.rows[0]["texts"] == options
     assert items.rows[0]["truth"] == [1, 0, 0, 0, 0]
+    assert items.rows[0]["set"] == "aro-order"
+
+
+ARO = {"image_path": "1.jpg", "true_caption": CAPTION, "false_caption": WRONG}
+BOX = {"bbox_x": 1, "bbox_y": 1, "bbox_w": 9, "bbox_h": 9}
+TWO_IMAGES = {"image_0": "1", "image_1": "1"}
+CREPE = {"filename": "1.jpg", "caption": CAPTION, "negative_caption": WRONG}
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("visual_genome_relation", ARO | BOX | {"relation_name": "on"}),
+        ("visual_genome_attribution", ARO | {"attributes": ["red", "blue"]}),
+        ("options", {"image": "1.jpg", "caption_options": [CAPTION, WRONG]}),
+        ("flickr30k_val", {"image": "1.jpg", "caption": [CAPTION]}),
+        ("winoground", TWO_IMAGES | {"caption_0": CAPTION, "caption_1": WRONG}),
+        ("existence", {"image_file": "1.jpg", "caption": CAPTION, "foil": WRONG}),
+        ("add_obj", CREPE),
+        ("swap_obj", CREPE | {"caption2": REWORDED}),
+    ],
+)
+def test_a_missing_field_is_named(tmp_path, name, item):
+    write_images(tmp_path, "1.jpg")
+    path = tmp_path / f"{name}.json"
+    assert len(read(write_json(path, [item, item])).rows) == 2
+    for field in set(item) - {"bbox_x"}:  # without it, the whole image
+        rest = {key: value for key, value in item.items() if key != field}
+        wanted = "attributes" if field == "relation_name" else field
+        for content in ([item, rest], [rest, item]):
+            with pytest.raises(ValueError, match=f"no field '{wanted}'") as error:
+                read(write_json(path, content))
+            assert str(path) in str(error.value)
+            assert "\n" not in str(error.value)
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    item = {"image_file": "1.jpg", "caption": [], "foil": WRONG}
+    with pytest.raises(ValueError, match=r"existence.json: 'caption' .* must be a text"):
+        read(write_json(tmp_path / "existence.json", [item]))
+    with pytest.raises(ValueError, match="holds no items"):
+        read(write_json(tmp_path / "existence.json", [item, "a"]))
 
 
 def test_winoground(tmp_path):
@@ -104,11 +180,38 @@ def test_valse_keeps_what_annotators_agreed_on(tmp_path):
         "mturk": {"foil": 0, "caption": 3, "other": 0},
     }
     doubted = item | {"mturk": {"foil": 1, "caption": 1, "other": 1}}
-    listed = item | {"caption": [CAPTION]}
+    listed = item | {"caption": [CAPTION], "foil": [WRONG]}
     path = write_json(tmp_path / "existence.json", {"a": item, "b": doubted, "c": listed})
     items = read(path)
     assert list(items.rows["id"]) == ["existence-a", "existence-c"]
     assert items.rows[1]["texts"] == [CAPTION, WRONG]
+    task = make_task(Task, items, tmp_path / "model")
+    figures = task.evaluate(loader_of(task, items))
+    parts = ("acc_r", "acc", "p_c", "p_f", "min(p_c,p_f)")
+    wanted = {f"valse/{piece}{part}" for piece in ("", "existence/") for part in parts}
+    keys = {key for key in figures if key.startswith("valse/")}
+    assert keys == wanted | {"valse/macro", "valse/existence"}
+
+
+def test_valse_by_piece():
+    items = [
+        scored([1, 0], [2.0, -1.0]),
+        scored([1, 0], [1.0, 3.0]),
+        scored([1, 0], [-1.0, -2.0]),
+        scored([1, 0], [31.0, 30.0]),  # both all but certain, yet in order
+    ]
+    figures = fine_grained_figures(items, ["valse"] * 4, ["existence"] * 2 + ["plurals"] * 2)
+    found = {
+        piece: [figures[f"valse/{piece}{p}"] for p in ("acc_r", "acc", "p_c", "p_f")]
+        for piece in ("", "existence/", "plurals/")
+    }
+    assert found == {
+        "": [75.0, 62.5, 75.0, 50.0],
+        "existence/": [50.0, 75.0, 100.0, 50.0],
+        "plurals/": [100.0, 50.0, 50.0, 50.0],
+    }
+    assert figures["valse/existence/min(p_c,p_f)"] == 50.0
+    assert figures["valse/macro"] == 75.0
 
 
 def test_a_csv_of_ones_own_and_unknown_files(tmp_path):
@@ -221,12 +324,40 @@ def test_winoground_needs_both_images():
     assert figures["winoground/image"] == figures["winoground/group"] == 50.0
 
 
-def test_aro_leaves_small_categories_out_of_its_mean():
+def test_aro_attribution_leaves_small_categories_out_of_its_mean():
     right, wrong = scored([1, 0], [1.0, 0.0]), scored([1, 0], [0.0, 1.0])
     many = [right] * 20 + [wrong] * 5
-    figures = fine_grained_figures([*many, wrong], ["aro"] * 26, ["on"] * 25 + ["under"])
-    assert figures["aro/macro"] == figures["aro/on"] == 80.0
-    assert "aro/under" not in figures
+    names = ["old_red"] * 25 + ["new_blue"]
+    figures = fine_grained_figures([*many, wrong], ["aro-attribution"] * 26, names)
+    assert figures["aro-attribution/macro"] == figures["aro-attribution/old_red"] == 80.0
+    assert "aro-attribution/new_blue" not in figures
+
+
+def test_aro_sets_do_not_mix_and_symmetric_relations_do_not_count():
+    right, wrong = scored([1, 0], [1.0, 0.0]), scored([1, 0], [0.0, 1.0])
+    relation = [("on", right), ("on", wrong), ("under", wrong), ("next to", right)]
+    attribution = [("old_red", right)] * 25
+    order = [("flickr30k_test", wrong), ("coco_karpathy_test", right), ("flickr30k_test", wrong)]
+    sets = ["aro-relation"] * 4 + ["aro-attribution"] * 25 + ["aro-order"] * 3
+    categories, items = zip(*relation, *attribution, *order, strict=True)
+    figures = fine_grained_figures(list(items), sets, list(categories))
+    assert {key: value for key, value in figures.items() if key.startswith("aro")} == {
+        "aro-relation/macro": 25.0,  # of on and under; nothing needs 25 items here
+        "aro-relation/on": 50.0,
+        "aro-relation/under": 0.0,
+        "aro-relation/next to": 100.0,
+        "aro-attribution/macro": 100.0,
+        "aro-attribution/old_red": 100.0,
+        "aro-order/macro": 50.0,
+        "aro-order/flickr30k_test": 0.0,
+        "aro-order/coco_karpathy_test": 100.0,
+    }
+
+
+def test_only_symmetric_relations_have_no_mean():
+    figures = fine_grained_figures([scored([1, 0], [1.0, 0.0])], ["aro-relation"], ["near"])
+    assert not any(key.startswith("aro") for key in figures)
+    assert figures["accuracy"] == 100.0
 
 
 def test_one_image_scores_do_not_depend_on_the_batch(tmp_path):

@@ -8,7 +8,7 @@ there is no figure, and ValueError is raised.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class CategoryAccuracy(NamedTuple):
-    """Accuracies in percent: of each category, and their unweighted mean."""
+    """Accuracies in percent: of each category, and the unweighted mean of those that count."""
 
     by_category: dict[str, float]
     macro: float
@@ -70,16 +70,19 @@ def valse_figures(caption: Float[Tensor, "N"], foil: Float[Tensor, "N"]) -> dict
 
 
 def accuracy_by_category(
-    correct: Bool[Tensor, "N"], categories: Sequence[str], at_least: int = 1
+    correct: Bool[Tensor, "N"],
+    categories: Sequence[str],
+    at_least: int = 1,
+    outside: Collection[str] = (),
 ) -> CategoryAccuracy:
     """ARO's accuracies by category: of N items, which were right, and what each belongs to.
 
     Categories with fewer than `at_least` items are left out, of the mean too; ARO does so below 25
-    for pairs of attributes. For relations it leaves symmetric ones out of the mean; those items
-    are the caller's to drop. (mertyg/vision-language-models-are-bows, dataset_zoo/aro_datasets.py
+    for pairs of attributes. Categories `outside` are measured, but left out of the mean; ARO's are
+    the symmetric relations. (mertyg/vision-language-models-are-bows, dataset_zoo/aro_datasets.py
     and its notebook.)
 
-    Raises ValueError if `categories` has another length, or if no category is large enough.
+    Raises ValueError if `categories` has another length, or if none is left for the mean.
     """
     if len(correct) != len(categories):
         raise ValueError(f"{len(correct)} items, but categories of {len(categories)}")
@@ -88,9 +91,10 @@ def accuracy_by_category(
     accuracies = {
         name: 100 * right[name] / count for name, count in items.items() if count >= at_least
     }
-    if not accuracies:
-        raise ValueError(f"no category has {at_least} items or more")
-    return CategoryAccuracy(accuracies, sum(accuracies.values()) / len(accuracies))
+    averaged = [value for name, value in accuracies.items() if name not in outside]
+    if not averaged:
+        raise ValueError(f"no category has {at_least} items or more and counts in the mean")
+    return CategoryAccuracy(accuracies, sum(averaged) / len(averaged))
 
 
 def _percent(correct: Bool[Tensor, "N"]) -> float:

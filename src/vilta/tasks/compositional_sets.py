@@ -15,6 +15,7 @@ from typing import Any
 from vilta.data.corpora.files import read_json
 from vilta.data.images import Images
 from vilta.data.transforms import decode_image
+from vilta.tasks.aro import ORDER_FILES, order_texts
 from vilta.tasks.finetuning import Row
 from vilta.tasks.json_lines import field, json_lines
 
@@ -36,66 +37,108 @@ def _read_file(path: Path) -> list[Row]:
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     items = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
-    first = items[0][1] if items else None
-    if not isinstance(first, dict):
-        raise ValueError(f"{path} holds no items")
-    for mark, read in READERS.items():
-        if mark in first:
-            rows = [read(item, f"{path.stem}-{name}", path) for name, item in items]
-            return [row for row in rows if row is not None]
-    raise ValueError(
-        f"{path} is no set of captions that is known; its items have {', '.join(first)}"
-    )
+    if not items or not all(isinstance(item, dict) for _, item in items):
+        raise ValueError(f"{path} holds no items, or something else beside them")
+    fields = {name for _, item in items for name in item}
+    # Retrieval's files look like ARO's order; only the name tells what is wanted.
+    order = path.stem in ORDER_FILES
+    read = _aro_captions if order else next((READERS[m] for m in READERS if m in fields), None)
+    if read is None:
+        raise ValueError(
+            f"{path} is no set of captions that is known: its items have {', '.join(items[0][1])},"
+            f" none has {', '.join(READERS)}; ARO's order files are known by name"
+            f" ({', '.join(ORDER_FILES)})"
+        )
+    return [row for name, item in items for row in read(item, f"{path.stem}-{name}", path)]
 
 
-def _winoground(item: dict[str, Any], name: str, path: Path) -> Row:
+def _text(item: dict[str, Any], name: str, path: Path) -> str:
+    """Return a field's text, which some of VALSE's files wrap in a list."""
+    value = field(item, name, str(path))
+    text = value[0] if isinstance(value, list) and value else value
+    if not isinstance(text, str):
+        raise ValueError(f"{path}: {name!r} of an item must be a text, not {value!r}")
+    return text
+
+
+def _winoground(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     images = [str(field(item, f"image_{i}", str(path))) for i in (0, 1)]
-    texts = [str(field(item, f"caption_{i}", str(path))) for i in (0, 1)]
+    texts = [_text(item, f"caption_{i}", path) for i in (0, 1)]
     category = str(item.get("collapsed_tag") or item.get("tag") or "all")
-    return row_of(name, images, texts, [1, 0], "winoground", category)
+    return [row_of(name, images, texts, [1, 0], "winoground", category)]
 
 
-def _valse(item: dict[str, Any], name: str, path: Path) -> Row | None:
+def _valse(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     votes = item.get("mturk") or {}
     if votes and int(votes.get("caption", 0)) < AGREED:
-        return None
-    caption = field(item, "caption", str(path))
-    caption = caption[0] if isinstance(caption, list) else caption
+        return []
     image = str(field(item, "image_file", str(path)))
-    return row_of(name, [image], [caption, item["foil"]], [1, 0], "valse", path.stem)
+    texts = [_text(item, "caption", path), _text(item, "foil", path)]
+    return [row_of(name, [image], texts, [1, 0], "valse", path.stem)]
 
 
-def _aro(item: dict[str, Any], name: str, path: Path) -> Row:
-    box = [int(item[f"bbox_{side}"]) for side in "xywh"] if "bbox_x" in item else []
+def _aro(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     image = str(field(item, "image_path", str(path)))
-    key = f"{image}#{','.join(map(str, box))}" if box else image
-    category = item.get("relation_name") or "_".join(item.get("attributes") or ["all"])
-    texts = [item["true_caption"], str(field(item, "false_caption", str(path)))]
-    return row_of(name, [key], texts, [1, 0], "aro", category)
+    if "bbox_x" in item:
+        box = [int(field(item, f"bbox_{side}", str(path))) for side in "xywh"]
+        image = f"{image}#{','.join(map(str, box))}"
+    texts = [_text(item, "true_caption", path), _text(item, "false_caption", path)]
+    if "relation_name" in item:
+        source, category = "aro-relation", str(item["relation_name"])
+    else:
+        source, category = "aro-attribution", "_".join(field(item, "attributes", str(path)))
+    return [row_of(name, [image], texts, [1, 0], source, category)]
 
 
-def _aro_order(item: dict[str, Any], name: str, path: Path) -> Row:
-    texts = [str(text) for text in item["caption_options"]]
+def _aro_captions(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+    captions = field(item, "caption", str(path))
+    if not isinstance(captions, list):
+        raise ValueError(f"{path}: 'caption' of an item must be a list, not {captions!r}")
+    return [
+        row
+        for number, caption in enumerate(captions)
+        for row in _order_rows(item, f"{name}-{number}", path, order_texts(caption))
+    ]
+
+
+def _aro_options(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+    return _order_rows(item, name, path, [str(text) for text in field(item, OPTIONS, str(path))])
+
+
+def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -> list[Row]:
+    image = str(field(item, "image", str(path)))
+    if len(texts) < 2:  # one word cannot be shuffled
+        return []
     truth = [1] + [0] * (len(texts) - 1)
-    return row_of(name, [str(field(item, "image", str(path)))], texts, truth, "aro-order", "order")
+    return [row_of(name, [image], texts, truth, "aro-order", path.stem)]
 
 
-def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> Row:
-    texts, truth = [str(field(item, "caption", str(path))), str(item["negative_caption"])], [1, 0]
-    source = "sugarcrepe"
-    if "caption2" in item:
-        texts, truth, source = [*texts, str(item["caption2"])], [1, 0, 1], "sugarcrepe++"
-    return row_of(name, [str(field(item, "filename", str(path)))], texts, truth, source, path.stem)
+def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+    texts = [_text(item, "caption", path), _text(item, "negative_caption", path)]
+    image = str(field(item, "filename", str(path)))
+    return [row_of(name, [image], texts, [1, 0], "sugarcrepe", path.stem)]
 
 
-READERS: dict[str, Callable[[dict[str, Any], str, Path], Row | None]] = {
+def _sugarcrepe_plus_plus(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+    texts = [_text(item, key, path) for key in ("caption", "negative_caption", "caption2")]
+    image = str(field(item, "filename", str(path)))
+    return [row_of(name, [image], texts, [1, 0, 1], "sugarcrepe++", path.stem)]
+
+
+OPTIONS = "caption_options"
+READERS: dict[str, Callable[[dict[str, Any], str, Path], list[Row]]] = {
     "caption_0": _winoground,
     "foil": _valse,
     "true_caption": _aro,
-    "caption_options": _aro_order,
+    OPTIONS: _aro_options,
+    "caption2": _sugarcrepe_plus_plus,
     "negative_caption": _sugarcrepe,
 }
-"""A field that only this set has, and what makes a row of its items."""
+"""A field that only this set has (the first that is found counts), and what makes rows of an item.
+
+ARO's own code holds the items of its order with ``caption_options`` in memory; no published file
+has them.
+"""
 
 
 def _csv_rows(path: Path) -> list[Row]:

@@ -6,6 +6,7 @@ true but new (arXiv 2409.17958).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -32,14 +33,17 @@ from vilta.metrics.compositional import (
 )
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
+from vilta.tasks.aro import SYMMETRIC_RELATIONS
 from vilta.tasks.compositional_sets import CroppedImages, read_set, row_of
 from vilta.tasks.finetuning import FinetuningTask, Row
 from vilta.types import ExampleBatch, Losses
 
 PER_SCENE = 3
 """Captions of a scene that become an item each (our choice)."""
-SMALLEST_CATEGORY = {"aro": 25}
+SMALLEST_CATEGORY = {"aro-attribution": 25}
 """Items that a category needs to count in a set's macro mean (ARO's own rule; else 1)."""
+OUTSIDE_MEAN = {"aro-relation": SYMMETRIC_RELATIONS}
+"""Categories that a set's authors measure but leave out of the macro mean."""
 
 
 class Scored(NamedTuple):
@@ -207,18 +211,23 @@ def _own_figures(name: str, scored: list[Scored], categories: list[str]) -> dict
         scores = torch.tensor([s.match for s in scored])  # [N, image, caption]
         return {f"winoground/{part}": value for part, value in winoground_scores(scores).items()}
     correct = torch.tensor([_margin(s.truth, s.match[0]) > 0 for s in scored])
-    smallest = SMALLEST_CATEGORY.get(name, 1)
+    smallest, outside = SMALLEST_CATEGORY.get(name, 1), OUTSIDE_MEAN.get(name, frozenset())
     figures: dict[str, float] = {}
-    if max(map(categories.count, set(categories))) >= smallest:
-        by_category, macro = accuracy_by_category(correct, categories, smallest)
+    counts = Counter(categories)
+    if any(count >= smallest for other, count in counts.items() if other not in outside):
+        by_category, macro = accuracy_by_category(correct, categories, smallest, outside)
         figures = {f"{name}/macro": macro}
         figures |= {f"{name}/{category}": value for category, value in by_category.items()}
     if name == "sugarcrepe++":
         margins = torch.tensor([_margin(s.truth, s.match[0], hardest=True) for s in scored])
         figures["sugarcrepe++/both_captions"] = pairwise_accuracy(margins, 0 * margins)
     if name == "valse":
-        match = torch.tensor([s.match[0] for s in scored]).sigmoid()
-        figures |= {f"valse/{k}": v for k, v in valse_figures(match[:, 0], match[:, 1]).items()}
+        # Doubles: probabilities near one stay apart, as their log-odds are.
+        match = torch.tensor([s.match[0] for s in scored], dtype=torch.double).sigmoid()
+        pieces = {f"{p}/": [c == p for c in categories] for p in dict.fromkeys(categories)}
+        for piece, rows in {"": [True] * len(scored), **pieces}.items():
+            caption, foil = match[torch.tensor(rows)].unbind(dim=1)
+            figures |= {f"valse/{piece}{k}": v for k, v in valse_figures(caption, foil).items()}
     return figures
 
 
