@@ -1,5 +1,6 @@
 """`vilta finetune` and `vilta evaluate TASK` on a few pictures, and all that they refuse."""
 
+import functools
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from vilta.model import (
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
+TINY = "size=32&seed="
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,25 @@ def finetune(start, data, *flags, task="classification", out="run"):
 def evaluate(folder, data, split="test", *flags, task="classification"):
     where = ["--data", str(data / f"{split}.csv"), "--device", "cpu"]
     run(["evaluate", task, "--from", str(folder), *where, *flags])
+
+
+@pytest.fixture(scope="module")
+def learnt(start, tmp_path_factory):
+    """The run that a task's first step on a few scenes gives; each is made once."""
+
+    @functools.cache
+    def make(task):
+        out = tmp_path_factory.mktemp(task) / "run"
+        run(
+            [
+                *("finetune", task, "--from", start, "--run.out", str(out), *FAST),
+                *("--data.train", f"scenes:12?{TINY}1", "--data.val", f"scenes:6?{TINY}2"),
+                *("--epochs", "0", "--optimization.steps", "1", "--settings.min-answers", "1"),
+            ]
+        )
+        return out
+
+    return make
 
 
 def refused(capsys, call, *arguments, **settings):
@@ -204,6 +225,23 @@ def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
     out = finetune(start, data, "--epochs", "1")
     said = refused(capsys, evaluate, out, data, task="vqa")
     assert "was fine-tuned for classification" in said
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve", "fine-grained", "retrieval"])
+def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
+    folder, out, answers = learnt(task), tmp_path / "figures.json", tmp_path / "answers"
+    call = ["evaluate", task, "--from", str(folder), "--data", f"scenes:8?{TINY}3"]
+    has_format = task in ("vqa", "nlvr2", "snli-ve")
+    submission = ["--submission", str(answers)] if has_format else []
+    run([*call, "--out", str(out), "--device", "cpu", *submission])
+    result = json.loads(out.read_text())
+    assert result["role"] == "test" and result["items"] >= 8
+    metric = yaml.safe_load((folder / "config.yaml").read_text())["run"]["best_metric"]
+    assert 0 <= result["figures"][metric] <= 100
+    if has_format:
+        text = answers.read_text()
+        lines = json.loads(text) if task == "vqa" else text.splitlines()
+        assert len(lines) == result["items"]
 
 
 def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, capsys):
