@@ -244,6 +244,58 @@ def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
         assert len(lines) == result["items"]
 
 
+def write_unanswered(folder, task):
+    """Three items as the task's test sets are published where the answers are secret."""
+    if task == "vqa":
+        path = folder / "v2_OpenEnded_mscoco_test2015_questions.json"
+        items = [{"question_id": i, "image_id": i, "question": "what is it"} for i in range(3)]
+        path.write_text(json.dumps({"questions": items}))
+        images = [f"COCO_test2015_{i:012d}.jpg" for i in range(3)]
+    elif task == "nlvr2":
+        path = folder / "test.json"
+        items = [{"identifier": f"test-{i}-0-0", "sentence": "a light thing"} for i in range(3)]
+        images = [f"test-{i}-0-img{side}.png" for i in range(3) for side in (0, 1)]
+    else:
+        path = folder / "snli_ve_test.jsonl"
+        items = [{"Flickr30K_ID": f"{i}", "sentence2": "a light thing"} for i in range(3)]
+        images = [f"{i}.jpg" for i in range(3)]
+    if task != "vqa":
+        path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    for i, name in enumerate(images):
+        Image.new("RGB", (40, 40), (30 * i, 90, 200)).save(folder / name)
+    return str(path)
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve"])
+def test_items_without_answers_are_answered_and_nothing_else(start, learnt, tmp_path, capsys, task):
+    path, answers, out = write_unanswered(tmp_path, task), tmp_path / "answers", tmp_path / "out"
+    call = ["evaluate", task, "--from", str(learnt(task)), "--data", path, "--out", str(out)]
+    assert "3 of 3 items" in refused(capsys, run, [*call, "--device", "cpu"])
+    run([*call, "--device", "cpu", "--submission", str(answers)])
+    text = answers.read_text()
+    assert len(json.loads(text) if task == "vqa" else text.splitlines()) == 3
+    assert "no figures: 3 of 3 items have no answer" in capsys.readouterr().out
+    assert not out.exists()
+
+    for train, val in ((path, f"scenes:6?{TINY}2"), (f"scenes:6?{TINY}2", path)):
+        where = ["--data.train", train, "--data.val", val, "--run.out", str(out), *FAST]
+        said = refused(capsys, run, ["finetune", task, "--from", start, *where])
+        assert f"3 of 3 items of {path} have no answer" in said
+        assert not out.exists()
+
+
+def test_one_empty_answer_of_a_csv_is_found_before_training(start, data, capsys):
+    for split in ("train", "val"):
+        text = (data / f"{split}.csv").read_text().replace("text,label", "question,answer")
+        (data / f"{split}.csv").write_text(text)
+    for split, count in {"val": 6, "train": 12}.items():
+        path = data / f"{split}.csv"
+        path.write_text(path.read_text().replace("light", "", 1))
+        said = refused(capsys, finetune, start, data, "--settings.min-answers", "1", task="vqa")
+        assert f"1 of {count} items of {path} have no answer, the first: 1; add" in said
+        assert "column answer" in said
+
+
 def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, capsys):
     out = tmp_path / "figures.json"
     source = ["--data", "scenes:8?seed=3&size=32", "--out", str(out), "--device", "cpu"]

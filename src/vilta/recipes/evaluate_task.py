@@ -44,6 +44,8 @@ def run(name: str, config: EvaluateConfig) -> None:
     if config.folds:
         settings = replace(settings, folds=config.folds)
     items = kind.read(config.data, config.images, settings)
+    if not config.submission:
+        kind.require_answers(items)
     role = role_of(items, trained, config, kind)
     out = Path(config.out or Path(config.start) / f"{plain(name)}-{plain(config.data)}.json")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -58,8 +60,10 @@ def run(name: str, config: EvaluateConfig) -> None:
         if config.submission:
             replace_text(Path(config.submission), task.submission(watched))
             console.print(f"wrote {config.submission}")
-        figures = None if unanswered(items) else task.evaluate(watched)
-    if figures is None:
+        lacking = kind.unanswered(items)
+        figures = {} if lacking else task.evaluate(watched)
+    if lacking:
+        console.print(f"no figures: {len(lacking):,} of {len(items):,} items have no answer")
         return
     table = Table(name, "", title_justify="left")
     for figure, value in figures.items():
@@ -136,11 +140,6 @@ def task_loader(
         batch_size=config.batch_size,
         workers=config.workers,
     )
-
-
-def unanswered(items: Examples | PairItems) -> bool:
-    """Whether the answers are secret, as those of a test server."""
-    return "answers" in items.rows.column_names and not any(items.rows["answers"])
 
 
 def plain(name: str) -> str:

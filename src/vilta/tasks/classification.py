@@ -21,6 +21,7 @@ class Classification(LabellingTask):
     """Rows: ``label``. The labels are those that occur in training, sorted."""
 
     name = "classification"
+    answers_in = "the column label"
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:

@@ -48,6 +48,7 @@ class VisualQuestionAnswering(LabellingTask):
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering
+    answers_in = "the annotation file beside the questions, or a CSV's column answer"
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
@@ -86,13 +87,17 @@ class VisualQuestionAnswering(LabellingTask):
             )
         return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
+    @classmethod
+    def unanswered(cls, items: Any) -> list[str]:
+        """Return the ids of the questions without answers."""
+        pairs = zip(items.rows["id"], items.rows["answers"], strict=True)
+        return [name for name, answers in pairs if not answers]
+
     def check(self, items: Examples | PairItems) -> None:
         """Nothing: an answer outside of the vocabulary is just not to be had."""
 
     def target(self, row: Row) -> Tensor:
-        """Return the soft score of each answer, ``[A]``."""
-        if not row["answers"]:
-            raise ValueError(f"question {row['id']} has no answers to learn from")
+        """Return the soft score of each answer, ``[A]``; zeros where the answers are secret."""
         scores = torch.zeros(len(self.known))
         for answer, score in soft_scores(row["answers"]).items():
             if answer in self.known:
@@ -108,13 +113,10 @@ class VisualQuestionAnswering(LabellingTask):
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return VQA accuracy in percent: over all, and by type of answer."""
-        examples, predictions = loader.dataset.examples, self.predictions(loader)
+        examples = loader.dataset.examples
+        self.require_answers(examples)
+        predictions = self.predictions(loader)
         answers: list[list[str]] = list(examples.rows["answers"])
-        if unanswered := sum(not given for given in answers):
-            raise ValueError(
-                f"{examples.name}: {unanswered} questions have no answers, so nothing can be "
-                "measured; write --submission for the server instead"
-            )
         figures = mean_vqa_accuracy(predictions, answers, list(examples.rows["answer_type"]))
         by_type = {f"accuracy/{name}": v for name, v in figures.items() if name != "overall"}
         right = [vqa_accuracy(p, a) == 1 for p, a in zip(predictions, answers, strict=True)]
