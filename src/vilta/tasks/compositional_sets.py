@@ -6,7 +6,6 @@ SugarCrepe (arXiv 2306.14610), SugarCrepe++ (arXiv 2406.11171), ARO (arXiv 2210.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 from vilta.data.corpora.files import read_json
 from vilta.data.images import Images
 from vilta.data.transforms import decode_image
+from vilta.tasks.csv_lines import csv_lines
 from vilta.tasks.finetuning import Row
-from vilta.tasks.json_lines import field, json_lines
+from vilta.tasks.json_lines import field, json_lines, list_field
 
 AGREED = 2
 """Annotators of three who must have chosen VALSE's caption (its authors' rule)."""
@@ -35,10 +35,11 @@ def _read_file(path: Path) -> list[Row]:
     if path.suffix == ".csv":
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-    items = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
-    first = items[0][1] if items else None
-    if not isinstance(first, dict):
-        raise ValueError(f"{path} holds no items")
+    listed = enumerate(content) if isinstance(content, list) else ()
+    items = list(content.items() if isinstance(content, dict) else listed)
+    if not items or not all(isinstance(item, dict) for _, item in items):
+        raise ValueError(f"{path} holds no items, or one that is not a JSON object")
+    first = items[0][1]
     for mark, read in READERS.items():
         if mark in first:
             rows = [read(item, f"{path.stem}-{name}", path) for name, item in items]
@@ -49,8 +50,8 @@ def _read_file(path: Path) -> list[Row]:
 
 
 def _winoground(item: dict[str, Any], name: str, path: Path) -> Row:
-    images = [str(field(item, f"image_{i}", str(path))) for i in (0, 1)]
-    texts = [str(field(item, f"caption_{i}", str(path))) for i in (0, 1)]
+    images = [str(field(item, f"image_{i}", path)) for i in (0, 1)]
+    texts = [str(field(item, f"caption_{i}", path)) for i in (0, 1)]
     category = str(item.get("collapsed_tag") or item.get("tag") or "all")
     return row_of(name, images, texts, [1, 0], "winoground", category)
 
@@ -59,33 +60,33 @@ def _valse(item: dict[str, Any], name: str, path: Path) -> Row | None:
     votes = item.get("mturk") or {}
     if votes and int(votes.get("caption", 0)) < AGREED:
         return None
-    caption = field(item, "caption", str(path))
+    caption = field(item, "caption", path)
     caption = caption[0] if isinstance(caption, list) else caption
-    image = str(field(item, "image_file", str(path)))
-    return row_of(name, [image], [caption, item["foil"]], [1, 0], "valse", path.stem)
+    image = str(field(item, "image_file", path))
+    return row_of(name, [image], [caption, field(item, "foil", path)], [1, 0], "valse", path.stem)
 
 
 def _aro(item: dict[str, Any], name: str, path: Path) -> Row:
-    box = [int(item[f"bbox_{side}"]) for side in "xywh"] if "bbox_x" in item else []
-    image = str(field(item, "image_path", str(path)))
+    box = [int(field(item, f"bbox_{side}", path)) for side in "xywh"] if "bbox_x" in item else []
+    image = str(field(item, "image_path", path))
     key = f"{image}#{','.join(map(str, box))}" if box else image
     category = item.get("relation_name") or "_".join(item.get("attributes") or ["all"])
-    texts = [item["true_caption"], str(field(item, "false_caption", str(path)))]
+    texts = [str(field(item, f"{kind}_caption", path)) for kind in ("true", "false")]
     return row_of(name, [key], texts, [1, 0], "aro", category)
 
 
 def _aro_order(item: dict[str, Any], name: str, path: Path) -> Row:
-    texts = [str(text) for text in item["caption_options"]]
+    texts = [str(text) for text in list_field(item, "caption_options", path)]
     truth = [1] + [0] * (len(texts) - 1)
-    return row_of(name, [str(field(item, "image", str(path)))], texts, truth, "aro-order", "order")
+    return row_of(name, [str(field(item, "image", path))], texts, truth, "aro-order", "order")
 
 
 def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> Row:
-    texts, truth = [str(field(item, "caption", str(path))), str(item["negative_caption"])], [1, 0]
-    source = "sugarcrepe"
+    texts = [str(field(item, text, path)) for text in ("caption", "negative_caption")]
+    truth, source = [1, 0], "sugarcrepe"
     if "caption2" in item:
         texts, truth, source = [*texts, str(item["caption2"])], [1, 0, 1], "sugarcrepe++"
-    return row_of(name, [str(field(item, "filename", str(path)))], texts, truth, source, path.stem)
+    return row_of(name, [str(field(item, "filename", path))], texts, truth, source, path.stem)
 
 
 READERS: dict[str, Callable[[dict[str, Any], str, Path], Row | None]] = {
@@ -100,19 +101,14 @@ READERS: dict[str, Callable[[dict[str, Any], str, Path], Row | None]] = {
 
 def _csv_rows(path: Path) -> list[Row]:
     """Columns image, caption, edit; and paraphrase and category where there are such."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = [c for c in ("image", "caption", "edit") if c not in (table.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}; it needs image,caption,edit")
-        rows = []
-        for number, line in enumerate(table):
-            texts, truth = [line["caption"], line["edit"]], [1, 0]
-            if line.get("paraphrase"):
-                texts, truth = [*texts, line["paraphrase"]], [1, 0, 1]
-            category = line.get("category") or "all"
-            rows.append(row_of(str(number), [line["image"]], texts, truth, path.stem, category))
-        return rows
+    rows = []
+    for number, line in enumerate(csv_lines(path, ("image", "caption", "edit"))):
+        texts, truth = [line["caption"], line["edit"]], [1, 0]
+        if line.get("paraphrase"):
+            texts, truth = [*texts, line["paraphrase"]], [1, 0, 1]
+        category = line.get("category") or "all"
+        rows.append(row_of(str(number), [line["image"]], texts, truth, path.stem, category))
+    return rows
 
 
 def row_of(
