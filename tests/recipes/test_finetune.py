@@ -307,6 +307,14 @@ def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, c
         out.unlink()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_an_error_for_runs_and_tasks(start, capsys):
+    asked = ["--data", f"scenes:4?{TINY}3", "--device", "cuda"]
+    for call in (["evaluate", start], ["evaluate", "retrieval", "--from", start]):
+        said = refused(capsys, run, [*call, *asked])
+        assert "--device cuda: torch finds no CUDA device" in said
+
+
 def test_missing_images_are_listed(start, data, capsys):
     lines = ["image,text,label", *(f"gone-{i}.png,a,{'ab'[i % 2]}" for i in range(11))]
     (data / "train.csv").write_text("\n".join(lines) + "\n")

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -22,7 +21,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.recipes.finetune import model_folder, read_run
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
-from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 
 def run(name: str, config: EvaluateConfig) -> None:
@@ -33,6 +32,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     console = Console(soft_wrap=True)
     if not config.start:
         raise ValueError(f"--from must name the run, e.g. vilta evaluate {name} --from runs/mine")
+    device = choose_device(config.device)
     kind, trained = find_task(name), read_run(config.start)
     if kind.needs_head and (trained is None or trained.task != name):
         has = f"was fine-tuned for {trained.task}" if trained else "is a pre-trained run"
@@ -48,7 +48,6 @@ def run(name: str, config: EvaluateConfig) -> None:
         kind.require_answers(items)
     role = role_of(items, trained, config, kind)
     out = Path(config.out or Path(config.start) / f"{plain(name)}-{plain(config.data)}.json")
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     task = load_task(kind, config.start, settings, items)
     task.to(device).eval()
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
