@@ -1,5 +1,6 @@
 """`vilta finetune` and `vilta evaluate TASK` on a few pictures, and all that they refuse."""
 
+import functools
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from vilta.recipes.evaluate_task import plain
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
+TINY = "size=32&seed="
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,25 @@ def finetune(start, data, *flags, task="classification", out="run"):
 def evaluate(folder, data, split="test", *flags, task="classification"):
     where = ["--data", str(data / f"{split}.csv"), "--device", "cpu"]
     run(["evaluate", task, "--from", str(folder), *where, *flags])
+
+
+@pytest.fixture(scope="module")
+def learnt(start, tmp_path_factory):
+    """The run that a task's first step on a few scenes gives; each is made once."""
+
+    @functools.cache
+    def make(task):
+        out = tmp_path_factory.mktemp(task) / "run"
+        run(
+            [
+                *("finetune", task, "--from", start, "--run.out", str(out), *FAST),
+                *("--data.train", f"scenes:12?{TINY}1", "--data.val", f"scenes:6?{TINY}2"),
+                *("--epochs", "0", "--optimization.steps", "1", "--settings.min-answers", "1"),
+            ]
+        )
+        return out
+
+    return make
 
 
 def refused(capsys, call, *arguments, **settings):
@@ -229,6 +250,75 @@ def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
     assert "was fine-tuned for classification" in said
 
 
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve", "fine-grained", "retrieval"])
+def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
+    folder, out, answers = learnt(task), tmp_path / "figures.json", tmp_path / "answers"
+    call = ["evaluate", task, "--from", str(folder), "--data", f"scenes:8?{TINY}3"]
+    has_format = task in ("vqa", "nlvr2", "snli-ve")
+    submission = ["--submission", str(answers)] if has_format else []
+    run([*call, "--out", str(out), "--device", "cpu", *submission])
+    result = json.loads(out.read_text())
+    assert result["role"] == "test" and result["items"] >= 8
+    metric = yaml.safe_load((folder / "config.yaml").read_text())["run"]["best_metric"]
+    assert 0 <= result["figures"][metric] <= 100
+    if has_format:
+        text = answers.read_text()
+        lines = json.loads(text) if task == "vqa" else text.splitlines()
+        assert len(lines) == result["items"]
+
+
+def write_unanswered(folder, task):
+    """Three items as the task's test sets are published where the answers are secret."""
+    if task == "vqa":
+        path = folder / "v2_OpenEnded_mscoco_test2015_questions.json"
+        items = [{"question_id": i, "image_id": i, "question": "what is it"} for i in range(3)]
+        path.write_text(json.dumps({"questions": items}))
+        images = [f"COCO_test2015_{i:012d}.jpg" for i in range(3)]
+    elif task == "nlvr2":
+        path = folder / "test.json"
+        items = [{"identifier": f"test-{i}-0-0", "sentence": "a light thing"} for i in range(3)]
+        images = [f"test-{i}-0-img{side}.png" for i in range(3) for side in (0, 1)]
+    else:
+        path = folder / "snli_ve_test.jsonl"
+        items = [{"Flickr30K_ID": f"{i}", "sentence2": "a light thing"} for i in range(3)]
+        images = [f"{i}.jpg" for i in range(3)]
+    if task != "vqa":
+        path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    for i, name in enumerate(images):
+        Image.new("RGB", (40, 40), (30 * i, 90, 200)).save(folder / name)
+    return str(path)
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve"])
+def test_items_without_answers_are_answered_and_nothing_else(start, learnt, tmp_path, capsys, task):
+    path, answers, out = write_unanswered(tmp_path, task), tmp_path / "answers", tmp_path / "out"
+    call = ["evaluate", task, "--from", str(learnt(task)), "--data", path, "--out", str(out)]
+    assert "3 of 3 items" in refused(capsys, run, [*call, "--device", "cpu"])
+    run([*call, "--device", "cpu", "--submission", str(answers)])
+    text = answers.read_text()
+    assert len(json.loads(text) if task == "vqa" else text.splitlines()) == 3
+    assert "no figures: 3 of 3 items have no answer" in capsys.readouterr().out
+    assert not out.exists()
+
+    for train, val in ((path, f"scenes:6?{TINY}2"), (f"scenes:6?{TINY}2", path)):
+        where = ["--data.train", train, "--data.val", val, "--run.out", str(out), *FAST]
+        said = refused(capsys, run, ["finetune", task, "--from", start, *where])
+        assert f"3 of 3 items of {path} have no answer" in said
+        assert not out.exists()
+
+
+def test_one_empty_answer_of_a_csv_is_found_before_training(start, data, capsys):
+    for split in ("train", "val"):
+        text = (data / f"{split}.csv").read_text().replace("text,label", "question,answer")
+        (data / f"{split}.csv").write_text(text)
+    for split, count in {"val": 6, "train": 12}.items():
+        path = data / f"{split}.csv"
+        path.write_text(path.read_text().replace("light", "", 1))
+        said = refused(capsys, finetune, start, data, "--settings.min-answers", "1", task="vqa")
+        assert f"1 of {count} items of {path} have no answer, the first: 1; add" in said
+        assert "column answer" in said
+
+
 def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, capsys):
     out = tmp_path / "figures.json"
     source = ["--data", "scenes:8?seed=3&size=32", "--out", str(out), "--device", "cpu"]
@@ -238,6 +328,14 @@ def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, c
         assert result["role"].startswith("zero-shot")
         assert result["figures"]
         out.unlink()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_an_error_for_runs_and_tasks(start, capsys):
+    asked = ["--data", f"scenes:4?{TINY}3", "--device", "cuda"]
+    for call in (["evaluate", start], ["evaluate", "retrieval", "--from", start]):
+        said = refused(capsys, run, [*call, *asked])
+        assert "--device cuda: torch finds no CUDA device" in said
 
 
 def test_missing_images_are_listed(start, data, capsys):

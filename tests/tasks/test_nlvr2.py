@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from task_case import loader_of, make_task, write_images, write_lines
@@ -56,6 +58,26 @@ def test_loss_and_figures_by_hand(tmp_path):
     assert figures["accuracy"] == pytest.approx(200 / 3)
     assert figures["consistency"] == 50.0  # sentence 0 is wrong for one of its pairs
     assert task.submission(loader) == "dev-850-0-0,True\ndev-850-1-0,True\ndev-850-0-1,False\n"
+
+
+def test_a_hidden_test_set_is_answered_but_not_measured(tmp_path):
+    path = write_official(tmp_path)
+    task = make_task(Task, Task.read(path, "", TaskConfig()), tmp_path / "model")
+    lines = [json.loads(line) for line in (tmp_path / "dev.json").read_text().splitlines()]
+    for line in lines[1:]:
+        del line["label"]
+    secret = Task.read(write_lines(tmp_path / "dev.json", lines), "", TaskConfig())
+    task.check(secret)
+    loader = loader_of(task, secret)
+    answers = [line.split(",") for line in task.submission(loader).splitlines()]
+    assert [name for name, _ in answers] == ["dev-850-0-0", "dev-850-1-0", "dev-850-0-1"]
+    assert {answer for _, answer in answers} <= {"True", "False"}
+    assert Task.unanswered(secret) == ["dev-850-1-0", "dev-850-0-1"]
+    with pytest.raises(ValueError, match=r"2 of 3 items of .*first: dev-850-1-0; add the field"):
+        task.evaluate(loader)
+    (batch,) = loader_of(task, secret, batch_size=3)
+    alone = F.cross_entropy(task.logits(batch)[:1], torch.tensor([1]))
+    assert torch.allclose(task(batch).total, alone)  # nothing is learnt from the others
 
 
 def test_a_broken_line_and_a_missing_field_are_named(tmp_path):

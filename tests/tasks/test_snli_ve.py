@@ -63,6 +63,24 @@ def test_loss_figures_and_answers(tmp_path):
     assert task.submission(loader).splitlines()[1] == "2.jpg#0r1e,neutral"
 
 
+def test_hidden_labels_are_predicted_but_not_measured(tmp_path):
+    write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
+    path = write_lines(tmp_path / "dev.jsonl", lines())
+    task = make_task(Task, Task.read(path, "", TaskConfig()), tmp_path / "model")
+    content = lines()
+    for item in content[2:]:
+        del item["gold_label"]
+    secret = Task.read(write_lines(tmp_path / "dev.jsonl", content), "", TaskConfig())
+    assert list(secret.rows["label"]) == ["entailment", "", ""]  # "-" is left out as ever
+    task.check(secret)
+    loader = loader_of(task, secret)
+    answers = [line.split(",") for line in task.submission(loader).splitlines()]
+    assert [name for name, _ in answers] == [f"{i}.jpg#0r1e" for i in (0, 2, 3)]
+    assert {answer for _, answer in answers} <= set(LABELS)
+    with pytest.raises(ValueError, match=r"2 of 3 items of .*first: 2.jpg#0r1e; add the field"):
+        task.evaluate(loader)
+
+
 def test_labels_that_the_model_does_not_know_are_refused(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
     content = lines()

@@ -116,21 +116,15 @@ def test_questions_of_the_test_server_are_answered_but_not_measured(tmp_path):
     items = read(write_official(tmp_path), min_answers=1)
     task = make_task(Task, items, tmp_path / "model", min_answers=1)
     secret = read(write_official(tmp_path / "test", "test2015", annotated=[]))
-    write_images(tmp_path / "test", "COCO_test2015_000000000009.jpg")
-    with torch.no_grad():
-        assert not any(secret.rows["answers"])
-    with pytest.raises(ValueError, match="question 100 has no answers"):
-        task.target(secret.rows[0])
-    loader = loader_of(task, items)
-    loader.dataset.examples = secret
-    task.predictions = lambda loader: ["yes", "no", "2"]
-    with pytest.raises(ValueError, match="3 questions have no answers"):
-        task.evaluate(loader)
-    assert json.loads(task.submission(loader)) == [
-        {"question_id": 100, "answer": "yes"},
-        {"question_id": 101, "answer": "no"},
-        {"question_id": 102, "answer": "2"},
-    ]
+    assert not any(secret.rows["answers"])
+    assert task.target(secret.rows[0]).tolist() == [0.0] * len(task.known)
+    result = json.loads(task.submission(loader_of(task, secret)))
+    assert [line["question_id"] for line in result] == [100, 101, 102]
+    assert all(line["answer"] in task.known for line in result)
+    shown, hidden = (next(iter(loader_of(task, which))) for which in (items, secret))
+    assert torch.equal(shown.pixel_values, hidden.pixel_values)  # the images, not blank ones
+    with pytest.raises(ValueError, match=r"3 of 3 items of .* have no answer, the first: 100; add"):
+        task.evaluate(loader_of(task, secret))
 
 
 def test_annotations_that_lack_questions_are_refused(tmp_path):

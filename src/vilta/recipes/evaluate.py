@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -26,7 +25,7 @@ from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import evaluate_pretraining
 from vilta.training.folder import replace_text
-from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 
 def run(run_folder: str, config: EvaluateConfig) -> None:
@@ -39,8 +38,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     if not Path(run_folder).exists() and (run_folder in TASKS or ":" in run_folder):
         return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
+    device = choose_device(config.device)
     task, trained = load_run(run_folder)
-    device = torch.device("cuda" if _use_cuda(config.device) else "cpu")
     keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
@@ -140,9 +139,3 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
     filtered = "grounded" if objective.negatives == "soft_label" else objective.negatives
     return replace(objective, soft_labels="none", negatives=filtered)
-
-
-def _use_cuda(device: str) -> bool:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device; use auto or cpu")
-    return device != "cpu" and torch.cuda.is_available()

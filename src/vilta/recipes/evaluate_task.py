@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -23,7 +22,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.recipes.finetune import model_folder, read_run
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
-from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
 """The role of data that hold images of the validation set, all or some."""
@@ -37,6 +36,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     console = Console(soft_wrap=True)
     if not config.start:
         raise ValueError(f"--from must name the run, e.g. vilta evaluate {name} --from runs/mine")
+    device = choose_device(config.device)
     kind, trained = find_task(name), read_run(config.start)
     if kind.needs_head and (trained is None or trained.task != name):
         has = f"was fine-tuned for {trained.task}" if trained else "is a pre-trained run"
@@ -48,9 +48,10 @@ def run(name: str, config: EvaluateConfig) -> None:
     if config.folds:
         settings = replace(settings, folds=config.folds)
     items = kind.read(config.data, config.images, settings)
+    if not config.submission:
+        kind.require_answers(items)
     role = role_of(items, trained, config, kind)
     out = Path(config.out or Path(config.start) / f"{plain(name)}-{plain(config.data)}.json")
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     task = load_task(kind, config.start, settings, items)
     task.to(device).eval()
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
@@ -62,8 +63,10 @@ def run(name: str, config: EvaluateConfig) -> None:
         if config.submission:
             replace_text(Path(config.submission), task.submission(watched))
             console.print(f"wrote {config.submission}")
-        figures = None if unanswered(items) else task.evaluate(watched)
-    if figures is None:
+        lacking = kind.unanswered(items)
+        figures = {} if lacking else task.evaluate(watched)
+    if lacking:
+        console.print(f"no figures: {len(lacking):,} of {len(items):,} items have no answer")
         return
     table = Table(name, "", title_justify="left")
     for figure, value in figures.items():
@@ -154,11 +157,6 @@ def task_loader(
         batch_size=config.batch_size,
         workers=config.workers,
     )
-
-
-def unanswered(items: Examples | PairItems) -> bool:
-    """Whether the answers are secret, as those of a test server."""
-    return "answers" in items.rows.column_names and not any(items.rows["answers"])
 
 
 def plain(name: str) -> str:

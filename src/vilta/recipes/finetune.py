@@ -49,9 +49,11 @@ def run(task: str, config: FinetuneConfig) -> None:
             f"{config.task} is measured, not trained; use vilta evaluate {config.task}"
         )
     items = kind.read(config.data.train, config.data.images, config.settings)
+    kind.require_answers(items)
     held_out = None
     if config.data.val:
         held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
+        kind.require_answers(held_out)
         refuse_overlap(config, items, held_out)
     console.print(
         f"{len(items):,} training items from {items.name}"

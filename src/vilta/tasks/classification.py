@@ -6,11 +6,10 @@ the words alone tell the label.
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
 from vilta.config_finetune import TaskConfig
+from vilta.tasks.csv_lines import csv_lines
 from vilta.tasks.finetuning import Row
 from vilta.tasks.labelling import LabellingTask
 
@@ -21,24 +20,20 @@ class Classification(LabellingTask):
     """Rows: ``label``. The labels are those that occur in training, sorted."""
 
     name = "classification"
+    answers_in = "the column label"
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
         """Read a CSV; images are named from its folder on."""
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            missing = [c for c in COLUMNS if c not in (table.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path} has no column {missing[0]!r}; it needs image,text,label")
-            return [
-                {
-                    "id": str(number),
-                    "images": [row["image"]],
-                    "texts": [row["text"]],
-                    "label": row["label"],
-                }
-                for number, row in enumerate(table)
-            ]
+        return [
+            {
+                "id": str(number),
+                "images": [line["image"]],
+                "texts": [line["text"]],
+                "label": line["label"],
+            }
+            for number, line in enumerate(csv_lines(path, COLUMNS))
+        ]
 
     @classmethod
     def labels(cls, items: Any, settings: TaskConfig) -> list[str]:

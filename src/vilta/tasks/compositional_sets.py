@@ -6,7 +6,6 @@ SugarCrepe (arXiv 2306.14610), SugarCrepe++ (arXiv 2406.11171), ARO (arXiv 2210.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,9 @@ from vilta.data.corpora.files import read_json
 from vilta.data.images import Images
 from vilta.data.transforms import decode_image
 from vilta.tasks.aro import ORDER_FILES, order_texts
+from vilta.tasks.csv_lines import csv_lines
 from vilta.tasks.finetuning import Row
-from vilta.tasks.json_lines import field, json_lines
+from vilta.tasks.json_lines import field, json_lines, list_field
 
 AGREED = 2
 """Annotators of three who must have chosen VALSE's caption (its authors' rule)."""
@@ -36,9 +36,10 @@ def _read_file(path: Path) -> list[Row]:
     if path.suffix == ".csv":
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-    items = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
+    listed = enumerate(content) if isinstance(content, list) else ()
+    items = list(content.items() if isinstance(content, dict) else listed)
     if not items or not all(isinstance(item, dict) for _, item in items):
-        raise ValueError(f"{path} holds no items, or something else beside them")
+        raise ValueError(f"{path} holds no items, or one that is not a JSON object")
     fields = {name for _, item in items for name in item}
     # Retrieval's files look like ARO's order; only the name tells what is wanted.
     order = path.stem in ORDER_FILES
@@ -54,7 +55,7 @@ def _read_file(path: Path) -> list[Row]:
 
 def _text(item: dict[str, Any], name: str, path: Path) -> str:
     """Return a field's text, which some of VALSE's files wrap in a list."""
-    value = field(item, name, str(path))
+    value = field(item, name, path)
     text = value[0] if isinstance(value, list) and value else value
     if not isinstance(text, str):
         raise ValueError(f"{path}: {name!r} of an item must be a text, not {value!r}")
@@ -62,7 +63,7 @@ def _text(item: dict[str, Any], name: str, path: Path) -> str:
 
 
 def _winoground(item: dict[str, Any], name: str, path: Path) -> list[Row]:
-    images = [str(field(item, f"image_{i}", str(path))) for i in (0, 1)]
+    images = [str(field(item, f"image_{i}", path)) for i in (0, 1)]
     texts = [_text(item, f"caption_{i}", path) for i in (0, 1)]
     category = str(item.get("collapsed_tag") or item.get("tag") or "all")
     return [row_of(name, images, texts, [1, 0], "winoground", category)]
@@ -72,41 +73,38 @@ def _valse(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     votes = item.get("mturk") or {}
     if votes and int(votes.get("caption", 0)) < AGREED:
         return []
-    image = str(field(item, "image_file", str(path)))
+    image = str(field(item, "image_file", path))
     texts = [_text(item, "caption", path), _text(item, "foil", path)]
     return [row_of(name, [image], texts, [1, 0], "valse", path.stem)]
 
 
 def _aro(item: dict[str, Any], name: str, path: Path) -> list[Row]:
-    image = str(field(item, "image_path", str(path)))
+    image = str(field(item, "image_path", path))
     if "bbox_x" in item:
-        box = [int(field(item, f"bbox_{side}", str(path))) for side in "xywh"]
+        box = [int(field(item, f"bbox_{side}", path)) for side in "xywh"]
         image = f"{image}#{','.join(map(str, box))}"
     texts = [_text(item, "true_caption", path), _text(item, "false_caption", path)]
     if "relation_name" in item:
         source, category = "aro-relation", str(item["relation_name"])
     else:
-        source, category = "aro-attribution", "_".join(field(item, "attributes", str(path)))
+        source, category = "aro-attribution", "_".join(field(item, "attributes", path))
     return [row_of(name, [image], texts, [1, 0], source, category)]
 
 
 def _aro_captions(item: dict[str, Any], name: str, path: Path) -> list[Row]:
-    captions = field(item, "caption", str(path))
-    if not isinstance(captions, list):
-        raise ValueError(f"{path}: 'caption' of an item must be a list, not {captions!r}")
     return [
         row
-        for number, caption in enumerate(captions)
+        for number, caption in enumerate(list_field(item, "caption", path))
         for row in _order_rows(item, f"{name}-{number}", path, order_texts(caption))
     ]
 
 
 def _aro_options(item: dict[str, Any], name: str, path: Path) -> list[Row]:
-    return _order_rows(item, name, path, [str(text) for text in field(item, OPTIONS, str(path))])
+    return _order_rows(item, name, path, [str(text) for text in list_field(item, OPTIONS, path)])
 
 
 def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -> list[Row]:
-    image = str(field(item, "image", str(path)))
+    image = str(field(item, "image", path))
     if len(texts) < 2:  # one word cannot be shuffled
         return []
     truth = [1] + [0] * (len(texts) - 1)
@@ -115,13 +113,13 @@ def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -
 
 def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     texts = [_text(item, "caption", path), _text(item, "negative_caption", path)]
-    image = str(field(item, "filename", str(path)))
+    image = str(field(item, "filename", path))
     return [row_of(name, [image], texts, [1, 0], "sugarcrepe", path.stem)]
 
 
 def _sugarcrepe_plus_plus(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     texts = [_text(item, key, path) for key in ("caption", "negative_caption", "caption2")]
-    image = str(field(item, "filename", str(path)))
+    image = str(field(item, "filename", path))
     return [row_of(name, [image], texts, [1, 0, 1], "sugarcrepe++", path.stem)]
 
 
@@ -143,19 +141,14 @@ has them.
 
 def _csv_rows(path: Path) -> list[Row]:
     """Columns image, caption, edit; and paraphrase and category where there are such."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = [c for c in ("image", "caption", "edit") if c not in (table.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}; it needs image,caption,edit")
-        rows = []
-        for number, line in enumerate(table):
-            texts, truth = [line["caption"], line["edit"]], [1, 0]
-            if line.get("paraphrase"):
-                texts, truth = [*texts, line["paraphrase"]], [1, 0, 1]
-            category = line.get("category") or "all"
-            rows.append(row_of(str(number), [line["image"]], texts, truth, path.stem, category))
-        return rows
+    rows = []
+    for number, line in enumerate(csv_lines(path, ("image", "caption", "edit"))):
+        texts, truth = [line["caption"], line["edit"]], [1, 0]
+        if line.get("paraphrase"):
+            texts, truth = [*texts, line["paraphrase"]], [1, 0, 1]
+        category = line.get("category") or "all"
+        rows.append(row_of(str(number), [line["image"]], texts, truth, path.stem, category))
+    return rows
 
 
 def row_of(

@@ -54,6 +54,8 @@ class FinetuningTask(Task):
     """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
     trainable: ClassVar[bool] = True
     """Whether there is anything to fine-tune; else it is only measured."""
+    answers_in: ClassVar[str] = ""
+    """Where a file has its answers, for the message about those that are missing."""
     settings: TaskConfig
 
     def __init__(
@@ -113,8 +115,22 @@ class FinetuningTask(Task):
     def check(self, items: Examples | PairItems) -> None:
         """Raise ``ValueError`` if the model cannot answer these items; nothing by default."""
 
+    @classmethod
+    def unanswered(cls, items: Any) -> list[str]:
+        """Return the ids of the items without an answer, as test servers have; none by default."""
+        return []
+
+    @classmethod
+    def require_answers(cls, items: Examples | PairItems) -> None:
+        """Refuse items without an answer: there is nothing to learn from them, or to measure."""
+        if lacking := cls.unanswered(items):
+            raise ValueError(
+                f"{len(lacking)} of {len(items)} items of {items.name} have no answer, the first: "
+                f"{lacking[0]}; add {cls.answers_in}: only vilta evaluate --submission does without"
+            )
+
     def target(self, row: Row) -> Tensor:
-        """Return what is to be learnt from an item, of one shape for all."""
+        """Return what is to be learnt from an item, of one shape for all, answered or not."""
         raise NotImplementedError
 
     def dataset(

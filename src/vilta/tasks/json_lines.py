@@ -1,4 +1,4 @@
-"""Files with a JSON object on each line, as several tasks are published."""
+"""Files with a JSON object on each line, as several tasks are published, and their fields."""
 
 from __future__ import annotations
 
@@ -27,8 +27,18 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def field(item: dict[str, Any], name: str, path: str) -> Any:
+def field(item: Any, name: str, path: str | Path) -> Any:
     """Return a field that every item must have."""
+    if not isinstance(item, dict):
+        raise ValueError(f"{path}: an item is not a JSON object; it is {str(item)[:40]!r}")
     if name not in item:
         raise ValueError(f"{path}: an item has no field {name!r}; it has {', '.join(item)}")
     return item[name]
+
+
+def list_field(item: Any, name: str, path: str | Path) -> list[Any]:
+    """Return a field that must be there and be a list."""
+    found = field(item, name, path)
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: the field {name!r} is not a list")
+    return found

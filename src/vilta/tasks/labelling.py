@@ -16,17 +16,28 @@ from vilta.model import ViltaForImageTextClassification
 from vilta.tasks.finetuning import FinetuningTask, Row
 from vilta.types import ExampleBatch, Losses
 
+NO_LABEL = -100
+"""The target of an item without a label, which ``cross_entropy`` leaves out."""
+
 
 class LabellingTask(FinetuningTask):
-    """Rows have a ``label`` (str); the model's configuration knows the labels by number."""
+    """Rows have a ``label`` (str, empty where it is not known); the model numbers the labels."""
 
     model: ViltaForImageTextClassification
     model_class = ViltaForImageTextClassification
     best_metric = "accuracy"
+    answers_in = "the labels"
+
+    @classmethod
+    def unanswered(cls, items: Any) -> list[str]:
+        """Return the ids of the items without a label."""
+        pairs = zip(items.rows["id"], items.rows["label"], strict=True)
+        return [name for name, label in pairs if not label]
 
     def check(self, items: Any) -> None:
         """Refuse items whose labels the model does not know."""
-        unknown = [label for label in dict.fromkeys(items.rows["label"]) if label not in self.known]
+        labels = filter(None, dict.fromkeys(items.rows["label"]))
+        unknown = [label for label in labels if label not in self.known]
         if unknown:
             names = ", ".join(list(self.known)[:10])
             raise ValueError(
@@ -40,7 +51,7 @@ class LabellingTask(FinetuningTask):
 
     def target(self, row: Row) -> Tensor:
         """Return the label's number."""
-        return torch.tensor(self.known[row["label"]])
+        return torch.tensor(self.known[row["label"]] if row["label"] else NO_LABEL)
 
     def forward(self, batch: ExampleBatch) -> Losses:
         """Cross-entropy of the labels."""
@@ -68,7 +79,9 @@ class LabellingTask(FinetuningTask):
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return the accuracy in percent, of all items and by label."""
-        examples, predictions = loader.dataset.examples, self.predictions(loader)
+        examples = loader.dataset.examples
+        self.require_answers(examples)
+        predictions = self.predictions(loader)
         right = [a == b for a, b in zip(examples.rows["label"], predictions, strict=True)]
         return label_figures(predictions, examples) | by_kind(examples, right)
 

@@ -25,6 +25,7 @@ class VisualEntailment(LabellingTask):
 
     name = "snli-ve"
     model_class = ViltaForVisualEntailment
+    answers_in = "the field gold_label"
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
@@ -77,5 +78,5 @@ def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> Row:
         "id": str(item.get("pairID") or number),
         "images": [str(image)],
         "texts": [text],
-        "label": str(field(item, "gold_label", path)),
+        "label": str(item.get("gold_label", "")),
     }

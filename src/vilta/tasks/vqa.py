@@ -7,7 +7,6 @@ bottom-up attention (arXiv 1707.07998), METER and ViLT.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -30,7 +29,9 @@ from vilta.metrics.vqa_accuracy import (
     vqa_accuracy,
 )
 from vilta.model import ViltaForVisualQuestionAnswering
+from vilta.tasks.csv_lines import csv_lines
 from vilta.tasks.finetuning import Row
+from vilta.tasks.json_lines import field, list_field
 from vilta.tasks.labelling import LabellingTask, by_kind
 from vilta.types import ExampleBatch, Losses
 
@@ -48,12 +49,13 @@ class VisualQuestionAnswering(LabellingTask):
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering
+    answers_in = "the annotation file beside the questions, or a CSV's column answer"
 
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
         """Read VQAv2's question file, easy-VQA's folder, or a CSV of image, question, answer."""
         if path.endswith(".csv"):
-            return _csv_rows(Path(path))
+            return _csv_rows(path)
         place = Path(path)
         if place.is_dir():
             place = _question_file(place)
@@ -86,13 +88,17 @@ class VisualQuestionAnswering(LabellingTask):
             )
         return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
+    @classmethod
+    def unanswered(cls, items: Any) -> list[str]:
+        """Return the ids of the questions without answers."""
+        pairs = zip(items.rows["id"], items.rows["answers"], strict=True)
+        return [name for name, answers in pairs if not answers]
+
     def check(self, items: Examples | PairItems) -> None:
         """Nothing: an answer outside of the vocabulary is just not to be had."""
 
     def target(self, row: Row) -> Tensor:
-        """Return the soft score of each answer, ``[A]``."""
-        if not row["answers"]:
-            raise ValueError(f"question {row['id']} has no answers to learn from")
+        """Return the soft score of each answer, ``[A]``; zeros where the answers are secret."""
         scores = torch.zeros(len(self.known))
         for answer, score in soft_scores(row["answers"]).items():
             if answer in self.known:
@@ -108,13 +114,10 @@ class VisualQuestionAnswering(LabellingTask):
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return VQA accuracy in percent: over all, and by type of answer."""
-        examples, predictions = loader.dataset.examples, self.predictions(loader)
+        examples = loader.dataset.examples
+        self.require_answers(examples)
+        predictions = self.predictions(loader)
         answers: list[list[str]] = list(examples.rows["answers"])
-        if unanswered := sum(not given for given in answers):
-            raise ValueError(
-                f"{examples.name}: {unanswered} questions have no answers, so nothing can be "
-                "measured; write --submission for the server instead"
-            )
         figures = mean_vqa_accuracy(predictions, answers, list(examples.rows["answer_type"]))
         by_type = {f"accuracy/{name}": v for name, v in figures.items() if name != "overall"}
         right = [vqa_accuracy(p, a) == 1 for p, a in zip(predictions, answers, strict=True)]
@@ -155,22 +158,23 @@ def _question_file(folder: Path) -> Path:
 
 def _official_rows(path: Path, content: Any) -> list[Row]:
     """VQAv2: https://visualqa.org/download.html."""
-    if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
-        raise ValueError(f"{path} is no question file of VQA: it has no list of questions")
     split = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
     image_split = "test2015" if split.startswith("test") else split
     place = path.with_name(path.name.replace(OPEN_ENDED, "").replace(QUESTIONS, ANNOTATIONS))
-    given: dict[int, Any] = {}
+    given: dict[str, Any] = {}
     if place.is_file() and place != path:
-        given = {a["question_id"]: a for a in read_json(place)["annotations"]}
+        annotations = list_field(read_json(place), "annotations", place)
+        given = {str(field(item, "question_id", place)): item for item in annotations}
     rows = []
-    for question in content["questions"]:
-        annotation = given.get(question["question_id"], {})
+    for question in list_field(content, "questions", path):
+        name = str(field(question, "question_id", path))
+        annotation = given.get(name, {"answers": []})
+        answers = list_field(annotation, "answers", place)
         row = _row(
-            str(question["question_id"]),
-            f"COCO_{image_split}_{int(question['image_id']):012d}.jpg",
-            question["question"],
-            [a["answer"] for a in annotation.get("answers", [])],
+            name,
+            f"COCO_{image_split}_{field(question, 'image_id', path)!s:0>12}.jpg",
+            str(field(question, "question", path)),
+            [str(field(answer, "answer", place)) for answer in answers],
             annotation.get("answer_type", ""),
         )
         row["most_given"] = annotation.get("multiple_choice_answer") or row["most_given"]
@@ -186,19 +190,14 @@ def _easy_rows(path: Path, content: list[Any]) -> list[Row]:
     if not all(isinstance(item, list) and len(item) == 3 for item in content):
         raise ValueError(f"{path} is no list of [question, answer, image]")
     return [
-        _row(str(number), f"{image}.png", question, [answer])
+        _row(str(number), f"{image}.png", str(question), [str(answer)])
         for number, (question, answer, image) in enumerate(content)
     ]
 
 
-def _csv_rows(path: Path) -> list[Row]:
+def _csv_rows(path: str) -> list[Row]:
     """A user's own: columns image, question, answer."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    columns = set(rows[0]) if rows else set()
-    if missing := [name for name in ("image", "question", "answer") if name not in columns]:
-        raise ValueError(f"{path} has no column {missing[0]!r}")
     return [
-        _row(str(number), row["image"], row["question"], [row["answer"]] if row["answer"] else [])
-        for number, row in enumerate(rows)
+        _row(str(number), line["image"], line["question"], list(filter(None, [line["answer"]])))
+        for number, line in enumerate(csv_lines(path, ("image", "question", "answer")))
     ]

@@ -1,4 +1,4 @@
-"""Which number format a step is computed in, and what large buffers cost on a CPU."""
+"""Where and in which number format a step is computed, and what large buffers cost on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Literal
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``--device`` names: auto, cpu, or cuda, which must be there then."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ValueError("--device cuda: torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
 def native_bf16(device: torch.device) -> str:

@@ -1,0 +1,83 @@
+"""What is wrong with a file of items is said in one line that names the file."""
+
+import json
+
+import pytest
+
+from vilta.config_finetune import TaskConfig
+from vilta.tasks.finetuning import find_task
+
+ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}
+ANSWERED = {"question_id": 7, "answers": [{"answer": "a ball"}]}
+ARO = {"true_caption": "a", "false_caption": "b", "image_path": "1.jpg"}
+
+
+def without(item, name):
+    return {k: v for k, v in item.items() if k != name}
+
+
+def vqa(question=ASKED, annotations=None):
+    """The two files of VQAv2."""
+    answers = {"annotations": [ANSWERED]} if annotations is None else annotations
+    return {
+        "v2_OpenEnded_mscoco_val2014_questions.json": {"questions": [question]},
+        "v2_mscoco_val2014_annotations.json": answers,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "problem"),
+    [
+        ("vqa", vqa(without(ASKED, "question_id")), "questions.json: .*no field 'question_id'"),
+        ("vqa", vqa(without(ASKED, "image_id")), "questions.json: .*no field 'image_id'"),
+        ("vqa", vqa(without(ASKED, "question")), "questions.json: .*no field 'question'"),
+        ("vqa", vqa("what is it"), "questions.json: an item is not a JSON object"),
+        ("vqa", vqa(annotations={}), "annotations.json: .*no field 'annotations'"),
+        ("vqa", vqa(annotations=[ANSWERED]), "annotations.json: .*not a JSON object"),
+        ("vqa", vqa(annotations={"annotations": 3}), "'annotations' is not a list"),
+        (
+            "vqa",
+            vqa(annotations={"annotations": [without(ANSWERED, "question_id")]}),
+            "annotations.json: .*no field 'question_id'",
+        ),
+        (
+            "vqa",
+            vqa(annotations={"annotations": [without(ANSWERED, "answers")]}),
+            "annotations.json: .*no field 'answers'",
+        ),
+        (
+            "vqa",
+            vqa(annotations={"annotations": [ANSWERED | {"answers": [{"said": "a ball"}]}]}),
+            "annotations.json: .*no field 'answer'",
+        ),
+        ("vqa", {"a.csv": "image,question,answer\n1.jpg,what is it\n"}, "line 2: it has no answer"),
+        ("nlvr2", {"dev.json": {"identifier": "dev-1-0-0"}}, "no field 'sentence'"),
+        ("snli-ve", {"dev.jsonl": {"Flickr30K_ID": "1"}}, "no field 'sentence2'"),
+        ("classification", {"a.csv": "image,text,label\n1.jpg,a\n"}, "line 2: it has no label"),
+        ("classification", {"a.csv": b"image,text,label\n1.jpg,\xff,a\n"}, "not readable CSV"),
+        ("fine-grained", {"a.csv": "image,caption,edit\n1.jpg,a\n"}, "line 2: it has no edit"),
+        ("fine-grained", {"a.json": [ARO, without(ARO, "true_caption")]}, "'true_caption'"),
+        ("fine-grained", {"a.json": [ARO | {"bbox_x": 1}]}, "no field 'bbox_y'"),
+        ("fine-grained", {"a.json": [ARO, "text"]}, "one that is not a JSON object"),
+        ("fine-grained", {"a.json": 3}, "holds no items"),
+        ("fine-grained", {"a.json": [{"caption_options": "a"}]}, "is not a list"),
+        (
+            "fine-grained",
+            {"a.json": [{"caption": "a", "foil": "b", "image_file": "1"}, {"caption": "a"}]},
+            "no field 'image_file'",
+        ),
+        (
+            "fine-grained",
+            {"a.json": {"0": {"negative_caption": "a", "caption": "b", "filename": "1"}, "1": {}}},
+            "no field 'caption'",
+        ),
+    ],
+)
+def test_malformed_files_are_one_line(tmp_path, task, files, problem):
+    for name, content in files.items():
+        text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    path = str(tmp_path / next(iter(files)))
+    with pytest.raises(ValueError, match=problem) as caught:
+        find_task(task).read(path, "", TaskConfig())
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
