@@ -91,7 +91,7 @@ def test_captions_of_another_name_are_not_taken_for_aro_order(tmp_path):
         read(write_json(tmp_path / "coco_test.json", content))
     assert "\n" not in str(error.value)
     path = write_json(tmp_path / "coco_karpathy_val.json", [{"image": "1.jpg", "caption": CAPTION}])
-    with pytest.raises(ValueError, match="must be a list"):
+    with pytest.raises(ValueError, match="is not a list"):
         read(path)
 
 

@@ -9,7 +9,7 @@ from vilta.tasks.finetuning import find_task
 
 ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}
 ANSWERED = {"question_id": 7, "answers": [{"answer": "a ball"}]}
-ARO = {"true_caption": "a", "false_caption": "b", "image_path": "1.jpg"}
+ARO = {"true_caption": "a", "false_caption": "b", "image_path": "1.jpg", "attributes": ["c", "d"]}
 
 
 def without(item, name):
