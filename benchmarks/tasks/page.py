@@ -126,7 +126,7 @@ def _speed(result: dict[str, Any]) -> list[str]:
         "All ways in one run of `python -m benchmarks.retrieval`. `pairs again` encodes an image\n"
         "again for every 64 texts, as METER's evaluation does (measured on "
         f"{result['measured_images']} images, scaled up);\n"
-        "`two stages` ranks by contrast and scores "
+        "`two stages` ranks by contrast and scores"
         f" {pairs['two stages']:,} of {pairs['all']:,} pairs.",
         "",
         *_table(("way", "seconds", "times faster", "R@1, image to text / text to image")),
