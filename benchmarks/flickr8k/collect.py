@@ -8,13 +8,12 @@ A run counts if `vilta evaluate` has written its evaluation. All figures are per
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from benchmarks.training import read_training
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -26,27 +25,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no evaluation; run `vilta evaluate {folder} --data ...` first")
     evaluation = json.loads(evaluations[-1].read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in steps if "seconds" in line][-1]
     retrieval = evaluation["figures"]["retrieval"]
     return {
         "run": folder.name,
         "seed": config["run"]["seed"],
-        "device": _device(),
         "precision": evaluation["precision"],
-        "minutes": round(trained["seconds"] / 60, 1),
-        "steps": trained["step"],
-        "epochs": round(trained["epoch"], 1),
+        **read_training(folder),
         "candidates_for_matching": evaluation["candidates"],
         "val": {stage: retrieval[stage] for stage in ("contrastive", "matching", "combined")},
         "config": config,
     }
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from benchmarks.training import read_training
 
 FOLDS = 3
 ARMS = {"image": [], "blind": ["--data.blind"]}
@@ -85,7 +84,7 @@ def collect(out: Path) -> None:
     intervals = {name: interval(photos, np.array(hits)) for name, hits in right.items()}
     seen, blind = (np.array(right[arm], dtype=float) for arm in ARMS)
     intervals["image minus blind"] = interval(photos, seen - blind)
-    trained = [run_of(out / f"{arm}-{k}") for arm in ARMS for k in range(FOLDS)]
+    trained = [read_training(out / f"{arm}-{k}") for arm in ARMS for k in range(FOLDS)]
     result: dict[str, Any] = {
         "title": "SNLI-VE on Flickr8k photos",
         "note": f"{len(photos):,} items about {len(set(photos)):,} photos, in {FOLDS} folds of "
@@ -99,19 +98,12 @@ def collect(out: Path) -> None:
         "seed": 0,
         "minutes": round(sum(run["minutes"] for run in trained), 1),
         "steps": [run["steps"] for run in trained],
-        "device": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+        "device": " and ".join(sorted({run["device"] for run in trained})),
         "command": "python -m benchmarks.flickr8k.snli_ve run runs/flickr8k/snli-ve",
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-
-
-def run_of(folder: Path) -> dict[str, float]:
-    """Return how long a run was."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last = [line for line in lines if "seconds" in line][-1]
-    return {"steps": last["step"], "minutes": last["seconds"] / 60}
 
 
 def interval(photos: list[str], values: np.ndarray) -> dict[str, float]:

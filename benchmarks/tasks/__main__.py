@@ -13,16 +13,15 @@ once, after that.
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from benchmarks.tasks.page import page
+from benchmarks.training import read_training
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tasks"
@@ -92,16 +91,12 @@ def record(
     vilta("evaluate", name, *where, *flags, module=module)
     result = json.loads(out.read_text())
     config = yaml.safe_load((run / "config.yaml").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if "seconds" in line][-1]
     result |= {
         "source": source,
         "arm": arm,
         "seed": config["run"]["seed"],
-        "steps": trained["step"],
+        **read_training(run),
         "batch": config["optimization"]["batch_size"] * config["optimization"]["accumulate"],
-        "minutes": round(trained["seconds"] / 60, 1),
-        "device": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
         "command": f"python -m benchmarks.tasks {source}",
     }
     target.write_text(json.dumps(result, indent=2) + "\n")

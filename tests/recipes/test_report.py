@@ -42,6 +42,7 @@ def make_run(folder, **objective):
     )
     save_yaml(trained, folder / "config.yaml")
     lines = [
+        {"step": 0, "device": "1 x 2 CPU threads", "precision": "float32 (as asked)"},
         {"step": 10, "loss": 3.0, "mlm": 2.0, "itc": None, "samples_per_s": 16, "seconds": 5.0},
         {"step": 10, "evaluation": {"validation/mlm": 1.5, "retrieval/mean_recall": 10.0}},
         {"step": 20, "loss": 2.0, "mlm": 1.0, "itc": 0.5, "samples_per_s": 16, "seconds": 30.0},
@@ -147,6 +148,7 @@ def test_flat_figures_hold_evaluation_and_training(on_photos):
     assert flat["training/samples"] == 160  # 16 samples/s for 5 s are the first ten steps
     assert flat["training/minutes"] == 0.5
     assert flat["training/parameters"] > 1000
+    assert flat["training/device"] == "1 x 2 CPU threads"
     assert all(not isinstance(value, (dict, list)) for value in flat.values())
 
 

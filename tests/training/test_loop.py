@@ -24,6 +24,8 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
     assert lines[-1]["loss"] == lines[-1]["loss/mlm"]
     assert "share/never" not in lines[-1], "a share of nothing is left out, not NaN"
     assert lines[0]["epoch"] == pytest.approx(5 * 8 / 37)
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 0 and first["device"].startswith("1 x ") and first["precision"]
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model"}
     assert any((tmp_path / "run" / "tensorboard").iterdir())

@@ -148,10 +148,12 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
 
 
 def figures(out: Path) -> list[dict]:
-    """All lines of metrics.jsonl without the clock's."""
+    """All lines of metrics.jsonl without the clock's and the machine's."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "samples_per_s")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in clock} for line in lines if "device" not in line
+    ]
 
 
 if __name__ == "__main__":

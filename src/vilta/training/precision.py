@@ -20,6 +20,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
+def describe_device(device: torch.device) -> str:
+    """Name a device for people: the GPU, or the number of CPU threads and the machine's type."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+
+
 def native_bf16(device: torch.device) -> str:
     """Name the unit that multiplies bf16 natively on ``device``; empty if there is none."""
     if device.type == "cuda":

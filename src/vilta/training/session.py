@@ -26,7 +26,7 @@ from vilta.config import OptimizationConfig, RunConfig
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
-from vilta.training.precision import autocast, choose_dtype
+from vilta.training.precision import autocast, choose_dtype, describe_device
 from vilta.training.processes import StopRequest, derived
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask
@@ -76,13 +76,15 @@ class Session:
 
     def introduce(self) -> None:
         """Say what is about to happen."""
-        processes, device = self.accelerator.num_processes, self.accelerator.device.type
+        processes, device = self.accelerator.num_processes, self.accelerator.device
         count = sum(p.numel() for p in self.trained)
         self.tracker.say(
-            f"training {count:,} parameters on {processes} x {device} in {self.precision}, "
+            f"training {count:,} parameters on {processes} x {device.type} in {self.precision}, "
             f"{self.state.global_batch} samples a step, from step {self.state.step} to "
             f"{self.optimization.steps}"
         )
+        machine = f"{processes} x {describe_device(device)}"
+        self.tracker.machine(self.state.step, machine, self.precision)
 
     def step(self, batches: Iterator[Any], stop: StopRequest) -> bool:
         """Take one optimizer step; return whether any process was asked to stop."""

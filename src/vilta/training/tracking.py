@@ -70,6 +70,11 @@ class Tracker:
         if self.main:
             self._live.console.print(text, markup=False)
 
+    def machine(self, step: int, device: str, precision: str) -> None:
+        """Write what the steps after ``step`` are computed on."""
+        if self.main:
+            self._write({"step": step, "device": device, "precision": precision})
+
     def progress(self, step: int, seconds_per_step: float) -> None:
         """Move the live line to ``step``; elsewhere than on a terminal, a plain line at times."""
         if not self.main:

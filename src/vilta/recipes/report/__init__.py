@@ -37,7 +37,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
     console = Console(soft_wrap=True)
     console.print(f"drawing {run_folder}, examples from {record.evaluation['data']}", markup=False)
     examples = collect_examples(task, trained, record.evaluation, config.examples)
-    summary = training_summary(record, trained, sum(p.numel() for p in task.model.parameters()))
+    summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
     everything = all_figures(record, summary)
     curves = draw_curves(record)
     page = render_page(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilta.config import PretrainConfig
 from vilta.tasks.base import flat
 from vilta.training.folder import METRICS
 
@@ -21,6 +20,8 @@ class Record:
     """Lines of ``metrics.jsonl`` with losses and statistics, by step."""
     evaluations: list[dict[str, Any]]
     """Flat figures of the evaluations during training, each with its ``step``."""
+    machine: dict[str, Any]
+    """The ``device`` and ``precision`` that the last steps were computed in."""
     evaluation: dict[str, Any]
     """Content of the newest ``evaluation-*.json``."""
 
@@ -52,22 +53,20 @@ def read_record(run_folder: str) -> Record:
             f"vilta evaluate {run_folder} --data DATA"
         )
     lines = _log_lines(folder / METRICS)
+    machines = [line for line in lines if "device" in line]
     return Record(
         steps=[line for line in lines if "loss" in line],
         evaluations=[
             {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
         ],
+        machine={name: line[name] for line in machines for name in ("device", "precision")},
         evaluation=evaluation,
     )
 
 
-def training_summary(record: Record, config: PretrainConfig, parameters: int) -> dict[str, Any]:
+def training_summary(record: Record, parameters: int) -> dict[str, Any]:
     """Return how much training there was: steps, samples seen, minutes, parameters, and on what."""
-    summary: dict[str, Any] = {
-        "parameters": parameters,
-        "device": config.run.device,
-        "precision": config.optimization.precision,
-    }
+    summary: dict[str, Any] = {"parameters": parameters, **record.machine}
     if record.steps:
         first, last = record.steps[0], record.steps[-1]
         # The log holds the pace, not the batch: samples/s times seconds is what one line covers.
