@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -326,7 +327,9 @@ class ViltaForPreTraining(WithMatching):
         """
         settings.setdefault("freeze_batch_norm", not encoders.starts_at_random(image))
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
-        config = ViltaConfig(vision_config=vision.config, text_config=language.config, **settings)
+        # Copies: a composite configuration takes over the choice of attention of its parts.
+        parts = {"vision_config": vision.config, "text_config": language.config}
+        config = ViltaConfig(**copy.deepcopy(parts), **settings)
         encoders.check_image_encoder(vision, config.image_size)
         encoders.check_text_length(language, config.max_text_tokens)
         model = cls(config)

@@ -74,7 +74,8 @@ def draw_curves(record: Record, theme: Theme = LIGHT) -> bytes:
         panels.append(RECALL)
         sources.append(record.evaluations)
     rows = max(1, math.ceil(len(panels) / COLUMNS))
-    figure = Figure(figsize=(3.1 * COLUMNS, 2.25 * rows), layout="constrained")
+    figure = Figure(figsize=(3.1 * COLUMNS, 2.35 * rows))
+    figure.set_layout_engine("constrained", h_pad=0.1)  # inches, between ticks and the next title
     figure.set_facecolor(theme.ground)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for axes, panel, lines in zip(grid, panels, sources, strict=False):
