@@ -7,9 +7,10 @@ from typing import Any
 ARMS = {
     "pretrained": "from the pre-trained run",
     "scratch": "from scratch, equal steps",
+    "gain": "gain of pre-training",
     "zero-shot": "not fine-tuned",
 }
-"""Arm of a result -> heading of its column."""
+"""Arm of a result -> heading of its column; the gain is the first arm less the second."""
 TITLES = {
     "scenes": "The built-in scenes, 1,000 to 2,000 that no choice was made on",
     "easy-vqa": "easy-VQA, its test questions",
@@ -88,9 +89,13 @@ def _rows(task: str, arms: dict[str, dict[str, Any]]) -> list[str]:
     )
     rows = []
     for figure in (main, *(f for f in SHOWN if f in first["figures"])):
-        values = (percent(arms[arm]["figures"][figure]) if arm in arms else "" for arm in ARMS)
+        found = {arm: result["figures"][figure] for arm, result in arms.items()}
+        values = {arm: percent(value) for arm, value in found.items()}
+        if {"pretrained", "scratch"} <= found.keys():
+            values["gain"] = f"{found['pretrained'] - found['scratch']:+.1f}"
         title = (task if figure == main else "", figure.replace("_", " "))
-        rows.append(_line((*title, *values, *(how if figure == main else [""] * len(how)))))
+        cells = (values.get(arm, "") for arm in ARMS)
+        rows.append(_line((*title, *cells, *(how if figure == main else [""] * len(how)))))
     return rows
 
 

@@ -27,7 +27,7 @@ class EvaluateConfig:
     accept_trained: bool = False
     """For a task: evaluate although the run was trained on images of these data."""
     out: str = ""
-    """JSON file with the figures. Empty: `evaluation-<name of the data>.json` in the run."""
+    """JSON file with the figures. Empty: one named after the data, in the run."""
     top_k: int = 32
     """Candidates of the contrastive stage that image-text matching ranks again."""
     full: bool = False

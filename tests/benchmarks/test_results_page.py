@@ -22,7 +22,9 @@ def test_a_column_for_each_way_to_train():
         {"source": "scenes", "task": "vqa", "arm": arm, "figures": {"accuracy": value}, **common}
         for arm, value in {"pretrained": 97.04, "scratch": 61.0}.items()
     ]
-    assert "| vqa | accuracy | 97.0 | 61.0 |  | 1,200 | 30 x 64 | 2.5 | 0 |" in page(results)
+    assert "| vqa | accuracy | 97.0 | 61.0 | +36.0 |  | 1,200 | 30 x 64 | 2.5 | 0 |" in page(
+        results
+    )
 
 
 def test_a_table_with_intervals():

@@ -18,7 +18,6 @@ from vilta.model import (
     ViltaForVisualEntailment,
     ViltaProcessor,
 )
-from vilta.recipes.evaluate_task import plain
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
@@ -136,8 +135,6 @@ def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
         assert "of the run on these test data" not in capsys.readouterr().out
     evaluate(out, data, "test", *target)
     assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
-    assert plain("scenes:9?seed=1&size=32") != plain("scenes:9?seed=2&size=32")
-    assert plain("memes:Memes") == "memes-Memes"
 
 
 @pytest.mark.parametrize("step", [2, 3])

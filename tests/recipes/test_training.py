@@ -190,7 +190,7 @@ def test_two_processes_train_what_one_process_trains(settings, tmp_path, launche
 
 def test_evaluation_of_the_run(whole_run, capsys):
     evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu"))
-    result = json.loads(Path(f"{whole_run}/evaluation-scenes-12.json").read_text())
+    result = json.loads(Path(f"{whole_run}/evaluation-scenes-12-seed-1-size-32.json").read_text())
     assert result["images"] == 12 and result["candidates"] == "all"
     figures = result["figures"]
     assert set(figures["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}

@@ -21,6 +21,7 @@ from vilta.model import ViltaForPreTraining
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes import evaluate_task
 from vilta.recipes.pretrain import load_teacher, masking_collator
+from vilta.recipes.result_file import result_path
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import evaluate_pretraining
@@ -67,8 +68,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         )
     for table in tables(figures):
         console.print(table)
-    name = Path(config.data.split("?")[0]).name.replace(":", "-")
-    out = Path(config.out or Path(run_folder) / f"evaluation-{name}.json")
+    out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     result = {
         "run": run_folder,
         "data": config.data,

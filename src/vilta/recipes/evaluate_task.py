@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from vilta.data.examples import Examples, PairItems, shared_images
 from vilta.data.loading import evaluation_loader
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes.finetune import model_folder, read_run
+from vilta.recipes.result_file import result_path
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
@@ -51,7 +51,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     if not config.submission:
         kind.require_answers(items)
     role = role_of(items, trained, config, kind)
-    out = Path(config.out or Path(config.start) / f"{plain(name)}-{plain(config.data)}.json")
+    out = Path(config.out or result_path(config.start, name, config.data))
     task = load_task(kind, config.start, settings, items)
     task.to(device).eval()
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
@@ -157,12 +157,6 @@ def task_loader(
         batch_size=config.batch_size,
         workers=config.workers,
     )
-
-
-def plain(name: str) -> str:
-    """Return a short name of data, or of a task, for a file."""
-    place, _, query = name.partition("?")
-    return re.sub(r"[^\w.]+", "-", Path(place).stem + (f"-{query}" if query else ""))
 
 
 class Watched:
