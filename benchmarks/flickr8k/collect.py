@@ -1,8 +1,8 @@
 """Gather finished Flickr8k runs into results.json: what was run, where, how long, what came out.
 
-    python -m benchmarks.flickr8k.collect runs/flickr8k/run-0 runs/flickr8k/run-1
+    python -m benchmarks.flickr8k.collect runs/flickr8k/run-0 runs/flickr8k/retrieval
 
-A run counts if `vilta evaluate` has written its evaluation. All figures are percent on val.
+A run counts if `vilta evaluate` has written its retrieval figures. All figures are percent on val.
 """
 
 from __future__ import annotations
@@ -15,24 +15,32 @@ from typing import Any
 import yaml
 from benchmarks.training import read_training
 
+from vilta.tasks.base import flat
+
 RESULTS = Path(__file__).with_name("results.json")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the entry of one run; ``ValueError`` if it is not finished and evaluated."""
-    evaluations = sorted(folder.glob("evaluation-*.json"))
-    if not evaluations:
+    found = [*folder.glob("evaluation-*.json"), *folder.glob("*retrieval*.json")]
+    if not found:
         raise ValueError(f"{folder}: no evaluation; run `vilta evaluate {folder} --data ...` first")
-    evaluation = json.loads(evaluations[-1].read_text())
+    evaluation = json.loads(found[0].read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    retrieval = evaluation["figures"]["retrieval"]
+    figures = evaluation["figures"]
+    retrieval = flat(figures.get("retrieval", figures))  # a fine-tuned run has no others
     return {
         "run": folder.name,
         "seed": config["run"]["seed"],
         "precision": evaluation["precision"],
         **read_training(folder),
-        "candidates_for_matching": evaluation["candidates"],
-        "val": {stage: retrieval[stage] for stage in ("contrastive", "matching", "combined")},
+        "val": {
+            stage: {
+                way: {f"R@{k}": retrieval[f"{stage}/{way}/R@{k}"] for k in (1, 5, 10)}
+                for way in ("image_to_text", "text_to_image")
+            }
+            for stage in ("contrastive", "matching", "combined")
+        },
         "config": config,
     }
 
