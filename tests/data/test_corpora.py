@@ -62,7 +62,11 @@ def test_karpathy_folder_and_file(flickr):
     assert table["image_id"][:] == ["flickr8k/0.jpg", "flickr8k/1.jpg"]
     assert table[1]["captions"] == ["A dog runs .", "A brown dog ."]
     assert table[1]["image"].size == (20, 16)
-    assert len(load_pairs(str(flickr / "dataset_flickr8k.json"))) == 3
+    file = str(flickr / "dataset_flickr8k.json")
+    assert load_pairs(f"{file}?split=val")["image_id"][:] == ["flickr8k/2.jpg"]
+    assert len(load_pairs(f"{file}?split=train+val")) == 3
+    with pytest.raises(ValueError, match=r"named; there are: train, val \(write .*\?split=NAME\)"):
+        load_pairs(file)
 
 
 def test_karpathy_coco_folders_and_joined_splits(tmp_path):
@@ -95,7 +99,7 @@ def test_cut_tar_is_told_and_what_was_read_stays(tmp_path):
     path = make_tar(tmp_path / "f.tar", members)
     whole = (tmp_path / "f.tar").read_bytes()
     (tmp_path / "f.tar").write_bytes(whole[: 2048 + 1024 * 30])
-    reader = find_reader(path)
+    reader = find_reader(path, "train+val")
     assert len(list(reader.rows())) == 1
     reasons = " ".join(s.reason for s in reader.skipped)
     assert "cut short" in reasons and "no such image" in reasons
@@ -106,13 +110,13 @@ def test_missing_images_and_captions_are_skipped_and_counted(flickr):
     content = karpathy()
     content["images"][0]["sentences"] = [{"raw": "  ", "tokens": []}]
     (flickr / "dataset_flickr8k.json").write_text(json.dumps(content))
-    reader = find_reader(str(flickr))
+    reader = find_reader(str(flickr), "train+val")
     assert [row["image_id"] for row in reader.rows()] == ["flickr8k/2.jpg"]
     assert {s.reason.split(" below")[0] for s in reader.skipped} == {
         "no such image",
         "no caption",
     }
-    reader = find_reader(str(flickr))
+    reader = find_reader(str(flickr), "train+val")
     reader.strict = True
     with pytest.raises(ValueError, match="no caption"):
         list(reader.rows())
@@ -123,7 +127,7 @@ def test_file_names_that_are_paths_are_not_followed(flickr, filename):
     content = karpathy()
     content["images"][0]["filename"] = filename
     (flickr / "dataset_flickr8k.json").write_text(json.dumps(content))
-    assert len(load_pairs(str(flickr))) == 2
+    assert len(load_pairs(str(flickr), "train+val")) == 2
 
 
 def write_images(folder, names):
@@ -248,7 +252,7 @@ def test_caption_lines(tmp_path, flickr):
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"one\n\n two \n"))
     assert caption_lines(str(tmp_path / "c.txt")) == ["one", "two"]
     assert caption_lines(str(tmp_path / "c.txt.gz")) == ["one", "two"]
-    assert len(caption_lines(str(flickr))) == 6
+    assert len(caption_lines(f"{flickr}?split=train+val")) == 6
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one\n" * 1000)[:30])
     with pytest.raises(ValueError, match="cannot be read"):
         caption_lines(str(tmp_path / "cut.txt.gz"))

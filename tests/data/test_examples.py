@@ -66,6 +66,22 @@ def test_files_are_found_by_path_name_or_stem(folder):
     assert "c.png" not in images and "c" not in images
 
 
+def test_a_file_in_another_folder_is_not_the_one(folder):
+    deep = folder / "deep" / "train" / "x" / "b.png"
+    deep.parent.mkdir(parents=True)
+    deep.write_bytes(png(200))
+    images = ImageFolder(folder)
+    assert images.read("train/b.png") == images.read("./train/b.png") == png(60)
+    assert images.read("x/b.png") == images.read("deep/train/x/b.png") == png(200)
+    assert images.read("above/train/b.png") == png(60), "a folder above the root may be named"
+    assert "val/b.png" not in images and "above/b.png" not in images
+    for key in ("a.png", "b.png", "b"):
+        with pytest.raises(ValueError, match=r"'[ab](\.png)?' is .* and .*name its folder"):
+            images.read(key)
+    (folder / "b.png").write_bytes(png(5))
+    assert ImageFolder(folder).read("b.png") == png(5), "the path itself goes first"
+
+
 def test_packed_images_are_found_by_id_name_or_stem():
     cells = [{"bytes": png(v), "path": None} for v in (1, 2)]
     table = datasets.Dataset.from_dict(
@@ -91,7 +107,7 @@ def test_scenes_are_drawn_when_they_are_wanted():
 
 
 def test_missing_images_are_counted_and_the_first_ten_named(folder):
-    wanted = ["a.png", *(f"gone-{i}.png" for i in range(12))]
+    wanted = ["b.png", *(f"gone-{i}.png" for i in range(12))]
     with pytest.raises(ValueError) as caught:
         examples_from(rows(*wanted), ImageFolder(folder), "items")
     message = str(caught.value)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config import DataConfig
+from vilta.data.corpora import load_pairs
 from vilta.data.images import Images, PairImages, require_images
 from vilta.data.order import Key, derived, generator_for
 from vilta.data.samples import ImageMaker
@@ -74,6 +75,16 @@ class PairItems:
     def image_keys(self) -> list[str]:
         """Return the image ids."""
         return list(self.rows["image_id"])
+
+
+def read_pairs(path: str, images: str) -> PairItems:
+    """Return the items of any source of pairs; ``ValueError`` in one line if there are none.
+
+    Pairs hold their images, so ``images`` must be empty.
+    """
+    if images:
+        raise ValueError(f"pairs such as {path} hold their images; name no place of images")
+    return PairItems(load_pairs(path), path)
 
 
 def shared_images(first: Examples | PairItems, second: Examples | PairItems) -> list[str]:

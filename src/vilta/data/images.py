@@ -12,8 +12,7 @@ import datasets
 from PIL import Image
 
 from vilta.data.corpora import load_pairs
-from vilta.data.corpora.base import IMAGE_SUFFIXES
-from vilta.data.corpora.files import image_files
+from vilta.data.corpora.files import ImageFiles
 from vilta.data.samples import image_bytes
 from vilta.data.scenes import picture_from_id
 
@@ -37,36 +36,23 @@ class Images(Protocol):
 
 
 class ImageFolder:
-    """Image files anywhere below a folder.
-
-    A key is a path below the folder, a file's name, or a name without its suffix.
-    """
+    """Image files anywhere below a folder; ``ImageFiles`` says which keys they have."""
 
     def __init__(self, root: Path) -> None:
-        self.name, self.root = str(root), root
-        self.files = image_files(root)
-        self.stems = {PurePosixPath(name).stem: path for name, path in self.files.items()}
+        self.name, self.files = str(root), ImageFiles(root)
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key) is not None
+        return self.files.find(key) is not None
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an image file."""
-        path = self._path(key)
+        path = self.files.find(key)
         try:
             if path is None:
                 raise ValueError(f"no image {key!r} below {self.name}")
             return path.read_bytes()
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
-
-    def _path(self, key: str) -> Path | None:
-        name = PurePosixPath(key)
-        inside = f"{name.parent.name}/{name.name}"
-        found = self.files.get(inside) or self.files.get(name.name)
-        if found is None and not key.lower().endswith(IMAGE_SUFFIXES):
-            found = self.stems.get(key)
-        return found
 
 
 class PairImages:
@@ -117,7 +103,7 @@ def find_images(path: str) -> Images:
         return SceneImages(int(scenes[1] or 96))
     place = Path(path)
     packed = (place / "state.json").is_file()
-    if place.is_dir() and not packed and (folder := ImageFolder(place)).files:
+    if place.is_dir() and not packed and (folder := ImageFolder(place)).files.ends:
         return folder
     return PairImages(load_pairs(path), path)
 

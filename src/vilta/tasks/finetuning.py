@@ -94,18 +94,23 @@ class FinetuningTask(Task):
         if not path:
             raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
         rows: list[Row] = []
-        place = images
+        places: dict[str, str] = {}
         for part in path.split("+"):
             if (named := scenes_named(part)) is not None:
                 rows += cls.scenes(named, settings)
-                place = place or f"scenes:{named.size}"
+                places[f"scenes:{named.size}"] = part
             elif not Path(part).exists():
                 raise ValueError(f"no such file or folder: {part}")
             else:
                 rows += cls.rows(part, settings)
-                folder = part if Path(part).is_dir() else os.path.dirname(part) or "."
-                place = place or folder
-        return examples_from(rows, cls.place(find_images(place)), path)
+                places[part if Path(part).is_dir() else os.path.dirname(part) or "."] = part
+        if len(places) > 1 and not images:  # each folder may have its own 0.png
+            first, second, *_ = places.values()
+            raise ValueError(
+                f"{first} and {second} lie in different places; --data.images (of vilta evaluate: "
+                "--images) must name the one that holds the images of both"
+            )
+        return examples_from(rows, cls.place(find_images(images or next(iter(places)))), path)
 
     @classmethod
     def place(cls, images: Images) -> Images:
@@ -114,6 +119,11 @@ class FinetuningTask(Task):
 
     def check(self, items: Examples | PairItems) -> None:
         """Raise ``ValueError`` if the model cannot answer these items; nothing by default."""
+
+    @classmethod
+    def criterion(cls, items: Examples | PairItems) -> str:
+        """Return the figure on these items whose largest value marks the best checkpoint."""
+        return cls.best_metric
 
     @classmethod
     def unanswered(cls, items: Any) -> list[str]:

@@ -10,8 +10,7 @@ from torch import Tensor
 from vilta.config import DataConfig
 from vilta.config_finetune import TaskConfig
 from vilta.data.collate import PairCollator
-from vilta.data.corpora import load_pairs
-from vilta.data.examples import PairItems
+from vilta.data.examples import PairItems, read_pairs
 from vilta.data.samples import PairDataset
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
@@ -40,7 +39,7 @@ class ImageTextRetrieval(FinetuningTask):
     @classmethod
     def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
         """Read any source of pairs that `vilta pack` reads."""
-        return PairItems(load_pairs(path), path)
+        return read_pairs(path, images)
 
     def dataset(
         self, items: PairItems, data: DataConfig, seed: int, *, train: bool, blind: bool = False

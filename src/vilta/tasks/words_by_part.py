@@ -11,8 +11,7 @@ import torch
 from vilta.config import DataConfig
 from vilta.config_finetune import TaskConfig
 from vilta.data.collate import PairCollator
-from vilta.data.corpora import load_pairs
-from vilta.data.examples import Examples, PairItems
+from vilta.data.examples import Examples, PairItems, read_pairs
 from vilta.data.samples import PairDataset
 from vilta.data.scenes import word_class
 from vilta.model import ViltaForPreTraining
@@ -39,7 +38,7 @@ class MaskedWords(FinetuningTask):
     @classmethod
     def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
         """Read any source of pairs that `vilta pack` reads."""
-        return PairItems(load_pairs(path), path)
+        return read_pairs(path, images)
 
     def check(self, items: Examples | PairItems) -> None:
         """Choose the words' parts: a tagger's, or for scenes the grammar's own classes."""

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import datasets
 
-from vilta.data.corpora.base import FEATURES, Reader, Row, Skipped, chunks, nothing_usable
+from vilta.data.corpora.base import (
+    FEATURES,
+    Reader,
+    Row,
+    Skipped,
+    chunks,
+    no_such_split,
+    nothing_usable,
+)
 from vilta.data.corpora.coco import CocoReader, find_coco, is_coco
 from vilta.data.corpora.columnar import SUFFIXES as COLUMNAR
 from vilta.data.corpora.columnar import columnar_reader, find_columnar
@@ -67,11 +75,14 @@ def find_reader(
     """Return the reader that fits what is at ``path``.
 
     ``path`` is a file, a folder, a pattern such as ``cc3m/*.tar``, ``hub:owner/name``, or
-    ``scenes:COUNT``, the built-in data. ``split`` names one of the source's splits, or a subfolder.
+    ``scenes:COUNT``, the built-in data. ``split`` names one of the source's splits, or a subfolder;
+    ``path?split=NAME`` says the same.
     With ``region_crops`` the regions of Visual Genome are images of their own.
 
     Raises ``ValueError`` with one line if there is nothing, or nothing known.
     """
+    path, _, named = path.partition("?split=")
+    split = split or named
     if not path:
         raise ValueError("no data were named; give a folder, a file, or scenes:COUNT")
     if (scenes := find_scenes(path, split)) is not None:
@@ -102,8 +113,7 @@ def _find(place: Path, split: str, column: str, crops: bool) -> Reader:
     if split and split in inner:
         return _find(place / split, "", column, crops)
     if inner:
-        problem = f"no split {split!r}" if split else "a split must be named"
-        raise ValueError(f"{place}: {problem}; there are: {', '.join(inner)}")
+        raise no_such_split(inner, split, str(place))
     raise ValueError(f"{place} holds nothing known; looked for {LOOKED_FOR}")
 
 

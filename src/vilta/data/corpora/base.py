@@ -187,8 +187,15 @@ def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
         return wanted
     if not wanted and len(splits) == 1:
         return splits[0]
-    problem = f"no split {wanted!r}" if wanted else "a split must be named"
-    raise ValueError(f"{where}: {problem}; there are: {listed(splits) or 'none'}")
+    raise no_such_split(splits, wanted, where)
+
+
+def no_such_split(splits: list[str], wanted: str, where: str) -> ValueError:
+    """Return the error for a split that is not there, or for none where there are several."""
+    known = f"there are: {listed(splits) or 'none'}"
+    if wanted:
+        return ValueError(f"{where}: no split {wanted!r}; {known}")
+    return ValueError(f"{where}: a split must be named; {known} (write {where}?split=NAME)")
 
 
 def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:

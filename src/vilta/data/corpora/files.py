@@ -19,10 +19,7 @@ LARGEST_OBJECT = 2**26
 
 
 class NamedImagesReader(Reader):
-    """Captions by image name, the images anywhere below a folder.
-
-    A name may be given with its folder (``train2014/1.jpg``), where one name stands in several.
-    """
+    """Captions by image name, the images anywhere below a folder (``ImageFiles``)."""
 
     def __init__(
         self, name: str, root: Path, captions: Mapping[str, list[Any]], data_set: str
@@ -37,28 +34,68 @@ class NamedImagesReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the captions' file."""
-        files = image_files(self.root)
+        files = ImageFiles(self.root)
         for where, captions in self.captions.items():
-            name = PurePosixPath(where).name
-            path = files.get(where) or files.get(name)
+            try:
+                path = files.find(where)
+            except ValueError as error:
+                self.skip(where, str(error))
+                continue
             if path is None:
                 self.skip(where, f"no such image below {self.root}")
                 continue
-            image_id = f"{self.data_set}/{name}"
+            image_id = f"{self.data_set}/{path.name}"
             yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
 
 
-def image_files(root: Path) -> dict[str, Path]:
-    """Map every image's name, and its folder with its name, to its path."""
-    files: dict[str, Path] = {}
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                path = Path(folder, name)
-                files.setdefault(name, path)
-                files.setdefault(f"{path.parent.name}/{name}", path)
-    return files
+class ImageFiles:
+    """The image files below a folder, each found by its path, or by as much of it as is known.
+
+    A key and a file belong together if one of their paths is an end of the other: ``a/1.jpg`` finds
+    ``photos/a/1.jpg``, and ``coco/a/1.jpg`` finds ``a/1.jpg``; ``b/1.jpg`` finds neither. A name
+    may also do without its suffix.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ends: dict[str, list[Path]] = {}
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            for name in sorted(names):
+                if name.lower().endswith(IMAGE_SUFFIXES):
+                    path = Path(folder, name)
+                    for end in _ends(path.relative_to(root).as_posix()):
+                        self.ends.setdefault(end, []).append(path)
+        self.stems: dict[str, list[Path]] = {}
+        for end, paths in self.ends.items():
+            if "/" not in end:
+                self.stems.setdefault(PurePosixPath(end).stem, []).extend(paths)
+
+    def find(self, key: str) -> Path | None:
+        """Return the file of a key, or None; ``ValueError`` if several fit equally well."""
+        key = PurePosixPath(key).as_posix()
+        whole = self.root / key
+        for end in _ends(key):
+            found = self.ends.get(end, [])
+            if end != key:  # folders above the root are no business of ours, others are
+                found = [path for path in found if path == self.root / end]
+            if found:
+                return whole if whole in found else self._only(key, found)
+        if key.lower().endswith(IMAGE_SUFFIXES):
+            return None
+        return self._only(key, self.stems.get(key, []))
+
+    def _only(self, key: str, found: list[Path]) -> Path | None:
+        if len(found) > 1:
+            places = " and ".join(str(path.relative_to(self.root)) for path in found[:2])
+            raise ValueError(f"{key!r} is {places} below {self.root}; name its folder too")
+        return found[0] if found else None
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without its first folder, its first two, and so on."""
+    parts = PurePosixPath(path).parts
+    yield from ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def is_plain_name(name: Any) -> bool:

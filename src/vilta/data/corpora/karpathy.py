@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import Item, Reader, listed
+from vilta.data.corpora.base import Item, Reader, no_such_split
 from vilta.data.corpora.files import NamedImagesReader, is_plain_name, read_json, tar_members
 
 Entry = dict[str, Any]
@@ -128,17 +128,19 @@ def _split_file(tar: Path) -> tuple[str, Any]:
 
 
 def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
-    """Return the name of the data set and the entries of a split (of all if none is named)."""
+    """Return the name of the data set and the entries of a split, which must be named."""
     if not is_karpathy(content):
         raise ValueError(f"{where} is no Karpathy split file: images with sentences are missing")
     entries = [
         e for e in content["images"] if isinstance(e, dict) and is_plain_name(e.get("filename"))
     ]
+    splits = sorted({str(e.get("split")) for e in entries})
+    if not split and len(splits) > 1:
+        raise no_such_split(splits, "", where)
     if split:
-        splits = sorted({str(e.get("split")) for e in entries})
         unknown = [s for s in split.split("+") if s not in splits]
         if unknown:
-            raise ValueError(f"{where}: no split {unknown[0]!r}; there are: {listed(splits)}")
+            raise no_such_split(splits, unknown[0], where)
         entries = [e for e in entries if e.get("split") in split.split("+")]
     return str(content.get("dataset") or "karpathy"), entries
 

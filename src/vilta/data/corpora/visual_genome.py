@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.data.corpora.base import Item, Reader
-from vilta.data.corpora.files import image_files, json_array
+from vilta.data.corpora.files import ImageFiles, json_array
 from vilta.data.transforms import MIN_SIDE, decode_image
 
 REGIONS = "region_descriptions.json"
@@ -42,10 +42,10 @@ class VisualGenomeReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield images, or regions, in the order of the file."""
-        files = image_files(self.folder)
+        files = ImageFiles(self.folder)
         for entry in json_array(self.folder / REGIONS):
             number = entry.get("id") if isinstance(entry, dict) else None
-            path = files.get(f"{number}.jpg")
+            path = files.find(f"{number}.jpg")
             if path is None:
                 self.skip(f"{REGIONS}: image {number}", f"no such image below {self.folder}")
                 continue
