@@ -262,3 +262,21 @@ def test_temperature_is_clamped():
         model.itc_head.log_scale.fill_(9.0)
     assert model.itc_head.scale().item() == pytest.approx(100)
     assert scramble(tiny_vilta(), 0.0).itc_head.scale().item() < 100
+
+
+def test_scores_that_ranks_are_read_from_are_float32_under_autocast():
+    model = tiny_vilta().eval()
+    ids, mask = tokens_of(6, rows=4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        image, text = model.vilta.encode_image(pixels_of(4)), model.vilta.encode_text(ids, mask)
+        similarity = model.similarity(image, text, mask)
+        scores = model.match(text, mask, image)
+        fused = model.vilta.fuse(text, mask, image, pooled_only=True)
+        pooled = model.vilta.pool_fused(fused, mask.bool())
+        left, right = model.embed_image(image), model.embed_text(text, mask)
+    with torch.no_grad():
+        exact = model.itc_head.scale() * left @ right.T
+        torch.testing.assert_close(similarity, exact, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(scores, model.itm_head(pooled.float()), atol=1e-6, rtol=1e-6)
+    assert similarity.dtype == scores.dtype == torch.float32
+    assert not torch.equal(similarity, similarity.bfloat16().float())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -256,7 +256,18 @@ class WithMatching(ViltaPreTrainedModel):
         """Return no-match and match logits of encoded texts and images."""
         fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
         mask = attention_mask if pairs is None else attention_mask[pairs.text]
-        return self.itm_head(self.vilta.pool_fused(fused, mask.bool()))
+        return self.classify_match(self.vilta.pool_fused(fused, mask.bool()))
+
+    def classify_match(self, pooled: Float[Tensor, "R S"]) -> Float[Tensor, "R 2"]:
+        """Return no-match and match logits of pooled states."""
+        with self._ranks_are_read():
+            return self.itm_head(pooled if self.training else pooled.float())
+
+    def _ranks_are_read(self) -> AbstractContextManager[Any]:
+        """Compute in float32 in evaluation, whatever autocast says: bf16 has 8 bits, so it ties
+        scores that differ, and a tie is no rank. A loss does not mind.
+        """
+        return nullcontext() if self.training else torch.autocast(self.device.type, enabled=False)
 
     def embed_image(self, states: Float[Tensor, "B P C"]) -> Float[Tensor, "B W"]:
         """Unit vectors of encoded images for the contrastive comparison."""
@@ -276,11 +287,9 @@ class WithMatching(ViltaPreTrainedModel):
         attention_mask: Int[Tensor, "R L"],
     ) -> Float[Tensor, "B R"]:
         """Compare encoded images with encoded texts: cosine over the learned temperature."""
-        return (
-            self.itc_head.scale()
-            * self.embed_image(image)
-            @ self.embed_text(text, attention_mask).T
-        )
+        images, texts = self.embed_image(image), self.embed_text(text, attention_mask)
+        with self._ranks_are_read():
+            return self.itc_head.scale() * images @ texts.T
 
     def forward(
         self,
@@ -296,7 +305,7 @@ class WithMatching(ViltaPreTrainedModel):
         return ViltaOutput(
             last_hidden_state=fused.text,
             pooled=pooled,
-            match_logits=self.itm_head(pooled),
+            match_logits=self.classify_match(pooled),
             image_embeds=self.embed_image(image),
             text_embeds=self.embed_text(text, attention_mask),
         )
