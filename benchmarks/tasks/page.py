@@ -16,7 +16,7 @@ TITLES = {
     "easy-vqa": "easy-VQA, its test questions",
     "flickr8k": "Flickr8k, the 1,000 photos of val, on which the checkpoint was chosen too",
 }
-MAIN = {"retrieval": "mean_recall"}
+MAIN = {"retrieval": "combined/mean_recall"}
 """The figure that a task is judged by; else accuracy."""
 SHOWN = (
     "majority",

@@ -35,7 +35,8 @@ class TaskConfig:
     """Settings that only some of the tasks read."""
 
     min_answers: int = 9
-    """vqa: answers given less often in training are left out (9: 3,129 answers of VQAv2)."""
+    """vqa: answers given less often in training are left out (9 leaves the usual 3,129 of
+    VQAv2's train2014 and val2014 together, fewer of train2014 alone)."""
     premise: bool = False
     """snli-ve: put the premise caption before the hypothesis."""
     top_k: int = 32

@@ -125,6 +125,35 @@ def test_from_a_run_to_test_figures(start, data, capsys):
         assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
 
 
+def test_longer_texts_than_the_encoder_reads_are_refused_before_training(start, data, capsys):
+    said = refused(capsys, finetune, start, data, "--data.max-text-tokens", "500")
+    assert "cannot read 500 tokens" in said and "lower max_text_tokens" in said
+    assert not (data / "run" / "metrics.jsonl").exists()
+
+
+def test_the_released_model_of_a_run_is_the_run(start, data, capsys):
+    out = finetune(start, data, "--epochs", "1")
+    evaluate(f"{out}/model", data, "val")
+    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+    assert "was trained on 12 of these images" in refused(
+        capsys, evaluate, f"{out}/model", data, "train"
+    )
+    shutil.copytree(out / "model", data / "released")
+    evaluate(data / "released", data)
+    assert "zero-shot" in capsys.readouterr().out, "nothing is known of how it was trained"
+
+
+def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
+    out = learnt("retrieval")
+    where = ["--from", str(out), "--device", "cpu", "--batch-size", "4"]
+    told = "trained on 12 of these images"
+    run(["evaluate", "fine-grained", *where, "--data", f"scenes:6?{TINY}2"])
+    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+    assert told in refused(
+        capsys, run, ["evaluate", "fine-grained", *where, "--data", f"scenes:12?{TINY}1"]
+    )
+
+
 def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
     out = finetune(start, data, "--epochs", "1")
     target = ["--out", str(data / "figures.json")]
@@ -241,7 +270,7 @@ def test_labels_and_checkpoints_must_fit(start, data, capsys):
 
 def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
     said = refused(capsys, evaluate, start, data)
-    assert "is a pre-trained run" in said and "vilta finetune classification" in said
+    assert "holds a ViltaForPreTraining" in said and "vilta finetune classification" in said
     out = finetune(start, data, "--epochs", "1")
     said = refused(capsys, evaluate, out, data, task="vqa")
     assert "was fine-tuned for classification" in said

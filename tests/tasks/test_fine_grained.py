@@ -7,6 +7,7 @@ from PIL import Image
 from task_case import loader_of, make_task, write_images, write_json, write_lines
 
 from vilta.config_finetune import TaskConfig
+from vilta.data.examples import examples_from
 from vilta.data.scenes import is_true, scene_from_id, word_class
 from vilta.tasks.fine_grained import FineGrainedMatching as Task
 from vilta.tasks.fine_grained import Scored, fine_grained_figures
@@ -314,6 +315,30 @@ def test_figures_by_hand():
     assert figures["sugarcrepe++/a"] == 50.0
     assert figures["sugarcrepe++/macro"] == 75.0
     assert figures["sugarcrepe++/both_captions"] == 50.0  # the first and the third
+
+
+def test_without_paraphrases_there_is_one_side_and_it_is_said(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    path = tmp_path / "mine.csv"
+    path.write_text(f"image,caption,edit\n1.jpg,{CAPTION},{WRONG}\n")
+    one_side = read(path)
+    figures = fine_grained_figures([scored([1, 0], [2.0, -1.0])], ["own"], ["a"])
+    assert not {"both_sides", "paraphrases_accepted"} & figures.keys()
+    assert Task.criterion(one_side) == "accuracy" and "only one side" in Task.remark(one_side)
+    path.write_text(f"image,caption,edit,paraphrase\n1.jpg,{CAPTION},{WRONG},{CAPTION} it\n")
+    both = read(path)
+    assert Task.criterion(both) == "both_sides" and Task.remark(both) == ""
+
+
+def test_items_with_other_numbers_of_images_are_refused(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    (tmp_path / "mine.csv").write_text(f"image,caption,edit\n1.jpg,{CAPTION},{WRONG}\n")
+    items = read(tmp_path / "mine.csv")
+    task = make_task(Task, items, tmp_path / "model")
+    pair = {**items.rows[0], "images": ["1.jpg", "1.jpg"], "set": "winoground"}
+    mixed = examples_from([items.rows[0], pair], items.images, "mixed")
+    with pytest.raises(ValueError, match="winoground has more images an item than"):
+        task.check(mixed)
 
 
 def test_winoground_needs_both_images():

@@ -57,6 +57,26 @@ def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
     assert folded.evaluate(loader)["combined/text_to_image/R@1"] == pytest.approx(mean)
 
 
+def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
+    task, items = task_of(tmp_path)
+    figures = task.evaluate(loader_of(task, items))
+    means = []
+    for stage in ("contrastive", "matching", "combined"):
+        values = [v for n, v in figures.items() if n.startswith(f"{stage}/") and "R@" in n]
+        assert len(values) == 6
+        assert figures[f"{stage}/mean_recall"] == pytest.approx(sum(values) / 6)
+        means.append(sum(values) / 6)
+    assert figures["mean_recall"] == pytest.approx(max(means))
+
+
+def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
+    with pytest.raises(ValueError, match="hold their images; name no place"):
+        Task.read("scenes:4?seed=1&size=32", "photos", TaskConfig())
+    task, items = task_of(tmp_path, top_k=0)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        task.evaluate(loader_of(task, items))
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_step_has_a_gradient_for_both_heads(tmp_path, size):
     task, items = task_of(tmp_path)

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,20 @@ def test_the_published_layout(tmp_path):
 def test_several_files_are_joined(tmp_path):
     first, second = write_official(tmp_path), write_official(tmp_path, "val2014")
     assert len(read(f"{first}+{second}", str(tmp_path))) == 6
+
+
+def test_files_in_different_folders_need_one_place_of_images(tmp_path):
+    paths = [write_official(tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(ValueError, match=r"in different places; --data.images .* of both"):
+        read("+".join(paths))
+    assert len(read("+".join(paths), str(tmp_path / "a"))) == 6
+
+
+def test_a_part_of_a_published_file_finds_its_images_under_any_name(tmp_path):
+    path = Path(write_official(tmp_path))
+    part = path.with_name("v2_OpenEnded_mscoco_train2014_part_questions.json")
+    part.write_text(path.read_text())
+    assert read(str(part)).rows["images"][:] == read(str(path)).rows["images"][:]
 
 
 def test_the_vocabulary_is_what_is_often_the_most_given_answer(tmp_path):

@@ -36,7 +36,9 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if not Path(run_folder).exists() and (run_folder in TASKS or ":" in run_folder):
+    if config.start or (
+        not Path(run_folder).exists() and (run_folder in TASKS or ":" in run_folder)
+    ):
         return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
     device = choose_device(config.device)

@@ -17,6 +17,7 @@ from vilta.config_finetune import FinetuneConfig, TaskConfig
 from vilta.config_tools import EvaluateConfig
 from vilta.data.examples import Examples, PairItems, shared_images
 from vilta.data.loading import evaluation_loader
+from vilta.model import ViltaConfig
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes.finetune import model_folder, read_run
 from vilta.recipes.result_file import result_path
@@ -26,6 +27,8 @@ from vilta.training.precision import autocast, choose_device, choose_dtype, keep
 
 CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
 """The role of data that hold images of the validation set, all or some."""
+UNCOMPARED = "test, as far as can be told: the training data cannot be read"
+"""The role where images in both could not be looked for."""
 
 
 def run(name: str, config: EvaluateConfig) -> None:
@@ -38,8 +41,10 @@ def run(name: str, config: EvaluateConfig) -> None:
         raise ValueError(f"--from must name the run, e.g. vilta evaluate {name} --from runs/mine")
     device = choose_device(config.device)
     kind, trained = find_task(name), read_run(config.start)
-    if kind.needs_head and (trained is None or trained.task != name):
-        has = f"was fine-tuned for {trained.task}" if trained else "is a pre-trained run"
+    found = released_class(config.start)
+    fits = trained.task == name if trained else found == kind.model_class.__name__
+    if kind.needs_head and not fits:
+        has = f"was fine-tuned for {trained.task}" if trained else f"holds a {found}"
         raise ValueError(
             f"{config.start} {has}; for this task run vilta finetune {name} --from {config.start}"
         )
@@ -50,7 +55,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     items = kind.read(config.data, config.images, settings)
     if not config.submission:
         kind.require_answers(items)
-    role = role_of(items, trained, config, kind)
+    role = role_of(items, trained, config)
     out = Path(config.out or result_path(config.start, name, config.data))
     task = load_task(kind, config.start, settings, items)
     task.to(device).eval()
@@ -72,6 +77,8 @@ def run(name: str, config: EvaluateConfig) -> None:
     for figure, value in figures.items():
         table.add_row(figure.replace("_", " "), f"{value:.2f}")
     console.print(table)
+    if remark := kind.remark(items):
+        console.print(f"note: {remark}")
     before = earlier_looks(out, config)
     today = datetime.now(UTC).date().isoformat()
     result = {
@@ -86,13 +93,18 @@ def run(name: str, config: EvaluateConfig) -> None:
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
-    if role == "test" and before:
+    if role.startswith("test") and before:
         console.print(
             f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
             "made after the first are choices made on the test set"
         )
     model = f'vilta.{kind.model_class.__name__}.from_pretrained("{model_folder(config.start)}")'
     console.print(f"wrote {out}\nnext, in Python: {model}")
+
+
+def released_class(start: str) -> str:
+    """Return the name of the class whose weights a run has released."""
+    return (ViltaConfig.from_pretrained(model_folder(start)).architectures or ["model"])[0]
 
 
 def earlier_looks(out: Path, config: EvaluateConfig) -> list[str]:
@@ -109,7 +121,6 @@ def role_of(
     items: Examples | PairItems,
     trained: FinetuneConfig | None,
     config: EvaluateConfig,
-    kind: type[FinetuningTask],
 ) -> str:
     """Say what the data are to the run: ``zero-shot``, ``validation`` or ``test``.
 
@@ -120,11 +131,12 @@ def role_of(
     if config.data == trained.data.val:
         return CHOSEN
     data, settings = trained.data, trained.settings
+    reader = find_task(trained.task)  # not always the task that is evaluated
     try:
-        seen = kind.read(data.train, data.images, settings)
-        chosen = kind.read(data.val, data.images, settings.held_out()) if data.val else None
-    except ValueError:
-        return "test; the training data are gone, so images in both could not be looked for"
+        seen = reader.read(data.train, data.images, settings)
+        chosen = reader.read(data.val, data.images, settings.held_out()) if data.val else None
+    except ValueError as error:
+        return f"{UNCOMPARED} ({error})"
     shared = shared_images(seen, items)
     if shared and not config.accept_trained:
         raise ValueError(

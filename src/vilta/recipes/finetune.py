@@ -21,6 +21,7 @@ from vilta.data.order import derived
 from vilta.data.samples import fingerprint
 from vilta.model import ViltaConfig
 from vilta.model.attention import prefer_plain_attention
+from vilta.model.encoders import check_image_encoder, check_text_length
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
@@ -61,7 +62,8 @@ def run(task: str, config: FinetuneConfig) -> None:
     )
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = start_model(kind, config, items)
-    config = resolved(config, kind, model.config, len(items))
+    criterion = kind.criterion(held_out or items)
+    config = resolved(config, criterion, model.config, len(items))
     trained = kind(model, tokenizer, config.settings, items)
     collator = trained.collator(config.data.max_text_tokens)
     build = partial(
@@ -134,6 +136,8 @@ def start_model(
         model = kind.model_class(settings)
     else:
         model = kind.model_class.from_pretrained(folder, **sizes)
+    check_image_encoder(model.vilta.vision, model.config.image_size)
+    check_text_length(model.vilta.text, model.config.max_text_tokens)
     if config.run.device == "cpu" or not torch.accelerator.is_available():
         for encoder in (model.vilta.vision, model.vilta.text):
             prefer_plain_attention(encoder)
@@ -166,7 +170,7 @@ def model_folder(start: str) -> Path:
 
 
 def resolved(
-    config: FinetuneConfig, kind: type[FinetuningTask], model: ViltaConfig, items: int
+    config: FinetuneConfig, criterion: str, model: ViltaConfig, items: int
 ) -> FinetuneConfig:
     """Return the settings with what followed from the model and the number of items.
 
@@ -179,7 +183,7 @@ def resolved(
     epoch = math.ceil(items / per_step)
     run_ = replace(
         run_,
-        best_metric=run_.best_metric or kind.best_metric,
+        best_metric=run_.best_metric or criterion,
         evaluate_every=run_.evaluate_every or epoch,
         save_every=run_.save_every or epoch,
     )
@@ -188,8 +192,10 @@ def resolved(
 
 
 def read_run(folder: str) -> FinetuneConfig | None:
-    """Return the settings of a fine-tuned run; None for any other run or folder."""
+    """Return the settings of a fine-tuned run, or of its ``model`` folder; else None."""
     path = Path(folder) / CONFIG
+    if not path.is_file() and Path(folder).resolve().name == MODEL:
+        path = Path(folder).resolve().parent / CONFIG
     if not path.is_file():
         return None
     try:

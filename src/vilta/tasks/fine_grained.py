@@ -7,6 +7,7 @@ true but new (arXiv 2409.17958).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -100,8 +101,21 @@ class FineGrainedMatching(FinetuningTask):
         return rows
 
     def check(self, items: Any) -> None:
-        """Note the most texts of an item of any set: targets are padded to as many."""
+        """Note the most texts of an item of any set: targets are padded to as many.
+
+        Raises ``ValueError`` if some items ask about one image and others about two.
+        """
         self.most = max(self.most, *map(len, items.rows["texts"]))
+        counts = zip(items.rows["set"], map(len, items.rows["images"]), strict=True)
+        sets = {images: name for name, images in counts}
+        if len(sets) > 1:
+            (_, one), (_, two) = sorted(sets.items())[:2]
+            raise ValueError(f"{two} has more images an item than {one}: evaluate them apart")
+
+    @classmethod
+    def criterion(cls, items: Any) -> str:
+        """Return ``both_sides``, or ``accuracy`` where nothing tells the other side."""
+        return cls.best_metric if _has_paraphrases(items.rows["truth"]) else "accuracy"
 
     def target(self, row: Row) -> Tensor:
         """Return which texts are true, ``[most]``, padded with -1."""
@@ -166,6 +180,16 @@ class FineGrainedMatching(FinetuningTask):
                 found.append(Scored(truth[row][:count], by_image, similarity[row].tolist()))
         return found
 
+    @classmethod
+    def remark(cls, items: Any) -> str:
+        """Say that one side is missing."""
+        if _has_paraphrases(items.rows["truth"]):
+            return ""
+        return (
+            "only one side is measured: these data have no paraphrases, and a model that rejects "
+            "what is true but new would pass; measure it on a set with paraphrases too"
+        )
+
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return the figures of ``fine_grained_figures``."""
         rows = loader.dataset.examples.rows
@@ -180,7 +204,7 @@ def fine_grained_figures(
     ``accuracy``: the caption matches better than every wrong text; ``contrast/accuracy`` the same
     by similarity. ``captions_accepted`` and ``paraphrases_accepted``: a match is likelier than not.
     ``edits_rejected``: the same of wrong texts. ``both_sides`` is the mean of accuracy and of the
-    acceptance of paraphrases (of captions, where there are no paraphrases).
+    acceptance of paraphrases; where there are none, both figures are left out.
     """
     margins = torch.tensor([_margin(s.truth, s.match[0]) for s in scored])
     contrast = torch.tensor([_margin(s.truth, s.similarity) for s in scored])
@@ -196,9 +220,8 @@ def fine_grained_figures(
         "edits_rejected": _share(edits),
     }
     if paraphrase:
-        figures["paraphrases_accepted"] = _share(paraphrase)
-    accepted = figures.get("paraphrases_accepted", figures["captions_accepted"])
-    figures["both_sides"] = (figures["accuracy"] + accepted) / 2
+        accepted = figures["paraphrases_accepted"] = _share(paraphrase)
+        figures["both_sides"] = (figures["accuracy"] + accepted) / 2
     for name in dict.fromkeys(sets):
         at = [i for i, other in enumerate(sets) if other == name]
         figures |= _own_figures(name, [scored[i] for i in at], [categories[i] for i in at])
@@ -243,6 +266,10 @@ def _margin(truth: list[int], scores: list[float], hardest: bool = False) -> flo
     true = [score for is_true, score in zip(truth, scores, strict=True) if is_true]
     wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
     return (min(true) if hardest else true[0]) - max(wrong)
+
+
+def _has_paraphrases(truth: Iterable[list[int]]) -> bool:
+    return any(sum(of_item) > 1 for of_item in truth)
 
 
 def _share(hits: list[bool]) -> float:

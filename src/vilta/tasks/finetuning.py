@@ -126,6 +126,11 @@ class FinetuningTask(Task):
         return cls.best_metric
 
     @classmethod
+    def remark(cls, items: Examples | PairItems) -> str:
+        """Return what the reader of the figures on these items must know; nothing by default."""
+        return ""
+
+    @classmethod
     def unanswered(cls, items: Any) -> list[str]:
         """Return the ids of the items without an answer, as test servers have; none by default."""
         return []

@@ -68,7 +68,12 @@ def encode_gallery(
 
 
 def candidate_pairs(similarity: Float[Tensor, "N T"], top_k: int) -> Bool[Tensor, "N T"]:
-    """Pairs in which the text is among the image's ``top_k`` or the image among the text's."""
+    """Pairs in which the text is among the image's ``top_k`` or the image among the text's.
+
+    Raises ``ValueError`` if that is none.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     wanted = torch.zeros_like(similarity, dtype=torch.bool)
     texts = similarity.topk(min(top_k, similarity.shape[1]), dim=1).indices
     images = similarity.topk(min(top_k, similarity.shape[0]), dim=0).indices
@@ -134,17 +139,23 @@ def retrieval_figures(
 
 
 def mean_recall(stages: dict[str, dict[str, dict[str, float]]]) -> float:
-    """Average R@1/5/10 both ways of the best stage: not every run trains all of them."""
-    return max(
-        sum(value for way in stage.values() for value in way.values())
-        / sum(len(way) for way in stage.values())
-        for stage in stages.values()
-    )
+    """Average R@1/5/10 both ways of the best stage: not every run trains all of them.
+
+    Chooses checkpoints on validation data; what is reported is a stage's own.
+    """
+    return max(map(average_recall, stages.values()))
+
+
+def average_recall(stage: dict[str, dict[str, float]]) -> float:
+    """Average R@1/5/10 both ways."""
+    values = [value for way in stage.values() for value in way.values()]
+    return sum(values) / len(values)
 
 
 def flat_retrieval_figures(
     gallery: Gallery, match: Float[Tensor, "N T"] | None
 ) -> dict[str, float]:
-    """Return ``retrieval_figures`` of a gallery by flat names, and ``mean_recall``."""
+    """Return ``retrieval_figures`` of a gallery by flat names, and the mean recalls."""
     stages = retrieval_figures(gallery.similarity, match, gallery.relevant)
-    return {**flat(stages), "mean_recall": mean_recall(stages)}
+    means = {f"{name}/mean_recall": average_recall(stage) for name, stage in stages.items()}
+    return {**flat(stages), **means, "mean_recall": mean_recall(stages)}

@@ -158,7 +158,10 @@ def _question_file(folder: Path) -> Path:
 
 def _official_rows(path: Path, content: Any) -> list[Row]:
     """VQAv2: https://visualqa.org/download.html."""
-    split = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
+    questions = list_field(content, "questions", path)
+    # The field of the published files; a file of one's own may tell it by its name alone.
+    named = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
+    split = str(content.get("data_subtype") or named)
     image_split = "test2015" if split.startswith("test") else split
     place = path.with_name(path.name.replace(OPEN_ENDED, "").replace(QUESTIONS, ANNOTATIONS))
     given: dict[str, Any] = {}
@@ -166,7 +169,7 @@ def _official_rows(path: Path, content: Any) -> list[Row]:
         annotations = list_field(read_json(place), "annotations", place)
         given = {str(field(item, "question_id", place)): item for item in annotations}
     rows = []
-    for question in list_field(content, "questions", path):
+    for question in questions:
         name = str(field(question, "question_id", path))
         annotation = given.get(name, {"answers": []})
         answers = list_field(annotation, "answers", place)
