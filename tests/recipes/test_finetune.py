@@ -369,3 +369,13 @@ def test_missing_images_are_listed(start, data, capsys):
     (data / "train.csv").write_text("\n".join(lines) + "\n")
     said = refused(capsys, finetune, start, data)
     assert "11 of 11 images" in said and "gone-9.png" in said and "gone-10.png" not in said
+
+
+def test_a_folder_called_like_a_task_does_not_hide_it(learnt, tmp_path, monkeypatch, capsys):
+    out, place = learnt("vqa").resolve(), tmp_path / "work"
+    (place / "vqa").mkdir(parents=True)
+    monkeypatch.chdir(place)
+    run(["evaluate", "vqa", "--from", str(out), "--data", f"scenes:4?{TINY}3", "--device", "cpu"])
+    assert "accuracy" in capsys.readouterr().out
+    said = refused(capsys, run, ["evaluate", "vqq", "--from", str(out), "--data", "x.csv"])
+    assert "did you mean 'vqa'?" in said

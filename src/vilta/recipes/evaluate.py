@@ -36,9 +36,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if config.start or (
-        not Path(run_folder).exists() and (run_folder in TASKS or ":" in run_folder)
-    ):
+    is_task = run_folder in TASKS or ":" in run_folder
+    if config.start or (is_task and not Path(run_folder).exists()):
         return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
     device = choose_device(config.device)
