@@ -11,11 +11,15 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -55,6 +59,21 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
             "such as BERT, RoBERTa, DistilBERT, ModernBERT or MPNet"
         )
     return check_language_model(_load(AutoModelForMaskedLM, source, config))
+
+
+@contextmanager
+def damage_told(source: Any) -> Iterator[None]:
+    """Turn what a damaged weight file raises, which is no ``ValueError``, into one that names it.
+
+    Its own words are left out: some advise to read the file without any protection.
+    """
+    try:
+        yield
+    except (SafetensorError, UnpicklingError) as error:
+        raise ValueError(
+            f"the weights in {source} are damaged; copy or download them again (a run writes its "
+            "model anew with --run.resume)"
+        ) from error
 
 
 def starts_at_random(source: str | PreTrainedConfig) -> bool:
@@ -240,9 +259,10 @@ def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) 
     if starts_at_random(source):
         return auto.from_config(config)  # type: ignore[attr-defined]
     try:
-        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
-            source, config=config, output_loading_info=True, dtype=torch.float32
-        )
+        with damage_told(source):
+            model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+                source, config=config, output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load the weights of {source!r}: {reason}") from None

@@ -60,13 +60,14 @@ class ViltaPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """Load as transformers does; a leftover, missing or misshapen weight is an error.
 
-        Raises ``ValueError`` that names the weight. To start from encoders, use
-        ``ViltaForPreTraining.from_encoders``. A task's class starts its own head anew when the
-        checkpoint is a pre-trained one, and refuses that of another task.
+        Raises ``ValueError`` that names the weight, or the folder of a damaged file. To start from
+        encoders, use ``ViltaForPreTraining.from_encoders``. A task's class starts its own head anew
+        when the checkpoint is a pre-trained one, and refuses that of another task.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
-        with _errors_only():  # what it would warn of is judged below
+        # What it would warn of is judged below.
+        with _errors_only(), encoders.damage_told(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )

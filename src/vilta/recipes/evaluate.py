@@ -20,6 +20,7 @@ from vilta.data.samples import PairDataset
 from vilta.model import ViltaForPreTraining
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes import evaluate_task
+from vilta.recipes.finetune import read_run
 from vilta.recipes.pretrain import load_teacher, masking_collator
 from vilta.recipes.result_file import result_path
 from vilta.tasks.finetuning import TASKS
@@ -86,11 +87,16 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
 def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
     """Load the released model of a run with the settings it was trained with.
 
-    Raises ``ValueError`` if the folder is no finished pre-training run.
+    Raises ``ValueError`` in one line if the folder is no finished pre-training run.
     """
     folder = Path(run_folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run_folder} is no run: it has no config.yaml")
+    if (tuned := read_run(run_folder)) is not None:
+        raise ValueError(
+            f"{run_folder} was fine-tuned for a task; use: "
+            f"vilta evaluate {tuned.task} --from {run_folder} --data DATA"
+        )
     if not (folder / "model" / "config.json").is_file():
         raise ValueError(
             f"{run_folder} holds no released model yet; finish it with "
