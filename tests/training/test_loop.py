@@ -206,3 +206,23 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
     assert train_toy(tmp_path / "run", steps=1, overwrite=True).step == 1
     assert (tmp_path / "run" / "notes.txt").exists(), "overwrite deletes only what a run writes"
     assert find_checkpoint(tmp_path / "run").name == "step-00000001"
+
+
+def test_overwrite_deletes_what_was_measured_of_the_old_run(tmp_path):
+    train_toy(tmp_path, steps=1)
+    figures = json.dumps({"run": "runs/old", "data": "data/val", "figures": {"accuracy": 99.0}})
+    for name in ("evaluation-val.json", "vqa-test.json", "benchmark-vqa.json"):
+        (tmp_path / name).write_text(figures)
+    (tmp_path / "metrics.json").write_text('{"vqa/accuracy": 99.0}')
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    own = {
+        "answers.json": '[{"question_id": 1, "answer": "run"}]',
+        "evaluation-plan.json": '{"run": "tomorrow"}',
+        "torn.json": '{"run": ',
+    }
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    train_toy(tmp_path, steps=1, overwrite=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "model", "tensorboard", *own}

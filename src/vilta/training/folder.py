@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+REPORT = "report"
+FIGURES = "metrics.json"
 _TEMPORARY = ".tmp-"
 
 
@@ -48,7 +51,8 @@ def check_run_folder(run: RunConfig) -> None:
 def claim_run_folder(run: RunConfig, config: Any) -> None:
     """Make the folder ready and write ``config`` (a dataclass) into it; one process calls this.
 
-    ``overwrite`` deletes what a run writes and leaves any other file alone.
+    ``overwrite`` deletes what a run writes and what was measured of it, and leaves any other file
+    alone.
     """
     check_run_folder(run)
     folder = Path(run.out)
@@ -56,9 +60,10 @@ def claim_run_folder(run: RunConfig, config: Any) -> None:
         for path in place.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if run.overwrite:
-        for name in (CHECKPOINTS, EVENTS, MODEL):
+        for name in (CHECKPOINTS, EVENTS, MODEL, REPORT):
             shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / METRICS).unlink(missing_ok=True)
+        for path in (folder / METRICS, folder / FIGURES, *_evaluations(folder)):
+            path.unlink(missing_ok=True)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     save_yaml(config, folder / CONFIG)
 
@@ -102,6 +107,22 @@ def replace_text(path: Path, text: str) -> None:
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """Return the files with figures of a model that ``vilta evaluate`` wrote, whatever their name.
+
+    They are known by what they hold: a report must not show those of a run that is gone.
+    """
+    return [path for path in folder.glob("*.json") if {"run", "data", "figures"} <= _keys(path)]
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()
 
 
 def _flush(path: Path) -> None:
