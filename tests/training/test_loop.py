@@ -159,6 +159,13 @@ def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
     assert train_toy(tmp_path, resume=True).best["step"] in (6, 12)
 
 
+def test_replaced_samples_are_told_at_the_end(tmp_path, capsys):
+    train_toy(tmp_path / "clean", steps=1)
+    assert "bad samples" not in capsys.readouterr().out
+    train_toy(tmp_path / "spoilt", steps=1, bad=3)
+    assert "bad samples replaced by others: 3; warnings above" in capsys.readouterr().out
+
+
 def test_too_few_samples_for_a_step_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_training, "loader_for", lambda *_: lambda **_: [])
     with pytest.raises(ValueError, match="gave no batch for step 1: fewer samples than the 8"):

@@ -22,7 +22,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.recipes import evaluate_task
 from vilta.recipes.finetune import read_run
 from vilta.recipes.pretrain import load_teacher, masking_collator
-from vilta.recipes.result_file import result_path
+from vilta.recipes.result_file import blanks_told, result_path
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import evaluate_pretraining
@@ -45,7 +45,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
-    dataset = PairDataset(load_pairs(config.data), data, config.seed, False, config.data)
+    pairs = load_pairs(config.data, strict=data.strict)
+    dataset = PairDataset(pairs, data, config.seed, False, config.data)
     settings = replace(trained, run=replace(trained.run, seed=config.seed))
     loader = evaluation_loader(
         dataset,
@@ -69,11 +70,14 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         )
     for table in tables(figures):
         console.print(table)
+    if dataset.blanks:
+        console.print(blanks_told(dataset.blanks, len(dataset)))
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     result = {
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
+        "blank_images": dataset.blanks,
         "candidates": "all" if config.full else config.top_k,
         "precision": reason,
         "seed": config.seed,

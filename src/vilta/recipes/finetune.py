@@ -18,7 +18,7 @@ from vilta.config_finetune import FinetuneConfig
 from vilta.data.examples import Examples, PairItems, shared_images
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.order import derived
-from vilta.data.samples import fingerprint
+from vilta.data.samples import ImageMaker, fingerprint
 from vilta.model import ViltaConfig
 from vilta.model.attention import prefer_plain_attention
 from vilta.model.language_model import load_tokenizer
@@ -90,6 +90,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         then=f"vilta evaluate {config.task} --from {config.run.out} --data TEST, once",
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
+        bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
     )
 
 

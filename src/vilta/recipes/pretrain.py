@@ -55,7 +55,8 @@ def run(config: PretrainConfig) -> None:
     dataset, content = training_data(data, config.run.seed)
     evaluate = pictures = None
     if data.val:
-        held_out = PairDataset(load_pairs(data.val), data, config.run.seed, False, data.val)
+        pairs = load_pairs(data.val, strict=data.strict)
+        held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
         loader = evaluation_loader(
             held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
         )
@@ -75,6 +76,7 @@ def run(config: PretrainConfig) -> None:
         evaluate=evaluate,
         pictures=pictures,
         samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
+        bad_samples=lambda: dataset.counts["bad"],
     )
 
 
