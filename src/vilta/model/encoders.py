@@ -109,17 +109,32 @@ def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
     name = type(encoder).__name__
     if encoder.main_input_name != "pixel_values":
         raise ValueError(f"{name} reads `{encoder.main_input_name}`; take an image encoder")
+    check_patch(encoder.config, size, size)
     try:
         with torch.no_grad():
             states = image_states(encoder.eval(), torch.zeros(1, 3, size, size))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot encode {size}x{size} pixels: {reason}") from None
+        raise ValueError(
+            f"{name} cannot encode {size}x{size} pixels: {reason}; use another --data.image-size, "
+            "or another image encoder"
+        ) from None
     width = image_width(encoder.config)
     if states.dim() != 3 or states.shape[2] != width:
         raise ValueError(
             f"{name} returns states of shape {list(states.shape)} where [1, tokens, {width}] "
             "was expected; take another image encoder"
+        )
+
+
+def check_patch(config: PreTrainedConfig, height: int, width: int) -> None:
+    """Raise ``ValueError`` if images are smaller than a patch of an image encoder."""
+    patch = getattr(config, "patch_size", 1)
+    smallest = max(patch) if isinstance(patch, list | tuple) else patch
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"images of {height}x{width} pixels are smaller than a patch ({smallest}); use a "
+            "larger --data.image-size"
         )
 
 
