@@ -187,7 +187,7 @@ class OptimizationConfig:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto`: bf16 where the hardware computes it natively, else float32."""
     compile: bool = False
-    """torch.compile the task; slow to start, see benchmarks/."""
+    """torch.compile the task: the first steps take long, as they compile it."""
 
 
 @dataclass(frozen=True, kw_only=True)
