@@ -12,6 +12,8 @@ import toy_training
 from safetensors.torch import load_file
 from toy_training import ToyTask, figures, train_toy
 
+from vilta.config import PretrainConfig
+from vilta.config_file import load_yaml
 from vilta.training.checkpoint import find_checkpoint
 
 
@@ -192,6 +194,10 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
         train_toy(tmp_path, resume=True, batch_size=8)
     summary = train_toy(tmp_path, resume=True, fingerprint="other", accept_other_data=True, steps=3)
     assert summary.step == 3
+    train_toy(tmp_path, overwrite=True, accept_other_data=True, steps=3)
+    saved = load_yaml(tmp_path / "config.yaml", PretrainConfig).run
+    for flag in ("resume", "overwrite", "accept_other_data"):
+        assert not getattr(saved, flag), "what was allowed once is not allowed for ever"
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):

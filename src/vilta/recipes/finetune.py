@@ -83,7 +83,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         loader_for(dataset, collator, config.optimization, config.data, seed=config.run.seed),
         optimization=config.optimization,
         run=config.run,
-        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        config=config,
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta finetune {config.run.out}/{CONFIG} --run.resume",

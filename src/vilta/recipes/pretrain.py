@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,7 +67,7 @@ def run(config: PretrainConfig) -> None:
         loader_for(dataset, masked, steps, data, seed=config.run.seed),
         optimization=steps,
         run=config.run,
-        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        config=config,
         fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def check_run_folder(run: RunConfig) -> None:
 
 
 def claim_run_folder(run: RunConfig, config: Any) -> None:
-    """Make the folder ready and write ``config`` (a dataclass) into it; one process calls this.
+    """Make the folder ready and write ``config`` into it; one process calls this.
 
+    ``config`` is a dataclass with the ``run``. What was allowed for this start alone is not
+    written, so that whoever goes on by config.yaml is asked again.
     ``overwrite`` deletes what a run writes and what was measured of it, and leaves any other file
     alone.
     """
@@ -65,7 +68,8 @@ def claim_run_folder(run: RunConfig, config: Any) -> None:
         for path in (folder / METRICS, folder / FIGURES, *_evaluations(folder)):
             path.unlink(missing_ok=True)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    save_yaml(config, folder / CONFIG)
+    asked_anew = replace(config.run, resume=False, overwrite=False, accept_other_data=False)
+    save_yaml(replace(config, run=asked_anew), folder / CONFIG)
 
 
 @contextmanager
