@@ -38,7 +38,7 @@ class DataConfig:
     cache: bool = False
     """Keep decoded images in the memory of each loader process, 4 bytes a pixel: for small data."""
     strict: bool = False
-    """Stop at the first unreadable sample instead of replacing it by another one."""
+    """Stop at the first sample that cannot be used instead of leaving it out or replacing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class OptimizationConfig:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto`: bf16 where the hardware computes it natively, else float32."""
     compile: bool = False
-    """torch.compile the task; slow to start, see benchmarks/."""
+    """torch.compile the task: the first steps take long, as they compile it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,15 @@ def test_missing_images_and_captions_are_skipped_and_counted(flickr):
         list(reader.rows())
 
 
+def test_what_a_table_lacks_is_told_and_strict_stops_there(flickr, caplog):
+    (flickr / "images" / "1.jpg").unlink()
+    assert len(load_pairs(str(flickr), "train+val")) == 2
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "1 items skipped, the first: 1.jpg (no such image" in said and "\n" not in said
+    with pytest.raises(ValueError, match=r"1\.jpg: no such image"):
+        load_pairs(str(flickr), "train+val", strict=True)
+
+
 @pytest.mark.parametrize("filename", ["../secret.jpg", "/etc/passwd", "", 5, None])
 def test_file_names_that_are_paths_are_not_followed(flickr, filename):
     content = karpathy()

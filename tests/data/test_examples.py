@@ -13,7 +13,6 @@ from PIL import Image
 from vilta.config import DataConfig
 from vilta.data.corpora.base import FEATURES
 from vilta.data.examples import (
-    BLANK,
     ExampleCollator,
     ExampleDataset,
     PairItems,
@@ -21,6 +20,7 @@ from vilta.data.examples import (
     shared_images,
 )
 from vilta.data.images import ImageFolder, PairImages, SceneImages, find_images
+from vilta.data.samples import BLANK
 from vilta.data.scenes import draw, make_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
@@ -151,6 +151,7 @@ def test_an_unreadable_image_is_replaced_in_training_and_blank_in_evaluation(fol
     evaluated = samples(items)
     assert evaluated[0, 0].target == 0
     assert (evaluated[0, 0].pixels[0] == BLANK).all()
+    assert evaluated.blanks == 1 and trained.blanks == 0
     with pytest.raises(ValueError, match="bad sample items#0"):
         samples(items, strict=True)[0, 0]
 

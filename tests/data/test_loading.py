@@ -262,6 +262,26 @@ def test_bad_samples_are_replaced_counted_and_named(tokenizer, workers, caplog):
     assert_same(found, flat(batches(tokenizer, replaced, batch_size=23, steps=2)))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_samples_stay_in_evaluation_with_a_blank_image(tokenizer, workers, caplog):
+    dataset = make_dataset(train=False, broken=(3,), empty=(5,))
+    collator = PairCollator(tokenizer, 12, mask_some, 0)
+    loader = evaluation_loader(dataset, collator, batch_size=23, workers=workers)
+    for batch in (*loader, *loader):
+        assert list(batch.names) == [f"test#{i}" for i in range(23)]
+        blank = (batch.pixel_values == samples.BLANK).flatten(1).all(dim=1)
+        assert blank.nonzero().flatten().tolist() == [3, 5]
+        whole = next(iter(evaluation_loader(make_dataset(train=False), collator, batch_size=23)))
+        assert torch.equal(batch.pixel_values[~blank], whole.pixel_values[~blank])
+        words = [tokenizer.decode(b.input_ids[3], skip_special_tokens=True) for b in (batch, whole)]
+        assert words[0] == words[1] != ""
+        assert tokenizer.decode(batch.input_ids[5], skip_special_tokens=True) == ""
+    assert dataset.blanks == 2
+    if not workers:  # elsewhere the log is the loader process's
+        assert "test#3 (test/3.png): not an image" in caplog.text
+        assert "shown as a blank image" in caplog.text
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_strict_stops_at_the_first_bad_sample_with_one_line(tokenizer, workers):
     dataset = make_dataset(broken=(3,), config=replace(CONFIG, strict=True))

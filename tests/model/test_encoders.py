@@ -15,6 +15,7 @@ from tiny_models import (
 
 from vilta.model import ViltaForPreTraining
 from vilta.model.encoders import (
+    check_image_encoder,
     grid_positions,
     image_states,
     language_model_logits,
@@ -210,6 +211,15 @@ def test_image_smaller_than_a_patch(size):
     model = ViltaForPreTraining(tiny_config())
     with pytest.raises(ValueError, match=r"smaller than a patch \(8\)"):
         model(*tokens_of(4, rows=1), torch.zeros(1, 3, *size))
+
+
+@pytest.mark.parametrize("kind", sorted(VISION.keys() - {"resnet"}))  # that takes any size
+def test_image_size_that_an_encoder_cannot_take_says_what_to_change(kind):
+    smallest = getattr(VISION[kind], "patch_size", None)
+    message = rf"2x2 pixels are smaller than a patch \({smallest}\)" if smallest else "2x2 pixels"
+    with pytest.raises(ValueError, match=rf"{message}.*; use .*--data\.image-size") as error:
+        check_image_encoder(load_image_encoder(VISION[kind]), 2)
+    one_line(error)
 
 
 def test_uint8_pixels_are_normalised_by_the_model():

@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoPro
 
 import vilta
 from vilta.model import ViltaForPreTraining, ViltaModel, ViltaProcessor
+from vilta.model.encoders import load_image_encoder, load_text_encoder
+from vilta.model.language_model import continue_language_model
 
 
 def assert_bit_for_bit(a, b):
@@ -144,6 +146,41 @@ def test_weight_of_another_shape_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"itm_head\.out\.bias") as error:
         ViltaForPreTraining.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+DAMAGE = {
+    "cut short": lambda whole: whole[: len(whole) // 2],
+    "without content": lambda whole: bytes(len(whole)),
+    "something else": lambda whole: b"<html>not found</html>" * 50,
+    "empty": lambda whole: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_weights_are_an_error_that_names_their_folder(damage, tmp_path):
+    model = tiny_vilta()
+    parts = {
+        "whole": (model, ViltaForPreTraining.from_pretrained),
+        "text": (model.vilta.text, load_text_encoder),
+        "continued": (model.vilta.text, continue_language_model),
+        "vision": (model.vilta.vision, load_image_encoder),
+    }
+    for name, (part, load) in parts.items():
+        part.save_pretrained(tmp_path / name)
+        file = tmp_path / name / "model.safetensors"
+        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        with pytest.raises(ValueError, match=r"are damaged; copy or download them again") as error:
+            load(str(tmp_path / name))
+        assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_damaged_pickle_is_no_reason_to_read_it_unprotected(tmp_path):
+    model = tiny_vilta().vilta.text
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"garbage" * 100)
+    with pytest.raises(ValueError, match="are damaged") as error:
+        load_text_encoder(str(tmp_path))
+    assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_config_json_alone_rebuilds_the_architecture(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tiny_models import SPECIAL, known_tokenizer, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vilta.objectives.vocabulary import (
@@ -47,8 +48,27 @@ def test_facts_about_tokens_that_mark_beginnings(kind, mark):
     _, sets = facts(tokenizer, vocabulary)
     assert f"{mark}a" in sets["whole"] and f"{mark}a" not in sets["content"]
     assert len(sets["whole"] & sets["content"]) > 5
-    assert all(token.startswith(mark) and token[1:].isalpha() for token in sets["whole"])
+    assert all(token.startswith(mark) for token in sets["whole"])
+    words = {tokenizer.convert_tokens_to_string([t]).strip(" ▁") for t in sets["whole"]}
+    assert all(word.isalpha() for word in words)
     assert not set(SPECIAL) & (sets["whole"] | sets["content"])
+
+
+def test_bytes_are_letters_only_where_they_spell_letters():
+    split = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False).pre_tokenize_str
+    written = {word: split(word)[0][0] for word in ("ball", "café", "cafés", "über", "—", "“", "7")}
+    halves = [written["café"][:-1], written["—"][:-1], "Ã"]
+    tokens = {token: i for i, token in enumerate([*SPECIAL, *written.values(), *halves])}
+    core = Tokenizer(models.BPE(vocab=tokens, merges=[], unk_token="[UNK]"))
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]")
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    vocabulary = read_vocabulary(tokenizer, len(tokenizer))
+    _, sets = facts(tokenizer, vocabulary)
+    letters = {written[word] for word in ("ball", "café", "cafés", "über")}
+    assert sets["whole"] == sets["content"] == letters
+    stems = vocabulary.stem[[tokens[written[word]] for word in ("café", "cafés", "über")]]
+    assert stems[0] == stems[1] != stems[2]
 
 
 def test_tables_follow_their_module_and_are_not_saved():

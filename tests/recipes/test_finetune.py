@@ -276,6 +276,13 @@ def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
     assert "was fine-tuned for classification" in said
 
 
+def test_a_fine_tuned_run_is_measured_on_its_task(learnt, capsys):
+    out = learnt("snli-ve")
+    for verb in (["evaluate", str(out), "--data", f"scenes:6?{TINY}2"], ["report", str(out)]):
+        said = refused(capsys, run, verb)
+        assert f"use: vilta evaluate snli-ve --from {out} --data DATA" in said
+
+
 @pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve", "fine-grained", "retrieval"])
 def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
     folder, out, answers = learnt(task), tmp_path / "figures.json", tmp_path / "answers"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from vilta.config import (
@@ -203,6 +205,36 @@ def test_evaluation_of_the_run(whole_run, capsys):
     evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu", out=again))
     repeated = json.loads(Path(again).read_text())["figures"]
     assert repeated == figures, "the same seed, the same figures"
+
+
+def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplog):
+    """Of four pictures for each use, one has no caption and one cannot be decoded."""
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.effect_noise((40, 40), 60 + i).save(tmp_path / name / f"{i}.png")
+            (tmp_path / name / f"{i}.txt").write_text("" if i == 1 else "a large red ball")
+        (tmp_path / name / "2.png").write_bytes(b"no image")
+    paths = {"train": str(tmp_path / "train"), "val": str(tmp_path / "val")}
+    changed = replace(
+        settings,
+        data=replace(settings.data, **paths),
+        optimization=replace(settings.optimization, steps=1, batch_size=6),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    pretrain.run(changed)
+    for name in paths:
+        assert f"{paths[name]}: 1 items skipped, the first: " in caplog.text
+    said = capsys.readouterr().out
+    assert int(re.search(r"bad samples replaced by others: (\d+)", said)[1]) >= 2
+    evaluate.run(str(tmp_path / "run"), EvaluateConfig(data=paths["val"], device="cpu"))
+    assert "note: 1 of 3 items cannot be read" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/evaluation-val.json").read_text())["blank_images"] == 1
+
+    for clean in ({"val": ""}, {"train": TRAIN}):
+        strict = replace(changed, data=replace(changed.data, **clean, strict=True))
+        with pytest.raises(ValueError, match=r"1\.\w+: .*no caption"):
+            pretrain.run(replace(strict, run=replace(changed.run, out=str(tmp_path / "new"))))
 
 
 @pytest.mark.parametrize(

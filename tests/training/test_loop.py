@@ -12,6 +12,8 @@ import toy_training
 from safetensors.torch import load_file
 from toy_training import ToyTask, figures, train_toy
 
+from vilta.config import PretrainConfig
+from vilta.config_file import load_yaml
 from vilta.training.checkpoint import find_checkpoint
 
 
@@ -159,6 +161,13 @@ def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
     assert train_toy(tmp_path, resume=True).best["step"] in (6, 12)
 
 
+def test_replaced_samples_are_told_at_the_end(tmp_path, capsys):
+    train_toy(tmp_path / "clean", steps=1)
+    assert "bad samples" not in capsys.readouterr().out
+    train_toy(tmp_path / "spoilt", steps=1, bad=3)
+    assert "bad samples replaced by others: 3; warnings above" in capsys.readouterr().out
+
+
 def test_too_few_samples_for_a_step_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_training, "loader_for", lambda *_: lambda **_: [])
     with pytest.raises(ValueError, match="gave no batch for step 1: fewer samples than the 8"):
@@ -185,6 +194,10 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
         train_toy(tmp_path, resume=True, batch_size=8)
     summary = train_toy(tmp_path, resume=True, fingerprint="other", accept_other_data=True, steps=3)
     assert summary.step == 3
+    train_toy(tmp_path, overwrite=True, accept_other_data=True, steps=3)
+    saved = load_yaml(tmp_path / "config.yaml", PretrainConfig).run
+    for flag in ("resume", "overwrite", "accept_other_data"):
+        assert not getattr(saved, flag), "what was allowed once is not allowed for ever"
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
@@ -206,3 +219,23 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
     assert train_toy(tmp_path / "run", steps=1, overwrite=True).step == 1
     assert (tmp_path / "run" / "notes.txt").exists(), "overwrite deletes only what a run writes"
     assert find_checkpoint(tmp_path / "run").name == "step-00000001"
+
+
+def test_overwrite_deletes_what_was_measured_of_the_old_run(tmp_path):
+    train_toy(tmp_path, steps=1)
+    figures = json.dumps({"run": "runs/old", "data": "data/val", "figures": {"accuracy": 99.0}})
+    for name in ("evaluation-val.json", "vqa-test.json", "benchmark-vqa.json"):
+        (tmp_path / name).write_text(figures)
+    (tmp_path / "metrics.json").write_text('{"vqa/accuracy": 99.0}')
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    own = {
+        "answers.json": '[{"question_id": 1, "answer": "run"}]',
+        "evaluation-plan.json": '{"run": "tomorrow"}',
+        "torn.json": '{"run": ',
+    }
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    train_toy(tmp_path, steps=1, overwrite=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "model", "tensorboard", *own}

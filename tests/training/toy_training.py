@@ -144,6 +144,7 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
         then="vilta toy-evaluate",
         evaluate=task.evaluate,
         samples_per_epoch=SAMPLES,
+        bad_samples=lambda: settings.get("bad", 0),
     )
 
 

@@ -24,9 +24,6 @@ from vilta.data.order import Key, derived, generator_for
 from vilta.data.samples import ImageMaker
 from vilta.types import Example, ExampleBatch
 
-BLANK = 127
-"""Grey level of the image that stands for none."""
-
 COMPARED = 100
 """Images whose bytes are compared where two sets use the same names (our choice)."""
 
@@ -124,7 +121,7 @@ class ExampleDataset(ImageMaker):
         train: bool,
         blind: bool = False,
     ) -> None:
-        super().__init__(config, seed, train)
+        super().__init__(config, seed, train, len(examples))
         self.examples, self.target, self.blind = examples, target, blind
 
     def __len__(self) -> int:
@@ -140,7 +137,7 @@ class ExampleDataset(ImageMaker):
             try:
                 return self._example(row, epoch, name)
             except ValueError as error:
-                self.bad(name, self.examples.rows[row]["id"], str(error))
+                self.bad(row, name, self.examples.rows[row]["id"], str(error))
             if not self.train:
                 return self._example(row, epoch, name, blind=True)
             attempt += 1
@@ -153,11 +150,10 @@ class ExampleDataset(ImageMaker):
 
     def _example(self, row: int, epoch: int, name: str, blind: bool = False) -> Example:
         content = self.examples.rows[row]
-        side = self.config.image_size
         pixels = []
         for key in content["images"]:
             if blind or self.blind:
-                pixels.append(torch.full((3, side, side), BLANK, dtype=torch.uint8))
+                pixels.append(self.blank())
             else:
                 random = generator_for(self.seed, "crop", epoch, key)
                 pixels.append(self.pixels(key, partial(self.examples.images.read, key), random))

@@ -19,7 +19,7 @@ from vilta.config import DataConfig
 from vilta.data.corpora import find_shards, load_pairs
 from vilta.data.corpora.patterns import file_name
 from vilta.data.order import Key, derived, sample_at
-from vilta.data.samples import PairDataset, Samples, fingerprint
+from vilta.data.samples import PairDataset, fingerprint
 from vilta.data.streaming import StreamedPairs
 from vilta.types import Sample
 
@@ -28,7 +28,9 @@ STREAM = "stream:"
 """What the name of shards that are read as a stream begins with."""
 
 
-def training_data(config: DataConfig, seed: int) -> tuple[Samples | StreamedPairs, str]:
+def training_data(
+    config: DataConfig, seed: int
+) -> tuple[PairDataset | Mixture | StreamedPairs, str]:
     """Return the samples of ``config.train``, and a hash that stands for their content.
 
     Of a stream, the hash stands for the names of its shards alone.
@@ -37,7 +39,7 @@ def training_data(config: DataConfig, seed: int) -> tuple[Samples | StreamedPair
     """
 
     def load(path: str, seed: int) -> PairDataset:
-        return PairDataset(load_pairs(path), config, seed, True, path)
+        return PairDataset(load_pairs(path, strict=config.strict), config, seed, True, path)
 
     if config.train.startswith(STREAM):
         if config.bucket_steps or config.cache:
@@ -83,6 +85,11 @@ class Mixture:
         ]
         """Rows of an epoch that each source has."""
         self.ends = list(accumulate(self.shares))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples were read so far, and how many of them were bad, of all sources."""
+        return {name: sum(part.counts[name] for part in self.parts) for name in ("read", "bad")}
 
     def __len__(self) -> int:
         """Return the number of rows of an epoch."""

@@ -32,6 +32,8 @@ COLUMNS = ("image", "captions", "image_id", "source")
 """The columns of a pair table."""
 BAD_SHARE, BAD_COUNT = 0.05, 20
 """A run stops once more samples than both of these were bad (our choice)."""
+BLANK = 127
+"""Grey level of the image that stands for none."""
 SLOTS = 65
 """Counters: one for the main process, the others for its loader processes."""
 
@@ -55,18 +57,19 @@ class BadData(ValueError):
 class ImageMaker:
     """Makes pixels of image bytes, for training or for evaluation, and counts what is bad.
 
-    In training the crop is drawn; in evaluation it is the centre. Bad rows are logged by name and
-    counted; :class:`BadData` is raised instead under ``config.strict``, and when there are too
-    many.
+    In training the crop is drawn; in evaluation it is the centre, and a bad one of the ``rows`` is
+    shown as a blank image. Bad rows are logged by name and counted; :class:`BadData` is raised
+    instead under ``config.strict``, and when there are too many.
     """
 
-    def __init__(self, config: DataConfig, seed: int, train: bool) -> None:
+    def __init__(self, config: DataConfig, seed: int, train: bool, rows: int = 0) -> None:
         self.config, self.seed, self.train = config, seed, train
         self.short_side = training_short_side(
             config.image_size, config.augmentation if train else "none", config.min_crop
         )
         # Shared with the loader processes; each writes its own row, so no lock is needed.
         self._counts = torch.zeros(SLOTS, 2, dtype=torch.int64).share_memory_()
+        self._blank = torch.zeros(0 if train else rows, dtype=torch.bool).share_memory_()
         self._known_bad: set[str] = set()
         self._decoded: dict[int | str, Any] = {}
 
@@ -75,6 +78,11 @@ class ImageMaker:
         """How many samples were read so far, and how many of them were bad, in all processes."""
         read, bad = self._counts.sum(dim=0).tolist()
         return {"read": read, "bad": bad}
+
+    @property
+    def blanks(self) -> int:
+        """How many rows were shown as a blank image in evaluation, each counted once."""
+        return int(self._blank.sum())
 
     def pixels(
         self, key: int | str, read: Callable[[], bytes], random: np.random.Generator
@@ -100,15 +108,23 @@ class ImageMaker:
         """Count a sample that could be made."""
         self._counts[_slot(), 0] += 1
 
-    def bad(self, name: str, source: str, reason: str) -> None:
+    def blank(self) -> UInt8[Tensor, "3 S S"]:
+        """Return the pixels that stand for an image that is not shown."""
+        side = self.config.image_size
+        return torch.full((3, side, side), BLANK, dtype=torch.uint8)
+
+    def bad(self, row: int, name: str, source: str, reason: str) -> None:
         """Count a bad row; log it the first time that this process meets it."""
         what = f"{name} ({source}): {reason}"
         if self.config.strict:
             raise BadData(f"bad sample {what}")
         self._counts[_slot()] += 1
+        if not self.train:
+            self._blank[row] = True
         if name not in self._known_bad:
             self._known_bad.add(name)
-            log.warning("bad sample %s; replaced by another one", what)
+            instead = "replaced by another one" if self.train else "shown as a blank image"
+            log.warning("bad sample %s; %s", what, instead)
         counts = self.counts
         if counts["bad"] > BAD_COUNT and counts["bad"] > BAD_SHARE * counts["read"]:
             raise BadData(
@@ -151,15 +167,16 @@ class SampleMaker(ImageMaker):
 
 
 class PairDataset(SampleMaker):
-    """Samples of a pair table by (epoch, row); a bad one is replaced by another row.
+    """Samples of a pair table by (epoch, row).
 
-    Which one follows from the seed. ``name`` is what error messages call the table.
+    In training a bad one is replaced by another row, which follows from the seed; in evaluation,
+    where every row counts, its image is blank. ``name`` is what error messages call the table.
     """
 
     def __init__(
         self, table: datasets.Dataset, config: DataConfig, seed: int, train: bool, name: str
     ) -> None:
-        super().__init__(config, seed, train)
+        super().__init__(config, seed, train, len(table))
         missing = [c for c in COLUMNS if c not in table.column_names]
         if missing:
             found = ", ".join(table.column_names)
@@ -183,9 +200,18 @@ class PairDataset(SampleMaker):
             try:
                 return self.make(content, epoch, row, name)
             except ValueError as error:
-                attempt += 1
-                self.bad(name, content["source"], str(error))
-                row = derived(self.seed, "replace", epoch, index, attempt) % len(self)
+                self.bad(row, name, content["source"], str(error))
+            if not self.train:
+                return Sample(
+                    pixels=self.blank(),
+                    caption=next(iter(_usable(content["captions"])), ""),
+                    image_id=content["image_id"],
+                    index=row,
+                    epoch=epoch,
+                    name=name,
+                )
+            attempt += 1
+            row = derived(self.seed, "replace", epoch, index, attempt) % len(self)
 
     def caption_lengths(self, keys: list[Key]) -> list[int]:
         """Return how many characters the captions of these samples have; reads no image."""

@@ -69,7 +69,7 @@ class StreamedPairs(SampleMaker):
             except (ValueError, OSError) as error:
                 if isinstance(error, BadData):
                     raise
-                self.bad(name, item.source, str(error))
+                self.bad(key[1], name, item.source, str(error))
         raise BadData(f"{self.name}: none of {CHUNK} pairs in a row can be used")
 
     def count(self, shard: str) -> int:

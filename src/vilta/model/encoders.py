@@ -11,11 +11,15 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -57,6 +61,21 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     return check_language_model(_load(AutoModelForMaskedLM, source, config))
 
 
+@contextmanager
+def damage_told(source: Any) -> Iterator[None]:
+    """Turn what a damaged weight file raises, which is no ``ValueError``, into one that names it.
+
+    Its own words are left out: some advise to read the file without any protection.
+    """
+    try:
+        yield
+    except (SafetensorError, UnpicklingError) as error:
+        raise ValueError(
+            f"the weights in {source} are damaged; copy or download them again (a run writes its "
+            "model anew with --run.resume)"
+        ) from error
+
+
 def starts_at_random(source: str | PreTrainedConfig) -> bool:
     """Whether an encoder's source is a configuration alone (object or file), without weights."""
     return isinstance(source, PreTrainedConfig) or Path(source).is_file()
@@ -90,17 +109,32 @@ def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
     name = type(encoder).__name__
     if encoder.main_input_name != "pixel_values":
         raise ValueError(f"{name} reads `{encoder.main_input_name}`; take an image encoder")
+    check_patch(encoder.config, size, size)
     try:
         with torch.no_grad():
             states = image_states(encoder.eval(), torch.zeros(1, 3, size, size))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot encode {size}x{size} pixels: {reason}") from None
+        raise ValueError(
+            f"{name} cannot encode {size}x{size} pixels: {reason}; use another --data.image-size, "
+            "or another image encoder"
+        ) from None
     width = image_width(encoder.config)
     if states.dim() != 3 or states.shape[2] != width:
         raise ValueError(
             f"{name} returns states of shape {list(states.shape)} where [1, tokens, {width}] "
             "was expected; take another image encoder"
+        )
+
+
+def check_patch(config: PreTrainedConfig, height: int, width: int) -> None:
+    """Raise ``ValueError`` if images are smaller than a patch of an image encoder."""
+    patch = getattr(config, "patch_size", 1)
+    smallest = max(patch) if isinstance(patch, list | tuple) else patch
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"images of {height}x{width} pixels are smaller than a patch ({smallest}); use a "
+            "larger --data.image-size"
         )
 
 
@@ -240,9 +274,10 @@ def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) 
     if starts_at_random(source):
         return auto.from_config(config)  # type: ignore[attr-defined]
     try:
-        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
-            source, config=config, output_loading_info=True, dtype=torch.float32
-        )
+        with damage_told(source):
+            model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+                source, config=config, output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load the weights of {source!r}: {reason}") from None

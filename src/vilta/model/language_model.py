@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vilta.model.encoders import check_language_model
+from vilta.model.encoders import check_language_model, damage_told
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -90,7 +90,8 @@ def continue_language_model(source: str) -> PreTrainedModel:
     ``ValueError`` for a missing encoder weight or an architecture without masked language model.
     """
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True)
+        with damage_told(source):
+            model, info = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load a language model from {source!r}: {reason}") from None

@@ -60,13 +60,14 @@ class ViltaPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """Load as transformers does; a leftover, missing or misshapen weight is an error.
 
-        Raises ``ValueError`` that names the weight. To start from encoders, use
-        ``ViltaForPreTraining.from_encoders``. A task's class starts its own head anew when the
-        checkpoint is a pre-trained one, and refuses that of another task.
+        Raises ``ValueError`` that names the weight, or the folder of a damaged file. To start from
+        encoders, use ``ViltaForPreTraining.from_encoders``. A task's class starts its own head anew
+        when the checkpoint is a pre-trained one, and refuses that of another task.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
-        with _errors_only():  # what it would warn of is judged below
+        # What it would warn of is judged below.
+        with _errors_only(), encoders.damage_told(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
@@ -151,7 +152,7 @@ class ViltaModel(ViltaPreTrainedModel):
 
         uint8 pixels are normalised here, on the device; float pixels are taken as normalised.
         """
-        self._check_size(pixel_values)
+        encoders.check_patch(self.config.vision_config, *pixel_values.shape[-2:])
         if not pixel_values.is_floating_point():
             mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
             pixel_values = pixel_values.to(mean.dtype).sub_(mean).div_(std)
@@ -216,15 +217,6 @@ class ViltaModel(ViltaPreTrainedModel):
         if needed and not encoder.supports_gradient_checkpointing:  # ResNet, ConvNeXt, MPNet
             return torch.utils.checkpoint.checkpoint(encode, encoder, *inputs, use_reentrant=False)
         return encode(encoder, *inputs)
-
-    def _check_size(self, pixel_values: Tensor) -> None:
-        patch = getattr(self.config.vision_config, "patch_size", 1)
-        smallest = max(patch) if isinstance(patch, list | tuple) else patch
-        if min(pixel_values.shape[-2:]) < smallest:
-            raise ValueError(
-                f"images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels are smaller "
-                f"than a patch ({smallest}); use a larger data.image_size"
-            )
 
 
 class WithMatching(ViltaPreTrainedModel):

@@ -74,8 +74,9 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     """Build the tables for a model with ``size`` word embeddings.
 
     WordPiece marks continuations (``##ing``); byte-level BPE and SentencePiece mark beginnings
-    (a space, written G-dot or a low line). Raises ``ValueError`` without a mask token or if the
-    tokenizer has more words than the model.
+    (a space, written G-dot or a low line). What byte-level BPE writes for its bytes are letters,
+    whatever they stand for, so its tokens are decoded first. Raises ``ValueError`` without a mask
+    token or if the tokenizer has more words than the model.
     """
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token; masked language modelling needs one")
@@ -88,12 +89,16 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     special = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens)
+    byte_level = tokenizer.convert_tokens_to_string(["Ġa"]).endswith(" a")
     whole, content = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
     stem = torch.arange(size)
     stems: dict[str, int] = {}
     for i, token in enumerate(tokens):
         begins = token.startswith(("Ġ", "▁")) if marks_beginnings else not token.startswith("##")
-        word = token.lstrip("Ġ▁").removeprefix("##").lower()
+        if byte_level:
+            word = tokenizer.convert_tokens_to_string([token]).lstrip(" ").lower()
+        else:
+            word = token.lstrip("Ġ▁").removeprefix("##").lower()
         if i in special or not word.isalpha():
             continue
         whole[i] = begins

@@ -20,8 +20,9 @@ from vilta.data.samples import PairDataset
 from vilta.model import ViltaForPreTraining
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes import evaluate_task
+from vilta.recipes.finetune import read_run
 from vilta.recipes.pretrain import load_teacher, masking_collator
-from vilta.recipes.result_file import result_path
+from vilta.recipes.result_file import blanks_told, result_path
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import evaluate_pretraining
@@ -45,7 +46,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
-    dataset = PairDataset(load_pairs(config.data), data, config.seed, False, config.data)
+    pairs = load_pairs(config.data, strict=data.strict)
+    dataset = PairDataset(pairs, data, config.seed, False, config.data)
     settings = replace(trained, run=replace(trained.run, seed=config.seed))
     loader = evaluation_loader(
         dataset,
@@ -69,11 +71,14 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         )
     for table in tables(figures):
         console.print(table)
+    if dataset.blanks:
+        console.print(blanks_told(dataset.blanks, len(dataset)))
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     result = {
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
+        "blank_images": dataset.blanks,
         "candidates": "all" if config.full else config.top_k,
         "precision": reason,
         "seed": config.seed,
@@ -87,11 +92,16 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
 def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
     """Load the released model of a run with the settings it was trained with.
 
-    Raises ``ValueError`` if the folder is no finished pre-training run.
+    Raises ``ValueError`` in one line if the folder is no finished pre-training run.
     """
     folder = Path(run_folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run_folder} is no run: it has no config.yaml")
+    if (tuned := read_run(run_folder)) is not None:
+        raise ValueError(
+            f"{run_folder} was fine-tuned for a task; use: "
+            f"vilta evaluate {tuned.task} --from {run_folder} --data DATA"
+        )
     if not (folder / "model" / "config.json").is_file():
         raise ValueError(
             f"{run_folder} holds no released model yet; finish it with "

@@ -17,10 +17,11 @@ from vilta.config_finetune import FinetuneConfig, TaskConfig
 from vilta.config_tools import EvaluateConfig
 from vilta.data.examples import Examples, PairItems, shared_images
 from vilta.data.loading import evaluation_loader
+from vilta.data.samples import ImageMaker
 from vilta.model import ViltaConfig
 from vilta.model.language_model import load_tokenizer
 from vilta.recipes.finetune import model_folder, read_run
-from vilta.recipes.result_file import result_path
+from vilta.recipes.result_file import blanks_told, result_path
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
@@ -80,12 +81,17 @@ def run(name: str, config: EvaluateConfig) -> None:
     if remark := kind.remark(items):
         console.print(f"note: {remark}")
     before = earlier_looks(out, config)
+    dataset = loader.dataset
+    blanks = dataset.blanks if isinstance(dataset, ImageMaker) else 0
+    if blanks:
+        console.print(blanks_told(blanks, len(items)))
     today = datetime.now(UTC).date().isoformat()
     result = {
         "task": name,
         "run": config.start,
         "data": config.data,
         "items": len(items),
+        "blank_items": blanks,
         "role": role,
         "precision": precision,
         "evaluations": [*before, today],

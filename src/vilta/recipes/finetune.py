@@ -18,7 +18,7 @@ from vilta.config_finetune import FinetuneConfig
 from vilta.data.examples import Examples, PairItems, shared_images
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.order import derived
-from vilta.data.samples import fingerprint
+from vilta.data.samples import ImageMaker, fingerprint
 from vilta.model import ViltaConfig
 from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import check_image_encoder, check_text_length
@@ -85,13 +85,14 @@ def run(task: str, config: FinetuneConfig) -> None:
         loader_for(dataset, collator, config.optimization, config.data, seed=config.run.seed),
         optimization=config.optimization,
         run=config.run,
-        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        config=config,
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta finetune {config.run.out}/{CONFIG} --run.resume",
         then=f"vilta evaluate {config.task} --from {config.run.out} --data TEST, once",
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
+        bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
     )
 
 

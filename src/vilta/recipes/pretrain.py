@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,7 +54,8 @@ def run(config: PretrainConfig) -> None:
     dataset, content = training_data(data, config.run.seed)
     evaluate = pictures = None
     if data.val:
-        held_out = PairDataset(load_pairs(data.val), data, config.run.seed, False, data.val)
+        pairs = load_pairs(data.val, strict=data.strict)
+        held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
         loader = evaluation_loader(
             held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
         )
@@ -67,7 +67,7 @@ def run(config: PretrainConfig) -> None:
         loader_for(dataset, masked, steps, data, seed=config.run.seed),
         optimization=steps,
         run=config.run,
-        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        config=config,
         fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
@@ -75,6 +75,7 @@ def run(config: PretrainConfig) -> None:
         evaluate=evaluate,
         pictures=pictures,
         samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
+        bad_samples=lambda: dataset.counts["bad"],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -65,7 +64,7 @@ def run(config: PretrainTextConfig) -> None:
         loader_for(dataset, collator, steps, data, seed=config.run.seed),
         optimization=steps,
         run=config.run,
-        config=replace(config, run=replace(config.run, resume=False, overwrite=False)),
+        config=config,
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta pretrain-text {config.run.out}/config.yaml --run.resume",

@@ -1,4 +1,4 @@
-"""Where the figures of an evaluation are kept."""
+"""Where the figures of an evaluation are kept, and what is told of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def result_path(folder: str, name: str, data: str) -> Path:
     last = Path(place).stem + (f"-{query}" if query else "")
     short, whole = (Path(folder) / f"{_plain(name)}-{_plain(text)}.json" for text in (last, data))
     return whole if _holds_other(short, data) else short
+
+
+def blanks_told(blanks: int, total: int) -> str:
+    """Say that figures count items that could not be shown."""
+    return (
+        f"note: {blanks:,} of {total:,} items cannot be read and count with a blank image; "
+        "warnings above name them"
+    )
 
 
 def _holds_other(path: Path, data: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+REPORT = "report"
+FIGURES = "metrics.json"
 _TEMPORARY = ".tmp-"
 
 
@@ -46,9 +50,12 @@ def check_run_folder(run: RunConfig) -> None:
 
 
 def claim_run_folder(run: RunConfig, config: Any) -> None:
-    """Make the folder ready and write ``config`` (a dataclass) into it; one process calls this.
+    """Make the folder ready and write ``config`` into it; one process calls this.
 
-    ``overwrite`` deletes what a run writes and leaves any other file alone.
+    ``config`` is a dataclass with the ``run``. What was allowed for this start alone is not
+    written, so that whoever goes on by config.yaml is asked again.
+    ``overwrite`` deletes what a run writes and what was measured of it, and leaves any other file
+    alone.
     """
     check_run_folder(run)
     folder = Path(run.out)
@@ -56,11 +63,13 @@ def claim_run_folder(run: RunConfig, config: Any) -> None:
         for path in place.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if run.overwrite:
-        for name in (CHECKPOINTS, EVENTS, MODEL):
+        for name in (CHECKPOINTS, EVENTS, MODEL, REPORT):
             shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / METRICS).unlink(missing_ok=True)
+        for path in (folder / METRICS, folder / FIGURES, *_evaluations(folder)):
+            path.unlink(missing_ok=True)
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    save_yaml(config, folder / CONFIG)
+    asked_anew = replace(config.run, resume=False, overwrite=False, accept_other_data=False)
+    save_yaml(replace(config, run=asked_anew), folder / CONFIG)
 
 
 @contextmanager
@@ -102,6 +111,22 @@ def replace_text(path: Path, text: str) -> None:
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """Return the files with figures of a model that ``vilta evaluate`` wrote, whatever their name.
+
+    They are known by what they hold: a report must not show those of a run that is gone.
+    """
+    return [path for path in folder.glob("*.json") if {"run", "data", "figures"} <= _keys(path)]
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()
 
 
 def _flush(path: Path) -> None:

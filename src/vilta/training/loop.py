@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from accelerate.utils import gather_object
 
 from vilta.config import OptimizationConfig, RunConfig
 from vilta.training import checkpoint, folder
@@ -60,6 +61,7 @@ def train(
     evaluate: Callable[[], dict[str, float]] | None = None,
     pictures: Callable[[], dict[str, np.ndarray]] | None = None,
     samples_per_epoch: int = 0,
+    bad_samples: Callable[[], int] | None = None,
 ) -> Summary:
     """Train ``task`` (an ``nn.Module``) and release it into ``run.out/model``.
 
@@ -67,6 +69,7 @@ def train(
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
     ``resume`` and ``then`` are the commands that go on with the run and that follow it.
+    ``bad_samples`` tells how many samples this process had to replace by others.
     On return the task holds the released weights: the best ones where there was an evaluation.
 
     Raises ``ValueError`` in one line for what the user can mend, such as a folder in use.
@@ -103,6 +106,9 @@ def train(
         session.introduce()
         stopped = _take_steps(session, loader_for, stop)
         session.save()
+        bad = sum(gather_object([bad_samples()])) if bad_samples is not None else 0
+        if bad:
+            tracker.say(f"bad samples replaced by others: {bad:,}; warnings above name them")
         if stopped:
             tracker.say(f"stopped at step {state.step}; go on with:\n  {resume}")
         else:

@@ -58,15 +58,21 @@ LOOKED_FOR = (
 )
 
 
-def load_pairs(path: str, split: str = "", caption_column: str = "") -> datasets.Dataset:
+def load_pairs(
+    path: str, split: str = "", caption_column: str = "", strict: bool = False
+) -> datasets.Dataset:
     """Return the pair table of a source: image, captions, image_id, source.
 
     Packed folders are mapped into memory. Any other source is read into memory as it is (image
     bytes, not pixels), which suits small ones; large ones must be packed by `vilta pack` first.
+    Items that cannot be used are left out, and a warning counts them; with ``strict`` the first of
+    them is an error.
 
     Raises ``ValueError`` with one line that says what is wrong.
     """
-    return find_reader(path, split, caption_column).table()
+    reader = find_reader(path, split, caption_column)
+    reader.strict = strict
+    return reader.table()
 
 
 def find_reader(

@@ -18,7 +18,7 @@ from vilta.recipes.report.figures import key_tiles, metric_tables
 from vilta.recipes.report.page import render_page
 from vilta.recipes.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.recipes.report.record import Record, all_figures, read_record, training_summary
-from vilta.training.folder import replace_text
+from vilta.training.folder import FIGURES, REPORT, replace_text
 
 __all__ = ["run"]
 
@@ -50,7 +50,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
         everything=everything,
         commands=_commands(run_folder, config, record),
     )
-    out = Path(config.out or Path(run_folder) / "report" / "report.html")
+    out = Path(config.out or Path(run_folder) / REPORT / "report.html")
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures = {
         "loss-curves.png": curves,
@@ -62,10 +62,10 @@ def run(run_folder: str, config: ReportConfig) -> None:
         temporary = out.parent / f".tmp-{name}"
         temporary.write_bytes(png)
         os.replace(temporary, out.parent / name)
-    replace_text(Path(run_folder) / "metrics.json", json.dumps(everything, indent=2) + "\n")
+    replace_text(Path(run_folder) / FIGURES, json.dumps(everything, indent=2) + "\n")
     replace_text(out, page)
     console.print(
-        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / 'metrics.json'}",
+        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / FIGURES}",
         markup=False,
     )
     console.print(f"next: open {out} in a browser", markup=False)

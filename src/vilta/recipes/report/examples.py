@@ -115,7 +115,11 @@ def collect_examples(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device).eval()
     dataset = PairDataset(
-        load_pairs(evaluation["data"]), trained.data, seed, False, evaluation["data"]
+        load_pairs(evaluation["data"], strict=trained.data.strict),
+        trained.data,
+        seed,
+        False,
+        evaluation["data"],
     )
     settings = replace(trained, run=replace(trained.run, seed=seed))
     collator = masking_collator(settings, task.tokenizer, task.words.tables())
