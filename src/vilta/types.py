@@ -21,7 +21,7 @@ Shape legend, used in code and docs alike:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -123,7 +123,11 @@ class Losses:
 
     total: Float[Tensor, ""]
     parts: dict[str, Tensor]
-    """Detached scalars by name: each loss on its own, and statistics of the step."""
+    """Detached scalars by name: each loss on its own, and statistics of the step.
+
+    NaN says that there was nothing to count."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """How many rows a part is the mean of, where these are not all rows of the batch."""
 
 
 @runtime_checkable

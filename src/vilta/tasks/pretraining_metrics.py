@@ -76,15 +76,25 @@ def evaluate_pretraining(
 
 
 def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
-    """Average every logged part of the step over the held-out batches."""
+    """Average every logged part of the step over what it counts, however that is batched.
+
+    Words for the losses on masked words, valid rows for matching, pairs for all else, of which
+    contrast depends on the batch. A part that counts nothing in all the data is left out.
+    """
     sums: dict[str, float] = {}
-    batches = 0
+    totals: dict[str, float] = {}
     for batch in loader:
-        for name, value in task(batch.to(task.model.device)).parts.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        batches += 1
+        losses = task(batch.to(task.model.device))
+        words = len(batch.masked_positions)
+        counts = {"mlm": words, "text_mlm": words, **losses.counts}
+        for name, value in losses.parts.items():
+            count = float(counts.get(name, len(batch)))
+            if count and not value.isnan():
+                sums[name] = sums.get(name, 0.0) + count * value.item()
+                totals[name] = totals.get(name, 0.0) + count
     return {
-        name: total / batches * (100 if "accuracy" in name else 1) for name, total in sums.items()
+        name: total / totals[name] * (100 if "accuracy" in name else 1)
+        for name, total in sums.items()
     }
 
 
