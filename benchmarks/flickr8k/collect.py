@@ -16,6 +16,7 @@ import yaml
 from benchmarks.training import read_training
 
 from vilta.tasks.base import flat
+from vilta.tasks.retrieval import STAGES
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -39,7 +40,8 @@ def read_run(folder: Path) -> dict[str, Any]:
                 way: {f"R@{k}": retrieval[f"{stage}/{way}/R@{k}"] for k in (1, 5, 10)}
                 for way in ("image_to_text", "text_to_image")
             }
-            for stage in ("contrastive", "matching", "combined")
+            for stage in STAGES
+            if f"{stage}/image_to_text/R@1" in retrieval
         },
         "config": config,
     }

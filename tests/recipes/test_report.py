@@ -181,6 +181,24 @@ def test_a_run_without_negatives_says_so(tmp_path):
     assert "writes no negatives" in (tmp_path / "run/report/report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("weights", "stage"), [({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")]
+)
+def test_a_run_of_one_stage_is_ranked_by_that_alone(tmp_path, capsys, weights, stage):
+    path = make_run(tmp_path / "run", **weights)
+    evaluate.run(path, EvaluateConfig(data="scenes:4?size=32", device="cpu", top_k=1))
+    (file,) = (tmp_path / "run").glob("evaluation-*.json")
+    evaluation = json.loads(file.read_text())
+    assert evaluation["candidates"] == ("all" if stage == "matching" else 1)
+    run(path, ReportConfig(examples=3))
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert f"{stage} alone, chance 25" in page
+    for text in (capsys.readouterr().out, page):
+        assert f"image to text, {stage}" in text and "combined" not in text
+    captions = re.findall(r"<ol>(.*?)</ol>", page)
+    assert all(found.count("<li") == 5 for found in captions), "no pair is left out"
+
+
 def test_newest_evaluation_counts(tmp_path):
     path = make_run(tmp_path / "run")
     stale = tmp_path / "run" / "evaluation-a.json"

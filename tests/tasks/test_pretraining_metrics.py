@@ -72,6 +72,24 @@ def test_the_best_stage_counts_for_mean_recall():
     assert best == pytest.approx(max(averages)) and len(averages) == 3
 
 
+@pytest.mark.parametrize(
+    ("weights", "stage"), [({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")]
+)
+def test_an_untrained_head_ranks_nothing(weights, stage):
+    """Without contrast matching scores every pair, however few candidates are asked for."""
+    task = make_task(**weights)
+    loader = make_loader(task, 12)
+    found = evaluate_pretraining(task, loader, top_k=1)["retrieval"]
+    assert set(found) == {stage, "mean_recall"}
+    untrained = task.model.itc_head if stage == "matching" else task.model.itm_head
+    with torch.no_grad():
+        for weight in untrained.parameters():
+            weight.copy_(torch.randn_like(weight))
+    assert evaluate_pretraining(task, loader, top_k=1)["retrieval"] == found
+    every = evaluate_pretraining(make_task(), loader, full=True)["retrieval"]
+    assert found[stage] == every[stage]
+
+
 def test_names_are_joined_with_slashes():
     assert flat({"a": {"b": 1.0, "c": {"d": 2.0}}, "e": 3.0}) == {
         "a/b": 1.0,

@@ -24,7 +24,8 @@ from vilta.recipes.pretrain import load_teacher, masking_collator
 from vilta.recipes.result_file import result_path
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
-from vilta.tasks.pretraining_metrics import evaluate_pretraining
+from vilta.tasks.pretraining_metrics import evaluate_pretraining, trained_stages
+from vilta.tasks.retrieval import STAGES
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
@@ -68,12 +69,13 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         )
     for table in tables(figures):
         console.print(table)
+    stages = trained_stages(trained.objective)
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     result = {
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
-        "candidates": "all" if config.full else config.top_k,
+        "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
         "precision": reason,
         "seed": config.seed,
         "figures": figures,
@@ -112,8 +114,8 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
 def tables(figures: dict[str, Any]) -> list[Table]:
     """Lay the figures out for the screen: retrieval, masked words, matching, and on scenes more."""
     retrieval = Table("retrieval", "R@1", "R@5", "R@10", title="", title_justify="left")
-    for stage in ("contrastive", "matching", "combined"):
-        for way, values in figures["retrieval"][stage].items():
+    for stage in STAGES:  # a run that trained but one has no others
+        for way, values in figures["retrieval"].get(stage, {}).items():
             cells = [f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)]
             retrieval.add_row(f"{way.replace('_', ' ')}, {stage}", *cells)
     words = Table("masked words", "top-1", "top-5")

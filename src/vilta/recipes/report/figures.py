@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vilta.recipes.html import Table, Tile
+from vilta.tasks.retrieval import STAGES
 
 
 def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Tile]:
@@ -12,10 +13,13 @@ def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Ti
     tiles = []
     ways = {"image_to_text": "image to text", "text_to_image": "text to image"}
     for way, label in ways.items():
-        best = figures["retrieval"]["combined"][way]["R@1"]
-        first = figures["retrieval"]["contrastive"][way]["R@1"]
-        note = f"contrast alone {first:.1f}, chance {100 / images:.2g}"
-        tiles.append(Tile(percent(best), f"R@1, {label}", note))
+        found = {
+            s: figures["retrieval"][s][way]["R@1"] for s in STAGES if s in figures["retrieval"]
+        }
+        *others, best = found
+        alone = f"contrast alone {found['contrastive']:.1f}" if others else f"{best} alone"
+        note = f"{alone}, chance {100 / images:.2g}"
+        tiles.append(Tile(percent(found[best]), f"R@1, {label}", note))
     words = {view: values["top1"] for view, values in figures["masked_words"].items()}
     if "with_image" in words:
         note = _note(words, {"wrong_image": "wrong image", "text_only": "no image"})
@@ -52,8 +56,8 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
                     f"{way.replace('_', ' ')}, {stage}",
                     *(f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)),
                 )
-                for stage in ("contrastive", "matching", "combined")
-                for way, values in figures["retrieval"][stage].items()
+                for stage in STAGES
+                for way, values in figures["retrieval"].get(stage, {}).items()
             ],
         ),
         "Masked words": Table(
