@@ -41,7 +41,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
     device = choose_device(config.device)
-    task, trained = load_run(run_folder)
+    task, trained, teacher = load_run(run_folder)
     keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
@@ -55,6 +55,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     )
     dtype, reason = choose_dtype(config.precision, device)
     console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
+    say_missing_teacher(console, teacher)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
         figures = evaluate_pretraining(
@@ -78,6 +79,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
         "precision": reason,
         "seed": config.seed,
+        "teacher": teacher,
         "figures": figures,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +87,11 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     console.print(f"wrote {out}\nnext: vilta report {run_folder}")
 
 
-def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
-    """Load the released model of a run with the settings it was trained with.
+def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
+    """Load the released model of a run with the settings that its training ended with.
+
+    The text says what became of the teacher: ``found``, ``none needed``, or ``not found`` with the
+    reason and what is different without it.
 
     Raises ``ValueError`` if the folder is no finished pre-training run.
     """
@@ -101,14 +106,25 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
     trained = load_yaml(folder / "config.yaml", PretrainConfig)
     model = ViltaForPreTraining.from_pretrained(folder / "model")
     tokenizer = load_tokenizer(str(folder / "model"))
+    reason = "the momentum copy is not part of the released model"
     try:
         teacher = load_teacher(trained, tokenizer)
-    except ValueError:  # the teacher may be gone; a finished model does not need it
-        teacher = None
-    objective = trained.objective
+    except ValueError as error:  # the teacher may be gone; a finished model does not need it
+        teacher, reason = None, " ".join(str(error).split())
+    objective, found = trained.objective, "found"
     if teacher is None:
-        objective = _without_teacher(objective)
-    return PretrainingTask(model, tokenizer, objective, teacher), trained
+        objective, found = _without_teacher(trained.objective), "none needed"
+    if objective != trained.objective:
+        found = f"not found: {reason}; {_difference(trained.objective)}"
+    task = PretrainingTask(model, tokenizer, objective, teacher)
+    task.step.fill_(trained.optimization.steps)  # the weight of soft labels may be ramped
+    return task, trained, found
+
+
+def say_missing_teacher(console: Console, teacher: str) -> None:
+    """Say in one line what ``load_run`` tells of a teacher that is missing."""
+    if teacher.startswith("not found"):
+        console.print(f"teacher {teacher}", markup=False)
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
@@ -136,6 +152,16 @@ def tables(figures: dict[str, Any]) -> list[Table]:
             negatives.add_row(f"filter {name}", *cells)
         found += [scenes, negatives]
     return found
+
+
+def _difference(objective: ObjectiveConfig) -> str:
+    """Name what is measured in another way than in training when the teacher is missing."""
+    parts = ["validation/mlm is without soft labels"] if objective.soft_labels != "none" else []
+    if objective.negatives == "soft_label":
+        parts.append("negatives are filtered by grounded instead of soft_label")
+    elif objective.negatives == "grounded":
+        parts.append("the filter of negatives leaves the teacher's share in")
+    return ", ".join(parts)
 
 
 def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
