@@ -61,7 +61,7 @@ class Batch:
     image_ids: Int[Tensor, "B"]
     """Hash of the image id: two rows with the same value show the same image."""
     caption_ids: Int[Tensor, "B"]
-    """Hash of the caption's text."""
+    """Hash of the caption's tokens: two rows with the same value read the same to the model."""
     names: tuple[str, ...]
     """One per row, for error messages."""
 
