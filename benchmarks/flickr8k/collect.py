@@ -16,17 +16,15 @@ import yaml
 from benchmarks.training import read_training
 
 from vilta.tasks.base import flat
+from vilta.tasks.retrieval import STAGES
 
 RESULTS = Path(__file__).with_name("results.json")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the entry of one run; ``ValueError`` if it is not finished and evaluated."""
-    found = [*folder.glob("evaluation-*.json"), *folder.glob("*retrieval*.json")]
-    if not found:
-        raise ValueError(f"{folder}: no evaluation; run `vilta evaluate {folder} --data ...` first")
-    evaluation = json.loads(found[0].read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    evaluation = read_evaluation(folder, config["data"]["val"])
     figures = evaluation["figures"]
     retrieval = flat(figures.get("retrieval", figures))  # a fine-tuned run has no others
     return {
@@ -39,16 +37,33 @@ def read_run(folder: Path) -> dict[str, Any]:
                 way: {f"R@{k}": retrieval[f"{stage}/{way}/R@{k}"] for k in (1, 5, 10)}
                 for way in ("image_to_text", "text_to_image")
             }
-            for stage in ("contrastive", "matching", "combined")
+            for stage in STAGES
+            if f"{stage}/image_to_text/R@1" in retrieval
         },
         "config": config,
     }
 
 
+def read_evaluation(folder: Path, data: str) -> dict[str, Any]:
+    """Return the newest figures of a run on ``data``; a fine-tuned run has those of its task."""
+    for pattern in ("evaluation-*.json", "*retrieval*.json"):
+        for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+            evaluation = json.loads(path.read_text())
+            if evaluation.get("data") == data:
+                return evaluation
+    raise ValueError(
+        f"{folder} has no evaluation on its data.val; run: vilta evaluate {folder} --data {data} "
+        f"(a fine-tuned run: vilta evaluate retrieval --start {folder} --data {data})"
+    )
+
+
 def main() -> None:
     """Write results.json; a run of the same name is replaced, others stay."""
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    found = [read_run(Path(name)) for name in sys.argv[1:]]
+    try:
+        found = [read_run(Path(name)) for name in sys.argv[1:]]
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     names = {entry["run"] for entry in found}
     entries = [entry for entry in known if entry["run"] not in names] + found
     RESULTS.write_text(json.dumps(entries, indent=2) + "\n")

@@ -21,7 +21,7 @@ Shape legend, used in code and docs alike:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -61,7 +61,7 @@ class Batch:
     image_ids: Int[Tensor, "B"]
     """Hash of the image id: two rows with the same value show the same image."""
     caption_ids: Int[Tensor, "B"]
-    """Hash of the caption's text."""
+    """Hash of the caption's tokens: two rows with the same value read the same to the model."""
     names: tuple[str, ...]
     """One per row, for error messages."""
 
@@ -123,7 +123,11 @@ class Losses:
 
     total: Float[Tensor, ""]
     parts: dict[str, Tensor]
-    """Detached scalars by name: each loss on its own, and statistics of the step."""
+    """Detached scalars by name: each loss on its own, and statistics of the step.
+
+    NaN says that there was nothing to count."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """How many rows a part is the mean of, where these are not all rows of the batch."""
 
 
 @runtime_checkable

@@ -227,6 +227,18 @@ def test_words_stay_whole_and_unknown_words_count_as_special(tokenizer):
     assert torch.equal(batch.masked_input_ids, batch.input_ids)
 
 
+def test_captions_that_read_the_same_are_the_same_caption(tokenizer):
+    """Whatever their blanks, padding and ends that are cut away; other words make another."""
+    captions = ["a red ball", "a  red ball", "a red ball on", "a red ball on the", "a red cube"]
+    sample = make_dataset()[0, 0]
+    batches = [[replace(sample, caption=caption) for caption in captions]]
+    batches += [[sample] for sample in batches[0]]
+    collate = PairCollator(tokenizer, 6, mask_some, 0)  # two of them special
+    together, *alone = [collate(batch).caption_ids.tolist() for batch in batches]
+    assert [together.index(caption) for caption in together] == [0, 0, 2, 2, 4]
+    assert [caption for [caption] in alone] == together
+
+
 def test_slow_tokenizer_is_refused():
     class Slow(PreTrainedTokenizerBase):
         is_fast = False

@@ -175,6 +175,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(vision, text, kind):
         assert twice > 1.5 * once, (part, once, twice)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_gradient_checkpointing_counts_an_image_once_in_the_running_statistics(passes):
+    plain = tiny_vilta("resnet", freeze_batch_norm=False).train()
+    model = copy.deepcopy(plain)
+    model.gradient_checkpointing_enable()
+    start = {name: value.clone() for name, value in plain.named_buffers() if "running" in name}
+    for each in (plain, model):
+        images = [each.vilta.encode_image(pixels_of(seed=seed)) for seed in range(passes)]
+        sum(image.square().mean() for image in images).backward()
+    found = dict(model.named_buffers())
+    for name, value in plain.named_buffers():
+        assert torch.equal(found[name], value), name
+    assert start and all(not torch.equal(found[name], value) for name, value in start.items())
+    for (name, a), b in zip(plain.named_parameters(), model.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, **CLOSE, msg=name)
+
+
 def count_calls(model):
     calls = collections.Counter()
     for name, module in model.named_modules():

@@ -111,13 +111,15 @@ def test_groups_are_averaged_apart(valid, weight, seed):
         "in_batch": (one[:3], torch.tensor([True, True, False]), 1 - weight),
         "synthesised": (two, torch.tensor(valid), weight),
     }
-    loss, parts = matching_loss(true, groups)
+    loss, parts, counts = matching_loss(true, groups)
     assert loss.item() == pytest.approx(slow_matching(true, groups), rel=1e-5, abs=1e-6)
     assert set(parts) == {
         f"{what}_{name}" for what in ("loss", "accuracy") for name in ("true", *groups)
     }
     right = [r[0] > r[1] for r, yes in zip(two.tolist(), valid, strict=True) if yes]
-    assert parts["accuracy_synthesised"].item() == pytest.approx(sum(right) / max(len(right), 1))
+    share = sum(right) / len(right) if right else math.nan
+    assert parts["accuracy_synthesised"].item() == pytest.approx(share, nan_ok=True)
+    assert counts["accuracy_synthesised"] == counts["loss_synthesised"] == sum(valid)
     assert parts["accuracy_true"].item() == pytest.approx((true[:, 1] > true[:, 0]).float().mean())
     assert not any(value.requires_grad for value in parts.values())
 
@@ -125,15 +127,16 @@ def test_groups_are_averaged_apart(valid, weight, seed):
 def test_invalid_rows_get_no_gradient():
     true, other = torch.randn(2, 3, 2)
     other.requires_grad_()
-    loss, _ = matching_loss(true, {"x": (other, torch.tensor([True, False, True]), 0.5)})
-    loss.backward()
+    loss = matching_loss(true, {"x": (other, torch.tensor([True, False, True]), 0.5)})
+    loss.total.backward()
     assert other.grad[1].abs().sum() == 0 and (other.grad[[0, 2]].abs().sum(1) > 0).all()
 
 
 def test_a_group_without_a_valid_row_adds_0():
     true, other = torch.randn(2, 3, 2)
     nothing = torch.zeros(3, dtype=torch.bool)
-    alone, _ = matching_loss(true, {})
-    loss, parts = matching_loss(true, {"x": (other, nothing, 0.5)})
-    assert torch.equal(loss, alone)
-    assert parts["loss_x"] == 0 and parts["accuracy_x"] == 0
+    alone = matching_loss(true, {})
+    loss, parts, counts = matching_loss(true, {"x": (other, nothing, 0.5)})
+    assert torch.equal(loss, alone.total)
+    assert parts["loss_x"].isnan() and parts["accuracy_x"].isnan(), "nothing was counted"
+    assert counts["loss_x"] == 0 and counts["accuracy_x"] == 0

@@ -36,7 +36,8 @@ def make_run(folder, **objective):
     config = tiny_config()
     config.text_config = text
     model = scramble(ViltaForPreTraining(config), 0.05)
-    PretrainingTask(model, tokenizer, settings).save_pretrained(str(folder / "model"))
+    plain = ObjectiveConfig(soft_labels="none")
+    PretrainingTask(model, tokenizer, plain).save_pretrained(str(folder / "model"))
     trained = PretrainConfig(
         data=DataConfig(image_size=32, max_text_tokens=24, workers=0), objective=settings
     )
@@ -179,6 +180,49 @@ def test_a_run_without_negatives_says_so(tmp_path):
     evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
     run(path, ReportConfig(examples=2))
     assert "writes no negatives" in (tmp_path / "run/report/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "stage"), [({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")]
+)
+def test_a_run_of_one_stage_is_ranked_by_that_alone(tmp_path, capsys, weights, stage):
+    path = make_run(tmp_path / "run", **weights)
+    evaluate.run(path, EvaluateConfig(data="scenes:4?size=32", device="cpu", top_k=1))
+    (file,) = (tmp_path / "run").glob("evaluation-*.json")
+    evaluation = json.loads(file.read_text())
+    assert evaluation["candidates"] == ("all" if stage == "matching" else 1)
+    run(path, ReportConfig(examples=3))
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert f"{stage} alone, chance 25" in page
+    for text in (capsys.readouterr().out, page):
+        assert f"image to text, {stage}" in text and "combined" not in text
+    captions = re.findall(r"<ol>(.*?)</ol>", page)
+    assert all(found.count("<li") == 5 for found in captions), "no pair is left out"
+
+
+@pytest.mark.parametrize(
+    ("objective", "difference"),
+    [
+        ({"soft_labels": "language_model"}, "validation/mlm is without soft labels, the filter"),
+        ({"negatives": "soft_label"}, "negatives are filtered by grounded instead of soft_label"),
+    ],
+)
+def test_a_missing_teacher_is_told_and_recorded(tmp_path, capsys, objective, difference):
+    settings = {"teacher": str(tmp_path / "gone"), **objective}
+    path = make_run(tmp_path / "run", **settings)
+    evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
+    (file,) = (tmp_path / "run").glob("evaluation-*.json")
+    recorded = json.loads(file.read_text())["teacher"]
+    assert recorded.startswith("not found: ") and difference in recorded
+    assert str(tmp_path / "gone") in recorded and "\n" not in recorded
+    run(path, ReportConfig(examples=2))
+    assert capsys.readouterr().out.count(f"teacher {recorded}\n") == 2
+
+
+def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):
+    told = evaluate.load_run(make_run(tmp_path / "momentum", soft_labels="momentum"))[2]
+    assert told.startswith("not found: the momentum copy is not part of the released model; ")
+    assert evaluate.load_run(make_run(tmp_path / "alone"))[2] == "none needed"
 
 
 def test_newest_evaluation_counts(tmp_path):

@@ -194,6 +194,7 @@ def test_evaluation_of_the_run(whole_run, capsys):
     evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu"))
     result = json.loads(Path(f"{whole_run}/evaluation-scenes-12-seed-1-size-32.json").read_text())
     assert result["images"] == 12 and result["candidates"] == "all"
+    assert result["teacher"] == "found"
     figures = result["figures"]
     assert set(figures["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}
     assert set(figures["masked_words"]) == {"with_image", "wrong_image", "text_only"}
@@ -235,6 +236,17 @@ def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplo
         strict = replace(changed, data=replace(changed.data, **clean, strict=True))
         with pytest.raises(ValueError, match=r"1\.\w+: .*no caption"):
             pretrain.run(replace(strict, run=replace(changed.run, out=str(tmp_path / "new"))))
+
+
+@pytest.mark.parametrize(("ramp", "share"), [(0, 1.0), (4, 1.0), (2 * STEPS, 0.5)])
+def test_soft_labels_weigh_in_an_evaluation_what_they_did_at_the_end(
+    settings, whole_run, tmp_path, ramp, share
+):
+    (tmp_path / "model").symlink_to(Path(whole_run) / "model")
+    objective = replace(settings.objective, alpha_ramp_steps=ramp)
+    save_yaml(replace(settings, objective=objective), tmp_path / "config.yaml")
+    task, *_ = evaluate.load_run(str(tmp_path))
+    assert float(task.alpha()) == pytest.approx(share * objective.alpha)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,12 @@ import pytest
 import torch
 from pretraining_case import CAPTIONS, make_batch, make_task
 
-from vilta.tasks.masked_words import VIEWS, masked_word_figures
+from vilta.tasks.masked_words import (
+    VIEWS,
+    has_wrong_image,
+    masked_word_figures,
+    masked_word_logits,
+)
 
 
 def plain_logits(model, batch, row, image_row):
@@ -21,21 +26,36 @@ def test_equals_plain_passes_and_plain_ranks(kind):
     with torch.no_grad():
         for batch in batches:
             rows, length = batch.input_ids.shape
-            for place in batch.masked_positions.tolist():
+            found = masked_word_logits(model, batch)
+            for at, place in enumerate(batch.masked_positions.tolist()):
                 row, column = divmod(place, length)
                 word = batch.input_ids[row, column]
                 right, text_only = plain_logits(model, batch, row, row)
-                wrong, _ = plain_logits(model, batch, row, (row - 1) % rows)
+                wrong, _ = plain_logits(model, batch, row, (row + 1) % rows)
                 for view, logits in zip(VIEWS, (right, wrong, text_only), strict=True):
+                    torch.testing.assert_close(found[view][at], logits[column], msg=view)
                     ranks[view].append(int((logits[column] > logits[column, word]).sum()))
-    found = masked_word_figures(model, batches)
+    figures = masked_word_figures(model, batches)
     for view in VIEWS:
         count = len(ranks[view])
-        assert found[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
-        assert found[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
+        assert figures[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
+        assert figures[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
     assert len({tuple(ranks[view]) for view in VIEWS}) == 3
 
 
-def test_nothing_masked_gives_zeros_and_no_crash():
+def test_the_right_image_never_counts_as_the_wrong_one():
+    """Alone in its batch, or before another caption of its image, a pair has no wrong image."""
     task = make_task()
-    assert masked_word_figures(task.model, []) == {v: {"top1": 0.0, "top5": 0.0} for v in VIEWS}
+    alone, others = make_batch(task, CAPTIONS[:1]), make_batch(task, CAPTIONS[1:], seed=4)
+    again = make_batch(task, CAPTIONS, images=[0, 0, 1, 2, 3])
+    assert not has_wrong_image(alone).any() and has_wrong_image(others).all()
+    first_row = again.masked_positions < again.input_ids.shape[1]
+    assert first_row.any() and torch.equal(has_wrong_image(again), ~first_row)
+    both = masked_word_figures(task.model, [alone, others])
+    assert both["wrong_image"] == masked_word_figures(task.model, [others])["wrong_image"]
+    assert set(masked_word_figures(task.model, [alone])) == {"with_image", "text_only"}
+
+
+def test_nothing_masked_gives_no_figures_and_no_crash():
+    task = make_task()
+    assert masked_word_figures(task.model, []) == {}

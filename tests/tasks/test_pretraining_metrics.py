@@ -37,17 +37,31 @@ def test_figures_follow_the_seed_and_leave_everything_as_it_was():
     assert {"matching and losses", "matching pairs"} <= {what for what, _, _ in said}
 
 
-def test_parts_are_averages_over_the_batches_and_accuracies_percentages():
+def test_parts_are_averages_over_what_they_count_and_accuracies_percentages():
     task = make_task(negatives="off")
-    loader = make_loader(task, 4)
+    loader = make_loader(task, 5)  # the last batch holds 2
     found = evaluate_pretraining(task, loader)["validation"]
     task.eval()
     with torch.no_grad():
-        parts = [task(batch).parts for batch in loader]
+        seen = [(task(batch).parts, batch) for batch in loader]
     for name in ("mlm", "text_mlm", "itc"):
-        average = sum(part[name].item() for part in parts) / len(parts)
-        assert found[name] == pytest.approx(average, rel=1e-5)
+        sizes = [len(batch if name == "itc" else batch.masked_positions) for _, batch in seen]
+        summed = sum(size * part[name].item() for size, (part, _) in zip(sizes, seen, strict=True))
+        assert found[name] == pytest.approx(summed / sum(sizes), rel=1e-5)
     assert 0 <= found["itm/accuracy_true"] <= 100
+
+
+def test_a_batch_without_a_negative_moves_no_accuracy():
+    """The last batch of 11 + 1 has no wrong partner; in batches of one nothing is left to tell."""
+    task = make_task(negatives="off")
+    with torch.no_grad():
+        task.model.itm_head.out.bias.copy_(torch.tensor([1e3, 0.0]))  # always: no match
+    found = evaluate_pretraining(task, make_loader(task, 11))["validation"]
+    assert found["itm/accuracy_in_batch"] == 100
+    assert found["itm/accuracy_true"] == 0
+    found = evaluate_pretraining(task, make_loader(task, 1))["validation"]
+    assert "itm/accuracy_in_batch" not in found and "itm/loss_in_batch" not in found
+    assert found["itm/accuracy_true"] == 0
 
 
 def test_the_best_stage_counts_for_mean_recall():
@@ -56,6 +70,24 @@ def test_the_best_stage_counts_for_mean_recall():
     best = figures.pop("mean_recall")
     averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in figures.values()]
     assert best == pytest.approx(max(averages)) and len(averages) == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "stage"), [({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")]
+)
+def test_an_untrained_head_ranks_nothing(weights, stage):
+    """Without contrast matching scores every pair, however few candidates are asked for."""
+    task = make_task(**weights)
+    loader = make_loader(task, 12)
+    found = evaluate_pretraining(task, loader, top_k=1)["retrieval"]
+    assert set(found) == {stage, "mean_recall"}
+    untrained = task.model.itc_head if stage == "matching" else task.model.itm_head
+    with torch.no_grad():
+        for weight in untrained.parameters():
+            weight.copy_(torch.randn_like(weight))
+    assert evaluate_pretraining(task, loader, top_k=1)["retrieval"] == found
+    every = evaluate_pretraining(make_task(), loader, full=True)["retrieval"]
+    assert found[stage] == every[stage]
 
 
 def test_names_are_joined_with_slashes():

@@ -91,6 +91,23 @@ def test_who_always_says_the_same_earns_nothing_by_comparing(figures):
     assert shape["colour"] == 0
 
 
+@pytest.mark.parametrize(("images", "count"), [([0], 0), ([0, 0, 1], 2), ([0, 1], 2)])
+def test_only_another_scene_is_a_wrong_image(loader, monkeypatch, images, count):
+    """Of each picture and its neighbour only those of two scenes are asked about."""
+    rows = loader.dataset.table.select(images)
+    asked = []
+
+    def fill(model, tokenizer, image, captions):
+        asked.append(len(captions))
+        return ["" for _ in captions]
+
+    monkeypatch.setattr(scenes, "filled_words", fill)
+    batch = PairCollator(WORDS, 40, None, 0)([loader.dataset[0, i] for i in images])
+    found = scenes.scene_figures(tiny_vilta(), TOKENIZER, rows, [batch])
+    assert asked == [len(images), *([count] if count else [])]
+    assert ("colour_wrong_image" in found) == bool(count)
+
+
 def test_verdicts_on_negatives(loader):
     """Of four rows one keeps its caption, one is edited, one is no sentence, one has none."""
     table = loader.dataset.table

@@ -99,7 +99,7 @@ def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
     train_toy(tmp_path, one, accumulate=4, steps=8)
     for rank in range(2):
         weights = torch.load(two / f"rank{rank}.pt", weights_only=True)
-        for name, tensor in one.state_dict().items():
+        for name, tensor in learned(one):
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
     for one_line, two_line in zip(figures(tmp_path), figures(two), strict=True):
         assert one_line.get("loss") == pytest.approx(two_line.get("loss"), abs=1e-6)
@@ -107,8 +107,33 @@ def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
     goes_on = ToyTask()
     train_toy(two, goes_on, accumulate=4, steps=10, resume=True)
     train_toy(tmp_path, one, accumulate=4, steps=10, resume=True)
-    for name, tensor in one.state_dict().items():
+    for name, tensor in learned(one):
         torch.testing.assert_close(goes_on.state_dict()[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def learned(task):
+    """The weights without the batch norm's statistics, which depend on the number of processes."""
+    return [item for item in task.state_dict().items() if not item[0].startswith("seen.")]
+
+
+def test_batch_norms_hold_the_mean_of_both_processes_statistics(two_processes):
+    """As two norms that are averaged after each step of two micro-batches."""
+    norms = [torch.nn.BatchNorm1d(3, affine=False) for _ in range(2)]
+    load = toy_training.loader_for(batch_size=4, accumulate=2)
+    batches = [load(start_step=0, rank=rank, world_size=2) for rank in range(2)]
+    for _ in range(8):
+        for norm, own in zip(norms, batches, strict=True):
+            for _ in range(2):
+                norm(next(own).words[:, :3].float())
+        for name in ("running_mean", "running_var"):
+            mean = torch.stack([getattr(norm, name) for norm in norms]).mean(dim=0)
+            for norm in norms:
+                getattr(norm, name).copy_(mean)
+    for rank in range(2):
+        weights = torch.load(two_processes[0] / "whole" / f"rank{rank}.pt", weights_only=True)
+        for name in ("running_mean", "running_var"):
+            expected = getattr(norms[0], name)
+            torch.testing.assert_close(weights[f"seen.{name}"], expected)
 
 
 def test_both_processes_stop_after_bad_batches(two_processes):

@@ -1,5 +1,5 @@
 """A small task with all that makes training hard to repeat: dropout, tied weights, an unused
-pooler, a frozen part and a moving average. Run as a script, it trains under torchrun."""
+pooler, a frozen part, a moving average and a batch norm. As a script it trains under torchrun."""
 
 import json
 import os
@@ -43,6 +43,7 @@ class ToyTask(nn.Module):
         self.teacher = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
         self.mix = nn.Linear(3 * WIDTH, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
+        self.seen = nn.BatchNorm1d(3, affine=False)  # learns its statistics, changes nothing
         self.head = nn.Linear(WIDTH, WORDS)
         self.head.weight = self.words.weight
         self.register_buffer("average", self.mix.weight.detach().clone())
@@ -53,6 +54,7 @@ class ToyTask(nn.Module):
         self.calls += self.training
         if self.training and self.calls == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
+        self.seen(batch.words[:, :3].float())
         states = F.dropout(self.mix(self.words(batch.words[:, :3]).flatten(1)), 0.3, self.training)
         loss = F.cross_entropy(self.head(self.norm(states)), batch.words[:, 3])
         if set(self.broken) & set(batch.names):

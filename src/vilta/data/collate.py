@@ -62,6 +62,9 @@ class PairCollator:
         else:
             noise = self._noise(samples, input_ids.shape[1])
             masked_ids, selected = self.mask(input_ids, word_ids, noise)
+        lengths = encoded["attention_mask"].sum(dim=1).tolist()
+        # What the model reads: letter case or an end that was cut away make no other caption.
+        read = [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
         return Batch(
             pixel_values=torch.stack([s.pixels for s in samples]),
             input_ids=input_ids,
@@ -70,7 +73,7 @@ class PairCollator:
             masked_input_ids=masked_ids,
             masked_positions=selected.flatten().nonzero().squeeze(1),
             image_ids=torch.tensor([stable_hash(s.image_id) for s in samples]),
-            caption_ids=torch.tensor([stable_hash(s.caption) for s in samples]),
+            caption_ids=torch.tensor([stable_hash(str(tokens)) for tokens in read]),
             names=tuple(s.name for s in samples),
         )
 

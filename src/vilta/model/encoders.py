@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -197,6 +197,31 @@ def image_states(
         grid = grid_positions(height, width, states.shape[-1], states.device)
         states = states + grid.to(encoder.dtype)
     return states
+
+
+def hold_statistics(encoder: PreTrainedModel) -> dict[str, Any]:
+    """Return the options of a checkpoint around a whole encoder, so that it counts images once.
+
+    Batch norms that learn would take them in once more when the encoder is run again. A compiled
+    step does that of its own, and accepts no such option.
+    """
+    norms = [m for m in encoder.modules() if m.training and "running_mean" in m._buffers]
+    if not norms or torch.compiler.is_compiling():
+        return {}
+    return {"context_fn": lambda: (nullcontext(), _held_statistics(norms))}
+
+
+@contextmanager
+def _held_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Give the norms, on the way out, the statistics that they had."""
+    found = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in found]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(found, before, strict=True):
+                buffer.copy_(value)
 
 
 def grid_positions(

@@ -215,7 +215,10 @@ class ViltaModel(ViltaPreTrainedModel):
         """Run an encoder, as one whole checkpoint if transformers gave it none of its own."""
         needed = self.gradient_checkpointing and self.training
         if needed and not encoder.supports_gradient_checkpointing:  # ResNet, ConvNeXt, MPNet
-            return torch.utils.checkpoint.checkpoint(encode, encoder, *inputs, use_reentrant=False)
+            held = encoders.hold_statistics(encoder)
+            return torch.utils.checkpoint.checkpoint(
+                encode, encoder, *inputs, use_reentrant=False, **held
+            )
         return encode(encoder, *inputs)
 
 

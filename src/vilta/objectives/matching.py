@@ -50,19 +50,29 @@ def draw_in_batch_negatives(
     )
 
 
+class MatchingLoss(NamedTuple):
+    """The loss, and by group what it is made of; detached but for the total."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+    """``loss_`` and ``accuracy_`` of each group; NaN where no row of it was valid."""
+    counts: dict[str, Tensor]
+    """How many rows each part is the mean of."""
+
+
 def matching_loss(
     true_logits: Float[Tensor, "B 2"],
     groups: dict[str, tuple[Float[Tensor, "_ 2"], Bool[Tensor, "_"], float]],
-) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+) -> MatchingLoss:
     """Cross-entropy of match (1) and no match (0), each group averaged over its own valid rows.
 
     ``groups`` maps the name of a kind of negatives to its logits, which rows count, and the
-    group's weight. The true pairs weigh 1. Returns the loss and, detached, each group's loss and
-    accuracy. A group without a valid row adds 0.
+    group's weight. The true pairs weigh 1. A group without a valid row adds 0.
     """
     ones = torch.ones(len(true_logits), dtype=torch.bool, device=true_logits.device)
     total = true_logits.new_zeros((), dtype=torch.float32)
     parts: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
     everything = {"true": (true_logits, ones, 1.0), **groups}
     for name, (logits, valid, weight) in everything.items():
         target = int(name == "true")
@@ -71,7 +81,8 @@ def matching_loss(
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         loss = torch.where(valid, losses, 0.0).sum() / count
         right = (logits.argmax(dim=1) == target) & valid
-        parts[f"loss_{name}"] = loss.detach()
-        parts[f"accuracy_{name}"] = right.sum() / count
+        for part, value in {"loss": loss.detach(), "accuracy": right.sum() / count}.items():
+            parts[f"{part}_{name}"] = value.where(valid.any(), torch.nan)
+            counts[f"{part}_{name}"] = valid.sum()
         total = total + weight * loss
-    return total, parts
+    return MatchingLoss(total, parts, counts)

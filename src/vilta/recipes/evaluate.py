@@ -25,7 +25,8 @@ from vilta.recipes.pretrain import load_teacher, masking_collator
 from vilta.recipes.result_file import blanks_told, result_path
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining import PretrainingTask
-from vilta.tasks.pretraining_metrics import evaluate_pretraining
+from vilta.tasks.pretraining_metrics import evaluate_pretraining, trained_stages
+from vilta.tasks.retrieval import STAGES
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
@@ -42,7 +43,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         return evaluate_task.run(run_folder, config)
     console = Console(soft_wrap=True)
     device = choose_device(config.device)
-    task, trained = load_run(run_folder)
+    task, trained, teacher = load_run(run_folder)
     keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
@@ -57,6 +58,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     )
     dtype, reason = choose_dtype(config.precision, device)
     console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
+    say_missing_teacher(console, teacher)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
         figures = evaluate_pretraining(
@@ -73,15 +75,17 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         console.print(table)
     if dataset.blanks:
         console.print(blanks_told(dataset.blanks, len(dataset)))
+    stages = trained_stages(trained.objective)
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     result = {
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
         "blank_images": dataset.blanks,
-        "candidates": "all" if config.full else config.top_k,
+        "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
         "precision": reason,
         "seed": config.seed,
+        "teacher": teacher,
         "figures": figures,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +93,11 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     console.print(f"wrote {out}\nnext: vilta report {run_folder}")
 
 
-def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
-    """Load the released model of a run with the settings it was trained with.
+def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
+    """Load the released model of a run with the settings that its training ended with.
+
+    The text says what became of the teacher: ``found``, ``none needed``, or ``not found`` with the
+    reason and what is different without it.
 
     Raises ``ValueError`` in one line if the folder is no finished pre-training run.
     """
@@ -110,21 +117,32 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig]:
     trained = load_yaml(folder / "config.yaml", PretrainConfig)
     model = ViltaForPreTraining.from_pretrained(folder / "model")
     tokenizer = load_tokenizer(str(folder / "model"))
+    reason = "the momentum copy is not part of the released model"
     try:
         teacher = load_teacher(trained, tokenizer)
-    except ValueError:  # the teacher may be gone; a finished model does not need it
-        teacher = None
-    objective = trained.objective
+    except ValueError as error:  # the teacher may be gone; a finished model does not need it
+        teacher, reason = None, " ".join(str(error).split())
+    objective, found = trained.objective, "found"
     if teacher is None:
-        objective = _without_teacher(objective)
-    return PretrainingTask(model, tokenizer, objective, teacher), trained
+        objective, found = _without_teacher(trained.objective), "none needed"
+    if objective != trained.objective:
+        found = f"not found: {reason}; {_difference(trained.objective)}"
+    task = PretrainingTask(model, tokenizer, objective, teacher)
+    task.step.fill_(trained.optimization.steps)  # the weight of soft labels may be ramped
+    return task, trained, found
+
+
+def say_missing_teacher(console: Console, teacher: str) -> None:
+    """Say in one line what ``load_run`` tells of a teacher that is missing."""
+    if teacher.startswith("not found"):
+        console.print(f"teacher {teacher}", markup=False)
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
     """Lay the figures out for the screen: retrieval, masked words, matching, and on scenes more."""
     retrieval = Table("retrieval", "R@1", "R@5", "R@10", title="", title_justify="left")
-    for stage in ("contrastive", "matching", "combined"):
-        for way, values in figures["retrieval"][stage].items():
+    for stage in STAGES:  # a run that trained but one has no others
+        for way, values in figures["retrieval"].get(stage, {}).items():
             cells = [f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)]
             retrieval.add_row(f"{way.replace('_', ' ')}, {stage}", *cells)
     words = Table("masked words", "top-1", "top-5")
@@ -145,6 +163,16 @@ def tables(figures: dict[str, Any]) -> list[Table]:
             negatives.add_row(f"filter {name}", *cells)
         found += [scenes, negatives]
     return found
+
+
+def _difference(objective: ObjectiveConfig) -> str:
+    """Name what is measured in another way than in training when the teacher is missing."""
+    parts = ["validation/mlm is without soft labels"] if objective.soft_labels != "none" else []
+    if objective.negatives == "soft_label":
+        parts.append("negatives are filtered by grounded instead of soft_label")
+    elif objective.negatives == "grounded":
+        parts.append("the filter of negatives leaves the teacher's share in")
+    return ", ".join(parts)
 
 
 def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:

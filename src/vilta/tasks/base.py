@@ -14,8 +14,9 @@ from vilta.types import Losses
 class Task(nn.Module):
     """Base of all tasks; the training loop needs nothing else.
 
-    A subclass sets ``model`` and ``tokenizer``, and writes ``forward`` (which never changes a
-    weight or a buffer) and ``evaluate``.
+    A subclass sets ``model`` and ``tokenizer``, and writes ``forward`` and ``evaluate``. Of the
+    module's state ``forward`` changes nothing but, in training, the running statistics of batch
+    norms that learn (``freeze_batch_norm: false``).
     """
 
     model: PreTrainedModel

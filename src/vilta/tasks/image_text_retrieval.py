@@ -64,7 +64,7 @@ class ImageTextRetrieval(FinetuningTask):
         own = torch.arange(len(batch), device=image.device)
         pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
         true, false = self.model.match(text, mask, image, pairs).split(len(batch))
-        itm, parts = matching_loss(true, {"in_batch": (false, wrong.valid, 1.0)})
+        itm, parts, _ = matching_loss(true, {"in_batch": (false, wrong.valid, 1.0)})
         logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
         return Losses(total=itc + itm, parts=logged | {f"itm/{k}": v for k, v in parts.items()})
 

@@ -112,12 +112,13 @@ class PretrainingTask(Task):
         total = (
             weights.mlm_weight * mlm + weights.text_mlm_weight * text_mlm + weights.itc_weight * itc
         )
-        parts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}
+        parts, counts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}, {}
         if matching:
-            itm, itm_parts = self.match(batch, image, text, masks, similarity, negatives)
-            total = total + weights.itm_weight * itm
-            parts |= {"itm": itm, **itm_parts}
-        return Losses(total=total, parts={k: v.detach() for k, v in parts.items()})
+            itm = self.match(batch, image, text, masks, similarity, negatives)
+            total = total + weights.itm_weight * itm.total
+            parts |= {"itm": itm.total, **itm.parts}
+            counts = itm.counts
+        return Losses(total=total, parts={k: v.detach() for k, v in parts.items()}, counts=counts)
 
     def contrast_only(self, batch: Batch) -> Losses:
         """Compare images with captions and nothing else: the steps before ``mlm_start``.
@@ -140,8 +141,8 @@ class PretrainingTask(Task):
         masks: Int[Tensor, "T L"],
         similarity: Float[Tensor, "B B"],
         negatives: SynthesisedNegatives | None,
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Match true, in-batch and written rows in one fusion call; the loss and its parts.
+    ) -> Losses:
+        """Match true, in-batch and written rows in one fusion call.
 
         ``text`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` written ones.
         """
@@ -155,16 +156,23 @@ class PretrainingTask(Task):
             images.append(own)
         pairs = Pairs(text=torch.cat(texts), image=torch.cat(images))
         rows = self.model.match(text, masks, image, pairs).split(size)  # 2 or 3 x [B, 2]
-        if negatives is None:
-            loss, parts = matching_loss(rows[0], {"in_batch": (rows[1], in_batch.valid, 1.0)})
-            return loss, {f"itm/{name}": value for name, value in parts.items()}
-        groups = {
-            "in_batch": (rows[1], in_batch.valid, 1 - share),
-            "synthesised": (rows[2], negatives.valid, share),
-        }
-        loss, parts = matching_loss(rows[0], groups)
-        logged = {f"itm/{name}": value for name, value in parts.items()}
-        return loss, logged | {f"negatives/{k}": v for k, v in negatives.statistics().items()}
+        groups = {"in_batch": (rows[1], in_batch.valid, 1.0)}
+        statistics: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        if negatives is not None:
+            groups = {
+                "in_batch": (rows[1], in_batch.valid, 1 - share),
+                "synthesised": (rows[2], negatives.valid, share),
+            }
+            statistics = negatives.statistics()
+            counts = {"negatives/changed_words": negatives.valid.sum()}
+        loss = matching_loss(rows[0], groups)
+        parts = {f"itm/{name}": value for name, value in loss.parts.items()}
+        return Losses(
+            total=loss.total,
+            parts=parts | {f"negatives/{name}": value for name, value in statistics.items()},
+            counts=counts | {f"itm/{name}": count for name, count in loss.counts.items()},
+        )
 
     def _step_reached(self, start: int) -> bool:
         return start == 0 or bool(self.step >= start)

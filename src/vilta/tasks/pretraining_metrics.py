@@ -9,6 +9,7 @@ import torch
 
 from vilta.tasks.masked_words import masked_word_figures
 from vilta.tasks.retrieval import (
+    STAGES,
     candidate_pairs,
     encode_gallery,
     match_scores,
@@ -19,6 +20,7 @@ from vilta.tasks.scenes import negative_truth, scene_figures
 from vilta.types import Batch
 
 if TYPE_CHECKING:
+    from vilta.config import ObjectiveConfig
     from vilta.objectives.hard_negatives import SynthesisedNegatives
     from vilta.tasks.pretraining import PretrainingTask
 
@@ -57,11 +59,18 @@ def evaluate_pretraining(
         gallery = encode_gallery(
             model, tokenizer, (batch.pixel_values for batch in loader), table["captions"]
         )
-        wanted = candidate_pairs(gallery.similarity, gallery.similarity.numel() if full else top_k)
-        match = match_scores(
-            model, gallery, wanted, lambda done, total: say("matching pairs", done, total)
-        )
-        figures["retrieval"] = retrieval_figures(gallery.similarity, match, gallery.relevant)
+        stages = trained_stages(task.objective)
+        match = None
+        if "matching" in stages:
+            every = full or "contrastive" not in stages
+            wanted = candidate_pairs(
+                gallery.similarity, gallery.similarity.numel() if every else top_k
+            )
+            match = match_scores(
+                model, gallery, wanted, lambda done, total: say("matching pairs", done, total)
+            )
+        ranked = retrieval_figures(gallery.similarity, match, gallery.relevant)
+        figures["retrieval"] = {stage: ranked[stage] for stage in stages}
         if len(table) and table[0]["source"] == "scenes":
             say("asking the oracle", 0, 1)
             figures["scenes"] = scene_figures(model, tokenizer, table, loader, seed)
@@ -75,16 +84,36 @@ def evaluate_pretraining(
     return figures
 
 
+def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
+    """Return the ways to rank that a run has trained, the one that says most last.
+
+    Without contrast there are no candidates either: matching ranks all pairs, as METER does.
+    """
+    if objective.itm_weight == 0:
+        return ("contrastive",)
+    return STAGES if objective.itc_weight > 0 else ("matching",)
+
+
 def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
-    """Average every logged part of the step over the held-out batches."""
+    """Average every logged part of the step over what it counts, however that is batched.
+
+    Words for the losses on masked words, valid rows for matching, pairs for all else, of which
+    contrast depends on the batch. A part that counts nothing in all the data is left out.
+    """
     sums: dict[str, float] = {}
-    batches = 0
+    totals: dict[str, float] = {}
     for batch in loader:
-        for name, value in task(batch.to(task.model.device)).parts.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        batches += 1
+        losses = task(batch.to(task.model.device))
+        words = len(batch.masked_positions)
+        counts = {"mlm": words, "text_mlm": words, **losses.counts}
+        for name, value in losses.parts.items():
+            count = float(counts.get(name, len(batch)))
+            if count and not value.isnan():
+                sums[name] = sums.get(name, 0.0) + count * value.item()
+                totals[name] = totals.get(name, 0.0) + count
     return {
-        name: total / batches * (100 if "accuracy" in name else 1) for name, total in sums.items()
+        name: total / totals[name] * (100 if "accuracy" in name else 1)
+        for name, total in sums.items()
     }
 
 

@@ -20,6 +20,8 @@ from vilta.model.modeling import WithMatching
 from vilta.tasks.base import flat
 
 PAIRS_PER_CALL = 1024
+STAGES = ("contrastive", "matching", "combined")
+"""The ways to rank, as ``retrieval_figures`` names them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,30 +72,36 @@ def scene_figures(
     """Masked colours, one-word edits and paraphrases on a table of scenes, in percent.
 
     A filled colour is right if the filled caption is true of the caption's own scene, so a
-    synonym counts. ``wrong_image`` shows the next scene's picture instead. An edit changes one
-    word and is false of the scene; the true caption must have the higher match score. A paraphrase
-    has the same meaning in other words; it is accepted if its match probability exceeds one half.
+    synonym counts. ``wrong_image`` shows the batch's next picture instead, where it is of another
+    scene. An edit changes one word and is false of the scene; the true caption must have the higher
+    match score. A paraphrase has the same meaning in other words; it is accepted if its match
+    probability exceeds one half. What nothing was counted for is left out.
     """
-    counts = {"colour": 0, "edit": 0, "paraphrase": 0}
     hits = dict.fromkeys(["colour", "colour_wrong_image", "edit", "edit_rejected", "paraphrase"], 0)
+    counts = dict.fromkeys(hits, 0)
     row = 0
     for batch in loader:
-        scenes = [scene_from_id(i) for i in table[row : row + len(batch)]["image_id"]]
+        ids = table[row : row + len(batch)]["image_id"]
+        scenes = [scene_from_id(i) for i in ids]
         groups = table[row : row + len(batch)]["captions"]
         image = model.vilta.encode_image(batch.pixel_values.to(model.device))
         rng = Random(f"{seed}-{row}")
 
         puzzles = [_colour_puzzle(group, rng) for group in groups]
-        at = [i for i, puzzle in enumerate(puzzles) if puzzle is not None]
-        masked = [f"{p[0]}{tokenizer.mask_token}{p[1]}" for p in puzzles if p is not None]
-        counts["colour"] += len(at)
-        for name, shown in {"colour": image, "colour_wrong_image": image.roll(-1, 0)}.items():
-            words = filled_words(model, tokenizer, shown[at], masked)
+        asked = {i: puzzle for i, puzzle in enumerate(puzzles) if puzzle is not None}
+        following = ids[1:] + ids[:1]
+        views = {
+            "colour": (image, list(asked)),
+            "colour_wrong_image": (image.roll(-1, 0), [i for i in asked if ids[i] != following[i]]),
+        }
+        for name, (shown, at) in views.items():
+            counts[name] += len(at)
+            masked = [asked[i][0] + tokenizer.mask_token + asked[i][1] for i in at]
+            words = filled_words(model, tokenizer, shown[at], masked) if at else []
             for i, word in zip(at, words, strict=True):
-                before, after = puzzles[i] or ("", "")
-                filled = f"{before}{word}{after}"
+                before, after = asked[i]
                 colour = word_class(word) == "colour"
-                hits[name] += colour and is_true(scenes[i], filled)
+                hits[name] += colour and is_true(scenes[i], f"{before}{word}{after}")
 
         captions = [rng.choice(group) for group in groups]
         edits = [one_word_edits(s, c, rng) for s, c in zip(scenes, captions, strict=True)]
@@ -103,15 +109,18 @@ def scene_figures(
         true = caption_scores(model, tokenizer, image, captions)
         for name, others in {"edit": edits, "paraphrase": rewordings}.items():
             at = [i for i, other in enumerate(others) if other]
+            if not at:
+                continue
             scores = caption_scores(model, tokenizer, image[at], [others[i][0] for i in at])
             counts[name] += len(at)
             if name == "edit":
+                counts["edit_rejected"] += len(at)
                 hits["edit"] += int((true[at] > scores).sum())
                 hits["edit_rejected"] += int((scores < 0).sum())
             else:
                 hits["paraphrase"] += int((scores > 0).sum())
         row += len(batch)
-    return {name: 100 * hit / max(counts[name.split("_")[0]], 1) for name, hit in hits.items()}
+    return {name: 100 * hit / counts[name] for name, hit in hits.items() if counts[name]}
 
 
 @torch.no_grad()

@@ -8,11 +8,12 @@ import signal
 import threading
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
 
 from vilta.config import RunConfig
 from vilta.training.precision import keep_freed_memory
@@ -31,7 +32,7 @@ def start_processes(run: RunConfig) -> Accelerator:
         keep_freed_memory()
     distribution = DistributedDataParallelKwargs(
         find_unused_parameters=True,  # encoders come with poolers that nobody asks
-        broadcast_buffers=False,  # only batch norms change some; the first process saves its own
+        broadcast_buffers=False,  # only batch norms change some: average_statistics
         gradient_as_bucket_view=True,
     )
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # others wait for a checkpoint
@@ -40,6 +41,29 @@ def start_processes(run: RunConfig) -> Accelerator:
     )
     atexit.register(accelerator.state.destroy_process_group)
     return accelerator
+
+
+@torch.no_grad()
+def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
+    """Give the batch norms that learn the mean of all processes' running statistics.
+
+    Each process has seen its own part of the batch. The mean of their variances leaves out how far
+    their means lie apart, so it is not quite the variance of the joint batch.
+    """
+    if accelerator.num_processes == 1:
+        return
+    found = [
+        part._buffers[name]
+        for part in module.modules()
+        if part.training and "running_mean" in part._buffers  # each library writes one of its own
+        for name in ("running_mean", "running_var")
+    ]
+    own = [buffer for buffer in found if buffer is not None]
+    if own:
+        joint = torch.cat([buffer.flatten() for buffer in own])
+        means = cast(Tensor, accelerator.reduce(joint, "mean"))
+        for buffer, mean in zip(own, means.split([b.numel() for b in own]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
 
 
 def derived(seed: int, *place: int | str) -> int:

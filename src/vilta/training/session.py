@@ -27,7 +27,7 @@ from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 from vilta.training.precision import autocast, choose_dtype, describe_device
-from vilta.training.processes import StopRequest, derived
+from vilta.training.processes import StopRequest, average_statistics, derived
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask
 
@@ -102,6 +102,8 @@ class Session:
             reports.append(self._backward(batch, index))
         norm = clip_gradient(self.trained, self.optimization.clip)
         broken, stopping, values = self._read(norm, reports, stop.asked)
+        # Each step, so that it does not matter when a run is evaluated, saved or resumed.
+        average_statistics(self.accelerator, self.module)
         rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
         if not broken:
             self.optimizer.step()

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from vilta.config_tools import ReportConfig
-from vilta.recipes.evaluate import load_run
+from vilta.recipes.evaluate import load_run, say_missing_teacher
 from vilta.recipes.report.curves import DARK, draw_curves
 from vilta.recipes.report.examples import collect_examples
 from vilta.recipes.report.figures import key_tiles, metric_tables
@@ -32,10 +32,11 @@ def run(run_folder: str, config: ReportConfig) -> None:
         raise ValueError(f"--examples must be at least 2, got {config.examples}")
     if config.out and not config.out.endswith((".html", ".htm")):
         raise ValueError(f"--out names the page, such as report.html; got {config.out}")
-    task, trained = load_run(run_folder)
+    task, trained, teacher = load_run(run_folder)
     record = read_record(run_folder)
     console = Console(soft_wrap=True)
     console.print(f"drawing {run_folder}, examples from {record.evaluation['data']}", markup=False)
+    say_missing_teacher(console, teacher)
     examples = collect_examples(task, trained, record.evaluation, config.examples)
     summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
     everything = all_figures(record, summary)

@@ -23,6 +23,7 @@ from vilta.data.scenes import is_true, parse, scene_from_id
 from vilta.recipes.pretrain import masking_collator
 from vilta.tasks.masked_words import VIEWS, masked_word_logits
 from vilta.tasks.pretraining import PretrainingTask
+from vilta.tasks.pretraining_metrics import trained_stages
 from vilta.tasks.retrieval import candidate_pairs, encode_gallery, match_scores
 from vilta.training.precision import autocast, choose_dtype
 from vilta.types import Batch, Sample
@@ -100,6 +101,8 @@ class Examples:
     masked: list[MaskedCaption]
     rewritten: list[RewrittenCaption]
     filter_name: str
+    ranking: str
+    """The stage of the retrieval that ranked what was found."""
 
 
 @torch.no_grad()
@@ -157,6 +160,7 @@ def caption_examples(
         masked=masked,
         rewritten=rewritten,
         filter_name=task.objective.negatives,
+        ranking=trained_stages(task.objective)[-1],
     )
 
 
@@ -175,13 +179,14 @@ def _found(
         task.model, task.tokenizer, (batch.pixel_values for batch in loader), captions
     )
     top_k = evaluation.get("candidates", "all")
-    wanted = candidate_pairs(
-        gallery.similarity, gallery.similarity.numel() if top_k == "all" else top_k
-    )
-    asked = torch.zeros_like(wanted)  # only these queries are shown, so only they are scored
-    asked[:count], asked[:, firsts] = True, True
-    # Ranked as in the evaluation's combined stage.
-    scores = match_scores(task.model, gallery, wanted & asked) + gallery.similarity
+    scores, stages = gallery.similarity, trained_stages(task.objective)
+    if "matching" in stages:
+        every = top_k == "all" or "contrastive" not in stages
+        wanted = candidate_pairs(scores, scores.numel() if every else top_k)
+        asked = torch.zeros_like(wanted)  # only these queries are shown, so only they are scored
+        asked[:count], asked[:, firsts] = True, True
+        match = match_scores(task.model, gallery, wanted & asked)
+        scores = match + scores if "combined" in stages else match
 
     found_images = []
     for row, column in enumerate(firsts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vilta.recipes.html import Table, Tile
+from vilta.tasks.retrieval import STAGES
 
 
 def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Tile]:
@@ -12,19 +13,25 @@ def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Ti
     tiles = []
     ways = {"image_to_text": "image to text", "text_to_image": "text to image"}
     for way, label in ways.items():
-        best = figures["retrieval"]["combined"][way]["R@1"]
-        first = figures["retrieval"]["contrastive"][way]["R@1"]
-        note = f"contrast alone {first:.1f}, chance {100 / images:.2g}"
-        tiles.append(Tile(percent(best), f"R@1, {label}", note))
+        found = {
+            s: figures["retrieval"][s][way]["R@1"] for s in STAGES if s in figures["retrieval"]
+        }
+        *others, best = found
+        alone = f"contrast alone {found['contrastive']:.1f}" if others else f"{best} alone"
+        note = f"{alone}, chance {100 / images:.2g}"
+        tiles.append(Tile(percent(found[best]), f"R@1, {label}", note))
     words = {view: values["top1"] for view, values in figures["masked_words"].items()}
-    note = f"wrong image {words['wrong_image']:.1f}, no image {words['text_only']:.1f}"
-    tiles.append(Tile(percent(words["with_image"]), "masked words right with the image", note))
-    if "scenes" in figures:
-        scenes = figures["scenes"]
-        note = f"with a wrong image {scenes['colour_wrong_image']:.1f}"
+    if "with_image" in words:
+        note = _note(words, {"wrong_image": "wrong image", "text_only": "no image"})
+        tiles.append(Tile(percent(words["with_image"]), "masked words right with the image", note))
+    scenes = figures.get("scenes", {})
+    if "colour" in scenes:
+        note = _note(scenes, {"colour_wrong_image": "with a wrong image"})
         tiles.append(Tile(percent(scenes["colour"]), "masked colours right", note))
-        note = f"rejected outright {scenes['edit_rejected']:.1f}"
+    if "edit" in scenes:
+        note = _note(scenes, {"edit_rejected": "rejected outright"})
         tiles.append(Tile(percent(scenes["edit"]), "true caption beats a one-word edit", note))
+    if "paraphrase" in scenes:
         note = "same meaning, other words"
         tiles.append(Tile(percent(scenes["paraphrase"]), "paraphrases accepted", note))
     if filter_name in figures.get("negatives", {}):
@@ -32,6 +39,11 @@ def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Ti
         note = f"filter {filter_name}; {written['written']:.0f} % of the captions have one"
         tiles.append(Tile(percent(written["still_true"]), "negatives still true", note))
     return tiles
+
+
+def _note(figures: dict[str, float], labels: dict[str, str]) -> str:
+    """Name the figures that there are: an evaluation leaves out what it could not count."""
+    return ", ".join(f"{label} {figures[n]:.1f}" for n, label in labels.items() if n in figures)
 
 
 def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
@@ -44,8 +56,8 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
                     f"{way.replace('_', ' ')}, {stage}",
                     *(f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)),
                 )
-                for stage in ("contrastive", "matching", "combined")
-                for way, values in figures["retrieval"][stage].items()
+                for stage in STAGES
+                for way, values in figures["retrieval"].get(stage, {}).items()
             ],
         ),
         "Masked words": Table(

@@ -39,6 +39,11 @@ FILTERS = {
     "soft_label": "a word is dropped if the teacher finds it plausible",
     "none": "only the word itself and its inflections are left out",
 }
+RANKINGS = {
+    "combined": "contrast picks candidates, contrast and matching together rank them",
+    "matching": "matching ranks them, for the run trained no contrast",
+    "contrastive": "contrast ranks them, for the run trained no matching",
+}
 
 VERDICTS = (
     "The scenes' oracle marks a negative that is still true of the picture, and one that is no "
@@ -94,8 +99,8 @@ def _examples(examples: Examples, show: Show) -> list[str]:
     """The four kinds of examples, each under its heading."""
     parts = [
         "<h2>Retrieval</h2>",
-        "<p>All of the data are searched: contrast picks candidates, contrast and "
-        f"matching together rank them. The right ones are outlined or ticked. {FIRST_ROWS}</p>",
+        f"<p>All of the data are searched: {RANKINGS[examples.ranking]}. The right ones are "
+        f"outlined or ticked. {FIRST_ROWS}</p>",
         "<h3>Caption to images</h3>",
         *_grid(_found_images(found, show) for found in examples.found_images),
         "<h3>Image to captions</h3>",
