@@ -256,11 +256,12 @@ class WithMatching(ViltaPreTrainedModel):
     def classify_match(self, pooled: Float[Tensor, "R S"]) -> Float[Tensor, "R 2"]:
         """Return no-match and match logits of pooled states."""
         with self._ranks_are_read():
-            return self.itm_head(pooled if self.training else pooled.float())
+            return self.itm_head(pooled if self.training else pooled.to(self.dtype))
 
     def _ranks_are_read(self) -> AbstractContextManager[Any]:
-        """Compute in float32 in evaluation, whatever autocast says: bf16 has 8 bits, so it ties
-        scores that differ, and a tie is no rank. A loss does not mind.
+        """Compute in evaluation as the weights are, float32 by default, whatever autocast says.
+
+        bf16 has 8 bits, so it ties scores that differ, and a tie is no rank. A loss does not mind.
         """
         return nullcontext() if self.training else torch.autocast(self.device.type, enabled=False)
 
