@@ -131,6 +131,24 @@ def test_what_a_table_lacks_is_told_and_strict_stops_there(flickr, caplog):
         load_pairs(str(flickr), "train+val", strict=True)
 
 
+def test_a_name_in_two_folders_is_skipped_and_the_folders_named(flickr, tmp_path):
+    (flickr / "old").mkdir()
+    (flickr / "old" / "1.jpg").write_bytes(jpeg(9))
+    reader = find_reader(str(flickr), "train")
+    assert [row["image_id"] for row in reader.rows()] == ["flickr8k/0.jpg"]
+    assert "images/1.jpg and old/1.jpg" in reader.skipped[0].reason
+
+    (tmp_path / "vg" / "a").mkdir(parents=True)
+    (tmp_path / "vg" / "b").mkdir()
+    for place in ("a/1.jpg", "b/1.jpg", "a/2.jpg"):
+        (tmp_path / "vg" / place).write_bytes(jpeg())
+    regions = [{"id": i, "regions": [{"region_id": i, "phrase": "a dog"}]} for i in (1, 2)]
+    (tmp_path / "vg" / "region_descriptions.json").write_text(json.dumps(regions))
+    reader = find_reader(str(tmp_path / "vg"))
+    assert [row["image_id"] for row in reader.rows()] == ["visual_genome/2.jpg"]
+    assert "a/1.jpg and b/1.jpg" in reader.skipped[0].reason
+
+
 @pytest.mark.parametrize("filename", ["../secret.jpg", "/etc/passwd", "", 5, None])
 def test_file_names_that_are_paths_are_not_followed(flickr, filename):
     content = karpathy()

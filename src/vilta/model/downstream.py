@@ -12,12 +12,8 @@ from vilta.model import encoders
 from vilta.model.configuration import ViltaConfig
 from vilta.model.fusion import Pairs
 from vilta.model.heads import ClassificationHead
-from vilta.model.modeling import (
-    ViltaModel,
-    ViltaOutput,
-    ViltaPreTrainedModel,
-    WithMatching,
-)
+from vilta.model.modeling import ViltaModel, ViltaOutput, WithMatching
+from vilta.model.pretrained import ViltaPreTrainedModel
 
 
 class ViltaForImageTextRetrieval(WithMatching):

@@ -23,7 +23,7 @@ from vilta.model import ViltaConfig
 from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import check_image_encoder, check_text_length
 from vilta.model.language_model import load_tokenizer
-from vilta.model.modeling import ViltaPreTrainedModel
+from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import CONFIG, MODEL, check_run_folder

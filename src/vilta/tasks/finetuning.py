@@ -22,7 +22,7 @@ from vilta.data.corpora import ScenesName, scenes_named
 from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
 from vilta.data.images import Images, find_images
 from vilta.model import ViltaProcessor
-from vilta.model.modeling import ViltaPreTrainedModel
+from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
 
 TASKS = {

@@ -36,13 +36,8 @@ class NamedImagesReader(Reader):
         """Yield the images in the order of the captions' file."""
         files = ImageFiles(self.root)
         for where, captions in self.captions.items():
-            try:
-                path = files.find(where)
-            except ValueError as error:
-                self.skip(where, str(error))
-                continue
+            path = find_or_skip(self, files, where, where)
             if path is None:
-                self.skip(where, f"no such image below {self.root}")
                 continue
             image_id = f"{self.data_set}/{path.name}"
             yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
@@ -90,6 +85,17 @@ class ImageFiles:
             places = " and ".join(str(path.relative_to(self.root)) for path in found[:2])
             raise ValueError(f"{key!r} is {places} below {self.root}; name its folder too")
         return found[0] if found else None
+
+
+def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Path | None:
+    """Return the file of a key; where there is none, or not one, ``where`` is skipped."""
+    try:
+        path, reason = files.find(key), f"no such image below {files.root}"
+    except ValueError as error:
+        path, reason = None, str(error)
+    if path is None:
+        reader.skip(where, reason)
+    return path
 
 
 def _ends(path: str) -> Iterator[str]:

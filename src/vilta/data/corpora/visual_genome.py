@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.data.corpora.base import Item, Reader
-from vilta.data.corpora.files import ImageFiles, json_array
+from vilta.data.corpora.files import ImageFiles, find_or_skip, json_array
 from vilta.data.transforms import MIN_SIDE, decode_image
 
 REGIONS = "region_descriptions.json"
@@ -45,9 +45,8 @@ class VisualGenomeReader(Reader):
         files = ImageFiles(self.folder)
         for entry in json_array(self.folder / REGIONS):
             number = entry.get("id") if isinstance(entry, dict) else None
-            path = files.find(f"{number}.jpg")
+            path = find_or_skip(self, files, f"{number}.jpg", f"{REGIONS}: image {number}")
             if path is None:
-                self.skip(f"{REGIONS}: image {number}", f"no such image below {self.folder}")
                 continue
             regions = [r for r in entry.get("regions") or [] if isinstance(r, dict)]
             if self.crops:
