@@ -81,8 +81,9 @@ def test_a_part_of_a_published_file_finds_its_images_under_any_name(tmp_path):
 def test_the_vocabulary_is_what_is_often_the_most_given_answer(tmp_path):
     answers = [["Yes."] * 10] * 9 + [["the red"] * 6 + ["blue"] * 4] * 8 + [["2"] * 10] * 12
     items = read(write_official(tmp_path, answers=answers))
-    assert Task.labels(items, TaskConfig()) == ["2", "yes"]  # red: 8 times, blue never the most
-    assert Task.labels(items, TaskConfig(min_answers=8)) == ["2", "yes", "red"]
+    # red: 8 times, blue never the most. All who agree say "Yes.", so the evaluator wants that.
+    assert Task.labels(items, TaskConfig()) == ["2", "Yes."]
+    assert Task.labels(items, TaskConfig(min_answers=8)) == ["2", "Yes.", "red"]
     with pytest.raises(ValueError, match="no answer is given 13 times"):
         Task.labels(items, TaskConfig(min_answers=13))
 
@@ -163,6 +164,40 @@ def test_easy_vqa_and_a_csv_of_ones_own(tmp_path):
     table.write_text("image,question\n0.png,is the ball red\n")
     with pytest.raises(ValueError, match="no column 'answer'"):
         read(str(table))
+
+
+def figures_of_the_best(items, folder):
+    """Figures of a model that always chooses the answer that its target scores highest."""
+    task = make_task(Task, items, folder, min_answers=1)
+    names = task.model.config.id2label
+    best = [names[int(task.target(row).argmax())] for row in items.rows]
+    task.predictions = lambda loader: best
+    return task.evaluate(loader_of(task, items))
+
+
+def test_one_answer_in_any_spelling_is_right_in_training_and_in_evaluation(tmp_path):
+    write_images(tmp_path, "0.png")
+    spelled = ["Yes", "yes ", "No", "New York", "two", "B", "t-shirt"]
+    (tmp_path / "a.csv").write_text(
+        "image,question,answer\n" + "".join(f"0.png,is it,{a}\n" for a in spelled)
+    )
+    items = read(str(tmp_path / "a.csv"))
+    expected = ["2", "b", "new york", "no", "t shirt", "yes"]
+    assert sorted(Task.labels(items, TaskConfig(min_answers=1))) == expected
+    assert figures_of_the_best(items, tmp_path / "model")["accuracy"] == 100.0
+    assert items.rows["answer_type"][:3] == ["yes/no"] * 3
+
+    layout = write_official(tmp_path / "own", answers=[[a] for a in spelled])
+    assert figures_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
+    layout = write_official(tmp_path / "ten", answers=[[a] * 10 for a in ("Yes", "2", "t-shirt")])
+    assert figures_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
+
+
+def test_an_answer_that_normalising_empties_is_refused(tmp_path):
+    write_images(tmp_path, "0.png")
+    (tmp_path / "a.csv").write_text("image,question,answer\n0.png,which one,A\n")
+    with pytest.raises(ValueError, match=r"the answer 'A' .* is empty once .*classification"):
+        read(str(tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize("content", [{}, {"questions": 3}, [["too", "short"]], "text"])

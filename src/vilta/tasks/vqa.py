@@ -8,8 +8,9 @@ bottom-up attention (arXiv 1707.07998), METER and ViLT.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,26 @@ class VisualQuestionAnswering(LabellingTask):
 
     @classmethod
     def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
-        """Return the answers given often enough in training, most frequent first."""
-        given = filter(None, items.rows["most_given"])
-        counts = Counter(map(normalise_answer, given))
+        """Return the answers given often enough in training, most frequent first.
+
+        They are normalised, but where annotators who all agree mostly spell one otherwise: the
+        evaluator compares their answer as it is.
+        """
+        counts: Counter[str] = Counter()
+        agreed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for given, answers in zip(items.rows["most_given"], items.rows["answers"], strict=True):
+            if given and (answer := normalise_answer(given)):
+                counts[answer] += 1
+                if len(set(answers)) == 1:
+                    agreed[normalise_answer(answers[0])][answers[0].strip()] += 1
         kept = [answer for answer, count in counts.items() if count >= settings.min_answers]
         if not kept:
             raise ValueError(
                 f"{items.name}: no answer is given {settings.min_answers} times; "
                 "lower --settings.min-answers"
             )
-        return sorted(kept, key=lambda answer: (-counts[answer], answer))
+        kept.sort(key=lambda answer: (-counts[answer], answer))
+        return [agreed[a].most_common(1)[0][0] if agreed[a] else a for a in kept]
 
     @classmethod
     def unanswered(cls, items: Any) -> list[str]:
@@ -100,10 +111,16 @@ class VisualQuestionAnswering(LabellingTask):
     def target(self, row: Row) -> Tensor:
         """Return the soft score of each answer, ``[A]``; zeros where the answers are secret."""
         scores = torch.zeros(len(self.known))
+        places = self._places
         for answer, score in soft_scores(row["answers"]).items():
-            if answer in self.known:
-                scores[self.known[answer]] = score
+            if answer in places:
+                scores[places[answer]] = score
         return scores
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Number of each label by its normalised spelling."""
+        return {normalise_answer(label): number for label, number in self.known.items()}
 
     def forward(self, batch: ExampleBatch) -> Losses:
         """Binary cross-entropy of every answer, summed over answers (METER, ViLT)."""
@@ -135,7 +152,20 @@ class VisualQuestionAnswering(LabellingTask):
 
 
 def _row(name: str, image: str, question: str, answers: list[str], answer_type: str = "") -> Row:
-    answers = answers * ANNOTATORS if len(answers) == 1 else answers
+    """Return an item; ``ValueError`` for an answer of which normalising leaves nothing.
+
+    That fewer than ten annotators agree does not make their spelling exact, as the evaluator has
+    it, so their answers are normalised here.
+    """
+    if len(answers) < ANNOTATORS:
+        normalised = [normalise_answer(answer) for answer in answers]
+        if "" in normalised:
+            raise ValueError(
+                f"the answer {answers[normalised.index('')]!r} to question {name} is empty once it "
+                "is normalised by VQA's rules (articles and punctuation go); spell it out, or use "
+                "the task classification"
+            )
+        answers = normalised * ANNOTATORS if len(normalised) == 1 else normalised
     most_given = Counter(answers).most_common(1)[0][0] if answers else ""
     return {
         "id": name,
@@ -143,7 +173,8 @@ def _row(name: str, image: str, question: str, answers: list[str], answer_type: 
         "texts": [question],
         "answers": answers,
         "most_given": most_given,
-        "answer_type": answer_type or ("yes/no" if most_given in ("yes", "no") else "other"),
+        "answer_type": answer_type
+        or ("yes/no" if normalise_answer(most_given) in ("yes", "no") else "other"),
     }
 
 
