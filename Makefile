@@ -11,7 +11,7 @@ PACKAGES := -c constraints.txt -e ".[dev]"
 # The tests share the cores among processes, so each process takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
@@ -25,8 +25,12 @@ lint: $(ENVIRONMENT)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# site/index.html; --strict makes a broken link, anchor or cross-reference an error.
+docs: $(ENVIRONMENT)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf .venv runs/demo runs/demo-data runs/demo-text
+	rm -rf .venv site runs/demo runs/demo-data runs/demo-text
 
 # uv, from the PATH or from PyPI, installs in seconds; pip does it where uv cannot be had.
 $(ENVIRONMENT): pyproject.toml constraints.txt

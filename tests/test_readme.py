@@ -13,6 +13,7 @@ from vilta import cli
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "CONTRIBUTING.md",
     "docs/data.md",
     "docs/tasks.md",
     "benchmarks/flickr8k/README.md",
@@ -56,6 +57,7 @@ def test_every_block_says_what_it_is():
 
 def test_every_command_is_one_that_is_checked():
     known = {"make", "vilta", "cd", "git", "pip", "source", "torchrun", "tensorboard", "python"}
+    known |= {"pytest", "pre-commit"}
     assert {Path(words[0]).name for words in COMMANDS} <= known
 
 
