@@ -39,6 +39,8 @@ class Sample:
     pixels: UInt8[Tensor, "3 H W"]
     caption: str
     image_id: str
+    image_hash: int
+    """63 bits of the image's content: sources may use the same ids, and hold the same image."""
     index: int
     """Row of the table; with the epoch and the seed it decides every random choice."""
     epoch: int
@@ -59,7 +61,7 @@ class Batch:
     masked_positions: Int[Tensor, "M"]
     """Flat index into ``B * L``, ascending; found on the CPU so that no step waits for it."""
     image_ids: Int[Tensor, "B"]
-    """Hash of the image id: two rows with the same value show the same image."""
+    """Hash of the image's content: two rows with the same value show the same image."""
     caption_ids: Int[Tensor, "B"]
     """Hash of the caption's tokens: two rows with the same value read the same to the model."""
     names: tuple[str, ...]

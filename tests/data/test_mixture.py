@@ -1,9 +1,12 @@
+import io
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from vilta.config import DataConfig
 from vilta.data.collate import PairCollator
@@ -114,3 +117,28 @@ def test_what_is_no_mixture_is_told_in_one_line(tmp_path, text, message):
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="cannot be read"):
         read_mixture(str(tmp_path / "none.yaml"))
+
+
+def jpeg(shade):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (shade, 90, 90)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_the_same_picture_is_one_image_and_the_same_name_is_not(tmp_path):
+    """Every source has its 0.jpg, and the first picture stands in the third source again."""
+    shades = {"a/0.jpg": 0, "a/1.jpg": 50, "b/0.jpg": 100, "b/1.jpg": 150, "c/x.jpg": 0}
+    for name, shade in shades.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(shade))
+        path.with_suffix(".txt").write_text(f"a picture called {name}")
+    mixture = "".join(f"{tmp_path / part}: 1\n" for part in "abc")
+    config = DataConfig(train=write(tmp_path / "m.yaml", mixture), image_size=32)
+    data, _ = training_data(config, seed=0)
+    tokenizer = new_tokenizer(["a picture called jpg"], 100)
+    batch = PairCollator(tokenizer, 16, None, 0)([data[0, row] for row in range(len(data))])
+    shown = batch.pixel_values.flatten(1)
+    same_picture = (shown[:, None] == shown[None]).all(-1)
+    assert torch.equal(batch.image_ids[:, None] == batch.image_ids[None], same_picture)
+    assert same_picture.sum() == 5 + 2

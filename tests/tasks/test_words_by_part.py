@@ -65,6 +65,7 @@ def test_all_pieces_of_a_word_have_its_part(tmp_path, kind):
             pixels=torch.zeros(3, 8, 8, dtype=torch.uint8),
             caption=caption,
             image_id=str(i),
+            image_hash=i,
             index=i,
             epoch=0,
             name=str(i),

@@ -72,7 +72,7 @@ class PairCollator:
             word_ids=word_ids,
             masked_input_ids=masked_ids,
             masked_positions=selected.flatten().nonzero().squeeze(1),
-            image_ids=torch.tensor([stable_hash(s.image_id) for s in samples]),
+            image_ids=torch.tensor([s.image_hash for s in samples]),
             caption_ids=torch.tensor([stable_hash(str(tokens)) for tokens in read]),
             names=tuple(s.name for s in samples),
         )

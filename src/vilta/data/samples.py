@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,10 +18,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from xxhash import xxh3_64_intdigest
 
 from vilta.config import DataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
-from vilta.data.order import Key, derived, generator_for
+from vilta.data.order import Key, derived, generator_for, stable_hash
 from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor
 from vilta.types import Sample
 
@@ -149,12 +149,14 @@ class SampleMaker(ImageMaker):
         if not captions:
             raise ValueError("no caption")
         caption, random = self._draw(captions, epoch, index)
-        pixels = self.pixels(index, partial(image_bytes, row["image"]), random)
+        data = image_bytes(row["image"])
+        pixels = self.pixels(index, lambda: data, random)
         self.good()
         return Sample(
             pixels=pixels,
             caption=caption if self.train else captions[0],
             image_id=row["image_id"],
+            image_hash=xxh3_64_intdigest(data) >> 1,
             index=index,
             epoch=epoch,
             name=name,
@@ -206,6 +208,7 @@ class PairDataset(SampleMaker):
                     pixels=self.blank(),
                     caption=next(iter(_usable(content["captions"])), ""),
                     image_id=content["image_id"],
+                    image_hash=stable_hash(name),
                     index=row,
                     epoch=epoch,
                     name=name,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vilta.data.corpora import load_pairs
-from vilta.data.order import Key
+from vilta.data.order import Key, stable_hash
 from vilta.types import Sample
 
 
@@ -38,6 +38,7 @@ class TextDataset:
             pixels=self._pixels,
             caption=self.captions[row],
             image_id=name,
+            image_hash=stable_hash(name),
             index=row,
             epoch=epoch,
             name=name,
