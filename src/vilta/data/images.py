@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,8 @@ import datasets
 from PIL import Image
 
 from vilta.data.corpora import load_pairs
-from vilta.data.corpora.files import ImageFiles
+from vilta.data.corpora.base import AGAIN, MANIFEST
+from vilta.data.corpora.files import ImageFiles, path_ends
 from vilta.data.samples import image_bytes
 from vilta.data.scenes import picture_from_id
 
@@ -58,23 +60,47 @@ class ImageFolder:
 class PairImages:
     """The images of a source of pairs, such as a packed folder.
 
-    A key is an image id, its last part (``flickr8k/1.jpg``: ``1.jpg``), or that without its suffix.
+    A key is an image id, an end of it (``flickr8k/1.jpg``: ``1.jpg``), or its last part without
+    suffix; one that is an end of several ids is refused. ``aliases`` are the ids of images that
+    were merged with others, with the row that stands for them.
     """
 
-    def __init__(self, table: datasets.Dataset, name: str) -> None:
+    def __init__(
+        self, table: datasets.Dataset, name: str, aliases: Sequence[tuple[str, int]] = ()
+    ) -> None:
         self.name = name
         self.table = table.cast_column("image", datasets.Image(decode=False))
         self.rows: dict[str, int] = {}
-        for row, image_id in enumerate(table["image_id"]):
+        self.ambiguous: dict[str, str] = {}
+        """A key that fits several images: what two of them are called."""
+        named = [*((image_id, row) for row, image_id in enumerate(table["image_id"])), *aliases]
+        ids: dict[int, str] = {}
+        for image_id, row in named:
+            ids.setdefault(row, image_id)
+            for key in {image_id, image_id.rpartition(AGAIN)[0] or image_id}:
+                self._enter(key, row, ids)
+        whole = self.rows.copy()
+        for image_id, row in named:
             path = PurePosixPath(image_id)
-            for key in (image_id, path.name, path.stem):
-                self.rows.setdefault(key, row)
+            for key in {*list(path_ends(image_id))[1:], path.stem}.difference(whole):
+                self._enter(key, row, ids)
+
+    def _enter(self, key: str, row: int, ids: dict[int, str]) -> None:
+        known = self.rows.setdefault(key, row)
+        if known != row:
+            self.ambiguous[key] = f"{ids[known]} and {ids[row]}"
 
     def __contains__(self, key: str) -> bool:
+        if key in self.ambiguous:
+            raise ValueError(
+                f"{key!r} is {self.ambiguous[key]} in {self.name}; name its folder too"
+            )
         return key in self.rows
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an image as they were packed."""
+        if key not in self:
+            raise ValueError(f"no image {key!r} in {self.name}")
         return image_bytes(self.table[self.rows[key]]["image"])
 
 
@@ -105,7 +131,17 @@ def find_images(path: str) -> Images:
     packed = (place / "state.json").is_file()
     if place.is_dir() and not packed and (folder := ImageFolder(place)).files.ends:
         return folder
-    return PairImages(load_pairs(path), path)
+    return PairImages(load_pairs(path), path, merged_ids(place))
+
+
+def merged_ids(folder: Path) -> list[tuple[str, int]]:
+    """Return the ids that were merged with another when a folder was packed, with its row."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    merged = manifest.get("merged_items", []) if isinstance(manifest, dict) else []
+    return [(str(each["image_id"]), int(each["row"])) for each in merged if "image_id" in each]
 
 
 def require_images(images: Images, keys: Iterable[str]) -> None:

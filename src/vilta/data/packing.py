@@ -31,7 +31,7 @@ from vilta.data.corpora import FEATURES, Reader, Row, Skipped, find_reader, noth
 from vilta.data.shards import Shard, Writer, read_batches
 from vilta.data.transforms import decode_image, shrink
 
-FORMAT = "vilta pairs, version 2"
+FORMAT = "vilta pairs, version 3"
 """Names the layout in the manifest."""
 JPEG_QUALITY = 90
 """Quality of images that are shrunk (our choice)."""
@@ -56,7 +56,7 @@ class Work:
     rows: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     merged: list[dict[str, Any]] = field(default_factory=list)
-    """Duplicates: their source, the row that stands for them, and their captions."""
+    """Duplicates: source, id, captions, and the row that stands for them."""
 
     def add(self, line: dict[str, Any]) -> None:
         """Take up a line of the journal."""
@@ -85,7 +85,8 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     reader = find_reader(source, config.split, config.caption_column, config.region_crops)
     folder = out.parent / f".{out.name}.partial"
     try:
-        work = _begin(folder, {"source": source, "settings": _settings(config)})
+        what = {"format": FORMAT, "source": source, "settings": _settings(config)}
+        work = _begin(folder, what)
         total = reader.total  # asked once: to count, some readers open every file
         if progress is not None:
             progress(work.rows, total)
@@ -192,8 +193,8 @@ def _write_shards(
             continue
         digest = hashlib.blake2b(each["image"]["bytes"], digest_size=16).hexdigest()
         if config.merge_duplicates and digest in work.images:
-            what = {"source": each["source"], "row": work.images[digest]}
-            shard.merged.append(what | {"captions": each["captions"]})
+            known = {key: each[key] for key in ("source", "image_id", "captions")}
+            shard.merged.append(known | {"row": work.images[digest]})
             continue
         work.images.setdefault(digest, work.rows + len(shard.images))
         shard.add(each, digest)
@@ -266,7 +267,9 @@ def _finish(
         "versions": versions | {"pillow": PIL.__version__},
         "shards": shards,
         "skipped_items": work.skipped,
-        "merged_items": [{k: each[k] for k in ("source", "row")} for each in work.merged],
+        "merged_items": [
+            {key: each[key] for key in ("source", "image_id", "row")} for each in work.merged
+        ],
     }
     _write_json(folder / "manifest.json", manifest)
     (folder / JOURNAL).unlink()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 from upath import UPath
+from xxhash import xxh3_128_intdigest
 
 log = logging.getLogger("vilta.data")
 
@@ -28,6 +30,10 @@ CAPTION_COLUMNS = ("captions", "caption", "text", "sentences", "txt", "TEXT")
 """Where captions are looked for if no column is named."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """File names that are taken for images; the content decides in the end."""
+MANIFEST = "manifest.json"
+"""File by which a folder packed by `vilta pack` is known."""
+AGAIN = "#"
+"""What stands between an id that was there before and the number of times that it came."""
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of images that are held in memory without packing (our choice)."""
 
@@ -64,6 +70,8 @@ class Reader(ABC):
         self.name = name
         self.skipped: list[Skipped] = []
         self.strict = False
+        self.first_id: dict[str, str] = {}
+        """The id that an image had in the source, where others had it before."""
 
     @property
     @abstractmethod
@@ -87,7 +95,7 @@ class Reader(ABC):
 
         The first ``start`` items are passed over: their images are not read.
         """
-        seen: set[str] = set()
+        seen: Counter[str] = Counter()
         told = count = 0
         for count, item in enumerate(self.items(), start=1):
             row = self._row(item, seen, count > start)
@@ -98,15 +106,16 @@ class Reader(ABC):
             told = len(self.skipped)
         yield from ((count, skipped) for skipped in self.skipped[told:])
 
-    def _row(self, item: Item, seen: set[str], read: bool) -> Row | None:
+    def _row(self, item: Item, seen: Counter[str], read: bool) -> Row | None:
         captions = clean_captions(item.captions)
         if not captions:
             self.skip(item.source, "no caption")
             return None
-        if item.image_id in seen:
-            self.skip(item.source, f"image id {item.image_id!r} occurs twice")
-            return None
-        seen.add(item.image_id)
+        image_id = item.image_id
+        seen[image_id] += 1
+        if seen[image_id] > 1:  # a row for each caption of it, or ids that are no ids
+            image_id = f"{image_id}{AGAIN}{seen[image_id]}"
+            self.first_id[image_id] = item.image_id
         if not read:
             return None
         try:
@@ -117,7 +126,7 @@ class Reader(ABC):
         return {
             "image": {"bytes": data, "path": None},
             "captions": captions,
-            "image_id": item.image_id,
+            "image_id": image_id,
             "source": item.source,
         }
 
@@ -128,20 +137,30 @@ class Reader(ABC):
         self.skipped.append(Skipped(source=source, reason=reason))
 
     def table(self) -> datasets.Dataset:
-        """Return the rows as a table in memory.
+        """Return the rows as a table in memory; those with the same id and bytes are one.
 
         Raises ``ValueError`` if nothing is usable, or if there is so much that it must be packed.
         """
-        parts, size = [], 0
-        for rows in chunks(self.rows(), 1000):
-            size += sum(len(row["image"]["bytes"]) for row in rows)
+        rows: list[Row] = []
+        places: dict[tuple[str, int], int] = {}
+        size = 0
+        for row in self.rows():
+            image_id, data = row["image_id"], row["image"]["bytes"]
+            name = PurePosixPath(self.first_id.get(image_id, image_id)).name
+            place = places.setdefault((name, xxh3_128_intdigest(data)), len(rows))
+            if place < len(rows):
+                known = rows[place]["captions"]
+                known += [caption for caption in row["captions"] if caption not in known]
+                continue
+            rows.append(row)
+            size += len(data)
             if size > MEMORY_LIMIT:
                 raise ValueError(
                     f"{self.name} is too large to be read into memory; run `vilta pack` first"
                 )
-            parts.append(datasets.Dataset.from_list(rows, features=FEATURES))
-        if not parts:
+        if not rows:
             raise ValueError(nothing_usable(self, self.skipped))
+        parts = [datasets.Dataset.from_list(part, features=FEATURES) for part in chunks(rows, 1000)]
         if self.skipped:
             first = self.skipped[0]
             log.warning(

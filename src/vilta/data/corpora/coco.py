@@ -6,15 +6,15 @@ The layout, from https://cocodataset.org/#format-data: ``images`` with ``id`` an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vilta.data.corpora.base import chosen_split
-from vilta.data.corpora.files import NamedImagesReader, is_plain_name, read_json
+from vilta.data.corpora.base import Skipped, chosen_split
+from vilta.data.corpora.files import NamedImagesReader, read_json
 
 PREFIX = "captions_"
 """What the files' names begin with; the rest is the split, e.g. train2014."""
+NAMELESS = "it lacks an id or a file name"
 
 
 class CocoReader(NamedImagesReader):
@@ -25,13 +25,25 @@ class CocoReader(NamedImagesReader):
     def __init__(self, path: Path, content: Any) -> None:
         if not is_coco(content):
             raise ValueError(f"{path} is no COCO caption file: images and annotations are missing")
-        names = dict(_names(content["images"]))
+        unusable: list[Skipped] = []
+        names: dict[str, str] = {}
+        for place, image in enumerate(content["images"]):
+            number = _identity(image, "id")
+            if number and isinstance(image.get("file_name"), str) and image["file_name"]:
+                names[number] = image["file_name"]
+            else:
+                unusable.append(Skipped(source=f"{path}: image {place}", reason=NAMELESS))
         captions: dict[str, list[Any]] = {name: [] for name in names.values()}
-        for annotation in content["annotations"]:
-            if isinstance(annotation, dict) and annotation.get("image_id") in names:
-                captions[names[annotation["image_id"]]].append(annotation.get("caption"))
+        for place, annotation in enumerate(content["annotations"]):
+            number = _identity(annotation, "image_id")
+            if number in names:
+                captions[names[number]].append(annotation.get("caption"))
+            else:
+                reason = f"there is no image with the id {number or 'that it lacks'}"
+                unusable.append(Skipped(source=f"{path}: annotation {place}", reason=reason))
         inside = path.parent.name == "annotations"
-        super().__init__(str(path), path.parent.parent if inside else path.parent, captions, "coco")
+        root = path.parent.parent if inside else path.parent
+        super().__init__(str(path), root, captions, "coco", unusable)
 
 
 def is_coco(content: Any) -> bool:
@@ -53,9 +65,7 @@ def find_coco(folder: Path, split: str) -> CocoReader | None:
     return CocoReader(path, read_json(path))
 
 
-def _names(images: list[Any]) -> Iterator[tuple[Any, str]]:
-    for image in images:
-        if isinstance(image, dict) and isinstance(image.get("id"), int | str):
-            name = image.get("file_name")
-            if is_plain_name(name):
-                yield image["id"], str(name)
+def _identity(entry: Any, field: str) -> str:
+    """Return an id as text: some tools write numbers, others strings of them; empty if none."""
+    value = entry.get(field) if isinstance(entry, dict) else None
+    return str(value) if isinstance(value, int | str) else ""

@@ -17,7 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vilta.data.corpora.base import Item, Place, Reader, caption_column, chosen_split, listed
+from vilta.data.corpora.base import (
+    MANIFEST,
+    Item,
+    Place,
+    Reader,
+    caption_column,
+    chosen_split,
+    listed,
+)
 from vilta.data.corpora.downloads import ERROR, STATUS, failure
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -37,6 +45,9 @@ class ColumnarReader(Reader):
     def __init__(self, files: Sequence[Place], name: str, what: str, column: str) -> None:
         super().__init__(name)
         self.files, self.what, self.column = files, what, column
+        own = (files[0].parent / MANIFEST).is_file()  # written by `vilta pack`: its ids are unique
+        self.counts_anew = len(files) > 1 and not own
+        """Whether ids may start from 0 in each file."""
 
     @property
     def total(self) -> int | None:
@@ -78,9 +89,12 @@ class ColumnarReader(Reader):
                     self.skip(source, reason)
                     continue
                 identity = row.get(known) if known else None
+                image_id = f"{path.stem}#{number - 1}" if identity is None else str(identity)
+                if identity is not None and self.counts_anew:
+                    image_id = f"{path.stem}/{image_id}"
                 yield Item(
                     captions=row[captions],
-                    image_id=f"{path.stem}#{number - 1}" if identity is None else str(identity),
+                    image_id=image_id,
                     source=source,
                     read=partial(_image_bytes, row[image], path.parent),
                 )

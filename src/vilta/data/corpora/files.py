@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Place, Reader
+from vilta.data.corpora.base import IMAGE_SUFFIXES, Item, Place, Reader, Skipped
 
 CHUNK = 2**20
 """Characters of a JSON array that are read at once."""
@@ -19,13 +20,22 @@ LARGEST_OBJECT = 2**26
 
 
 class NamedImagesReader(Reader):
-    """Captions by image name, the images anywhere below a folder (``ImageFiles``)."""
+    """Captions by image name, the images anywhere below a folder (``ImageFiles``).
+
+    ``unusable`` is what the file of captions holds that names no image, or none that is known.
+    """
 
     def __init__(
-        self, name: str, root: Path, captions: Mapping[str, list[Any]], data_set: str
+        self,
+        name: str,
+        root: Path,
+        captions: Mapping[str, list[Any]],
+        data_set: str,
+        unusable: Sequence[Skipped] = (),
     ) -> None:
         super().__init__(name)
         self.root, self.captions, self.data_set = root, captions, data_set
+        self.unusable = unusable
 
     @property
     def total(self) -> int:
@@ -34,12 +44,17 @@ class NamedImagesReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the captions' file."""
+        for each in self.unusable:
+            self.skip(each.source, each.reason)
         files = ImageFiles(self.root)
+        names = Counter(PurePosixPath(name).name for name in self.captions)
         for where, captions in self.captions.items():
             path = find_or_skip(self, files, where, where)
             if path is None:
                 continue
-            image_id = f"{self.data_set}/{path.name}"
+            place = path.relative_to(self.root).as_posix()
+            name = path.name if names[path.name] == 1 else place
+            image_id = f"{self.data_set}/{name}" if self.data_set else place
             yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
 
 
@@ -53,24 +68,40 @@ class ImageFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ends: dict[str, list[Path]] = {}
-        for folder, folders, names in os.walk(root):
+
+    @cached_property
+    def ends(self) -> dict[str, list[Path]]:
+        """The files by each end of their paths."""
+        ends: dict[str, list[Path]] = {}
+        for folder, folders, names in os.walk(self.root):
             folders.sort()
             for name in sorted(names):
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     path = Path(folder, name)
-                    for end in _ends(path.relative_to(root).as_posix()):
-                        self.ends.setdefault(end, []).append(path)
-        self.stems: dict[str, list[Path]] = {}
+                    for end in path_ends(path.relative_to(self.root).as_posix()):
+                        ends.setdefault(end, []).append(path)
+        return ends
+
+    @cached_property
+    def stems(self) -> dict[str, list[Path]]:
+        """The files by their names without suffix."""
+        stems: dict[str, list[Path]] = {}
         for end, paths in self.ends.items():
             if "/" not in end:
-                self.stems.setdefault(PurePosixPath(end).stem, []).extend(paths)
+                stems.setdefault(PurePosixPath(end).stem, []).extend(paths)
+        return stems
 
     def find(self, key: str) -> Path | None:
-        """Return the file of a key, or None; ``ValueError`` if several fit equally well."""
-        key = PurePosixPath(key).as_posix()
+        """Return the file of a key, or None; ``ValueError`` if several fit equally well.
+
+        Only files below the root are found, whatever the key is.
+        """
+        key = PurePosixPath(key.replace("\\", "/")).as_posix()
         whole = self.root / key
-        for end in _ends(key):
+        known = key.lower().endswith(IMAGE_SUFFIXES) and "\0" not in key
+        if known and key[0] != "/" and ".." not in key.split("/") and os.path.isfile(whole):
+            return whole  # the folder need not be walked through
+        for end in path_ends(key):
             found = self.ends.get(end, [])
             if end != key:  # folders above the root are no business of ours, others are
                 found = [path for path in found if path == self.root / end]
@@ -98,15 +129,10 @@ def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Pat
     return path
 
 
-def _ends(path: str) -> Iterator[str]:
+def path_ends(path: str) -> Iterator[str]:
     """Yield a path, and what is left of it without its first folder, its first two, and so on."""
     parts = PurePosixPath(path).parts
     yield from ("/".join(parts[start:]) for start in range(len(parts)))
-
-
-def is_plain_name(name: Any) -> bool:
-    """Tell whether this is a file's name, and no path that leads elsewhere."""
-    return isinstance(name, str) and name == os.path.basename(name) not in ("", ".", "..")
 
 
 def read_json(path: Path) -> Any:

@@ -6,11 +6,10 @@ The images lie anywhere below the file's folder (published as `results_20130124.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from vilta.data.corpora.base import Item, Skipped
-from vilta.data.corpora.files import NamedImagesReader, is_plain_name
+from vilta.data.corpora.base import Skipped
+from vilta.data.corpora.files import NamedImagesReader
 
 SUFFIXES = (".token", ".token.txt")
 
@@ -27,19 +26,12 @@ class TokenFileReader(NamedImagesReader):
             for number, line in enumerate(file, start=1):
                 head, tab, caption = line.rstrip("\n").partition("\t")
                 name, mark, _ = head.rpartition("#")
-                if tab and mark and is_plain_name(name):
+                if tab and mark and name:
                     captions.setdefault(name, []).append(caption)
                 elif line.strip():
                     where = f"{path}:{number}"
                     bad.append(Skipped(source=where, reason="not NAME#NUMBER<tab>caption"))
-        super().__init__(str(path), path.parent, captions, "flickr")
-        self.bad = bad
-
-    def items(self) -> Iterator[Item]:
-        """Yield the images in the order of the file, after naming the lines that are none."""
-        for each in self.bad:
-            self.skip(each.source, each.reason)
-        yield from super().items()
+        super().__init__(str(path), path.parent, captions, "flickr", bad)
 
 
 def is_token_file(path: Path) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.corpora.base import Item, Reader, no_such_split
-from vilta.data.corpora.files import NamedImagesReader, is_plain_name, read_json, tar_members
+from vilta.data.corpora.base import Item, Reader, Skipped, no_such_split
+from vilta.data.corpora.files import NamedImagesReader, path_ends, read_json, tar_members
 
 Entry = dict[str, Any]
 
@@ -26,12 +26,11 @@ class KarpathyReader(NamedImagesReader):
     what = "Karpathy split file"
 
     def __init__(self, path: Path, content: Any, split: str) -> None:
-        data_set, entries = _entries(content, split, str(path))
-        captions = {
-            str(PurePosixPath(e.get("filepath") or "", e["filename"])): _captions(e)
-            for e in entries
-        }
-        super().__init__(str(path), path.parent, captions, data_set)
+        data_set, entries, nameless = _entries(content, split, str(path))
+        captions: dict[str, list[str]] = {}
+        for entry in entries:
+            captions.setdefault(_image_path(entry), []).extend(_captions(entry))
+        super().__init__(str(path), path.parent, captions, data_set, nameless)
 
 
 class KarpathyTarReader(Reader):
@@ -43,7 +42,7 @@ class KarpathyTarReader(Reader):
         super().__init__(str(path))
         self.path = path
         name, content = _split_file(path)
-        self.dataset, self.entries = _entries(content, split, f"{path}: {name}")
+        self.dataset, self.entries, self.nameless = _entries(content, split, f"{path}: {name}")
 
     @property
     def total(self) -> int:
@@ -52,18 +51,18 @@ class KarpathyTarReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the tar."""
-        wanted = {entry["filename"]: entry for entry in self.entries}
+        for each in self.nameless:
+            self.skip(each.source, each.reason)
+        wanted = {_image_path(entry): entry for entry in self.entries}
         try:
             for member, read in tar_members(self.path):
                 name = member.name
-                entry = wanted.get(PurePosixPath(name).name)
-                folder = (entry or {}).get("filepath")
-                if entry is None or (folder and PurePosixPath(name).parent.name != folder):
+                end = next((end for end in path_ends(name) if end in wanted), None)
+                if end is None:
                     continue
-                del wanted[entry["filename"]]
                 yield Item(
-                    captions=_captions(entry),
-                    image_id=f"{self.dataset}/{entry['filename']}",
+                    captions=_captions(wanted.pop(end)),
+                    image_id=f"{self.dataset}/{PurePosixPath(end).name}",
                     source=f"{self.path.name}:{name}",
                     read=read,
                 )
@@ -127,13 +126,20 @@ def _split_file(tar: Path) -> tuple[str, Any]:
     raise ValueError(f"{tar} holds no Karpathy split file (dataset_*.json)")
 
 
-def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
-    """Return the name of the data set and the entries of a split, which must be named."""
+def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry], list[Skipped]]:
+    """Return the data set's name, the entries of a split, and what names no image.
+
+    A split must be named if there are several.
+    """
     if not is_karpathy(content):
         raise ValueError(f"{where} is no Karpathy split file: images with sentences are missing")
-    entries = [
-        e for e in content["images"] if isinstance(e, dict) and is_plain_name(e.get("filename"))
-    ]
+    entries, nameless = [], []
+    for place, entry in enumerate(content["images"]):
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str) and entry["filename"]:
+            entries.append(entry)
+        else:
+            reason = "it has no file name"
+            nameless.append(Skipped(source=f"{where}: image {place}", reason=reason))
     splits = sorted({str(e.get("split")) for e in entries})
     if not split and len(splits) > 1:
         raise no_such_split(splits, "", where)
@@ -142,7 +148,13 @@ def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry]]:
         if unknown:
             raise no_such_split(splits, unknown[0], where)
         entries = [e for e in entries if e.get("split") in split.split("+")]
-    return str(content.get("dataset") or "karpathy"), entries
+    return str(content.get("dataset") or "karpathy"), entries, nameless
+
+
+def _image_path(entry: Entry) -> str:
+    """Return the path of an image as far as it is known."""
+    path = PurePosixPath(str(entry.get("filepath") or ""), entry["filename"].replace("\\", "/"))
+    return path.as_posix()
 
 
 def _captions(entry: Entry) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from vilta.data.corpora.base import (
     FEATURES,
+    MANIFEST,
     Item,
     Reader,
     caption_column,
@@ -24,8 +25,6 @@ from vilta.data.corpora.base import (
 
 SAVED = ("state.json", "dataset_dict.json")
 """Files by which a folder saved by `datasets` is known."""
-MANIFEST = "manifest.json"
-"""File by which a folder packed by `vilta pack` is known."""
 SCENES = "scenes:"
 """What the name of the built-in source begins with."""
 
@@ -55,8 +54,8 @@ class TableReader(Reader):
             where = f"{self.name}#{number}"
             yield Item(
                 captions=row[self.captions],
-                image_id=str(row.get("image_id") or where),
-                source=str(row.get("source") or where),
+                image_id=where if row.get("image_id") is None else str(row["image_id"]),
+                source=where if row.get("source") is None else str(row["source"]),
                 read=partial(_cell_bytes, row[self.image]),
             )
 
