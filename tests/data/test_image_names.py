@@ -112,7 +112,7 @@ def test_ids_that_start_anew_in_each_shard_are_other_images(tmp_path):
     images = find_images(str(tmp_path / "packed"))
     assert images.read("b/1") == images.read("a/1") == jpeg(20), "a merged name is known"
     assert images.read("b/0") == jpeg(40) and images.read("1") == jpeg(20)
-    with pytest.raises(ValueError, match="'0' is a/0 and b/0 in .*name its folder too"):
+    with pytest.raises(ValueError, match=r"'0' is a/0 and b/0 in .*name its folder too"):
         images.read("0")
 
 

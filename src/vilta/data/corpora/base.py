@@ -146,7 +146,7 @@ class Reader(ABC):
         size = 0
         for row in self.rows():
             image_id, data = row["image_id"], row["image"]["bytes"]
-            name = PurePosixPath(self.first_id.get(image_id, image_id)).name
+            name = PurePosixPath(self.first_id.get(image_id) or image_id).name
             place = places.setdefault((name, xxh3_128_intdigest(data)), len(rows))
             if place < len(rows):
                 known = rows[place]["captions"]
