@@ -52,7 +52,7 @@ def main(run: str, data: str) -> None:
     loader = evaluation_loader(dataset, task.collator(settings.max_text_tokens), batch_size=128)
     pixels = [batch.pixel_values for batch in loader]  # reading is not what is compared
     captions = dataset.table["captions"]
-    dtype, precision = choose_dtype("auto", torch.device("cpu"))
+    dtype, precision = choose_dtype("auto", torch.device("cpu"), model)
     with autocast(torch.device("cpu"), dtype):
         encode_gallery(model, tokenizer, pixels[:1], captions[: len(pixels[0])])  # warm up
         gallery, encoding = timed(lambda: encode_gallery(model, tokenizer, pixels, captions))

@@ -185,7 +185,8 @@ class OptimizationConfig:
     clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """`auto`: bf16 where the hardware computes it natively, else float32."""
+    """`auto` measures both on this machine with products of the model's own sizes and takes the
+    faster; a resumed run goes on with what it began with."""
     compile: bool = False
     """torch.compile the task: the first steps take long, as they compile it."""
 

@@ -71,6 +71,15 @@ def test_precision_and_frozen_parts(tmp_path, capsys):
     assert not torch.equal(task.average, before.average), "after_step was not called"
 
 
+def test_a_resumed_run_keeps_its_precision_unless_told_otherwise(tmp_path, capsys):
+    train_toy(tmp_path, steps=2, precision="bf16")
+    train_toy(tmp_path, steps=4, precision="auto", resume=True)
+    assert "bf16 (as the run began)" in capsys.readouterr().out
+    train_toy(tmp_path, steps=6, precision="float32", resume=True)
+    train_toy(tmp_path, steps=8, precision="auto", resume=True)
+    assert "float32 (as the run began)" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> tuple[Path, str]:
     """The folders of two runs under torchrun, and what the processes printed."""

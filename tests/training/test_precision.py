@@ -6,22 +6,61 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from vilta.config import RunConfig
 from vilta.training import precision
-from vilta.training.precision import autocast, choose_dtype, keep_freed_memory, native_bf16
+from vilta.training.precision import (
+    BF16_MUST_GAIN,
+    NAMES,
+    Rates,
+    autocast,
+    choose_dtype,
+    keep_freed_memory,
+    measure_rates,
+    native_bf16,
+)
 from vilta.training.processes import derived, start_processes
 
 CPU = torch.device("cpu")
 
 
-def test_auto_takes_bf16_only_where_it_is_native(monkeypatch):
+MODEL = nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 64), nn.Linear(64, 256))
+
+
+@pytest.mark.parametrize(
+    ("float32", "bf16", "chosen"),
+    [(311, 162, "float32"), (330, 2100, "bf16"), (100, 105, "float32")],
+)
+def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, float32, bf16, chosen):
     monkeypatch.setattr(precision, "native_bf16", lambda device: "AMX")
-    assert choose_dtype("auto", CPU) == (torch.bfloat16, "bf16 (AMX)")
-    assert choose_dtype("float32", CPU)[0] == torch.float32
+    measured = Rates(float32=float32 * 1e9, bf16=bf16 * 1e9)
+    monkeypatch.setattr(precision, "measure_rates", lambda model, device: measured)
+    dtype, reason = choose_dtype("auto", CPU, MODEL)
+    assert NAMES[dtype] == chosen and reason.startswith(chosen)
+    assert f"{float32:,}" in reason and f"{bf16:,}" in reason and "AMX" in reason
+    for asked in NAMES.values():
+        assert NAMES[choose_dtype(asked, CPU, MODEL)[0]] == asked
+        assert NAMES[choose_dtype("auto", CPU, MODEL, begun_with=asked)[0]] == asked
+        other = ({*NAMES.values()} - {asked}).pop()
+        assert NAMES[choose_dtype(other, CPU, MODEL, begun_with=asked)[0]] == other
+
+
+def test_nothing_is_measured_where_bf16_is_emulated(monkeypatch):
     monkeypatch.setattr(precision, "native_bf16", lambda device: "")
-    assert choose_dtype("auto", CPU)[0] == torch.float32
-    assert choose_dtype("bf16", CPU)[0] == torch.bfloat16
+    monkeypatch.setattr(precision, "measure_rates", lambda model, device: 1 / 0)
+    assert choose_dtype("auto", CPU, MODEL)[0] == torch.float32
+    assert choose_dtype("bf16", CPU, MODEL)[0] == torch.bfloat16
+
+
+def test_two_measurements_agree_and_leave_no_trace():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    first, second = (measure_rates(MODEL, CPU) for _ in range(2))
+    assert min(first) > 0
+    faster = [rates.bf16 >= BF16_MUST_GAIN * rates.float32 for rates in (first, second)]
+    assert faster[0] == faster[1], (first, second)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+    assert min(measure_rates(nn.LayerNorm(3), CPU)) > 0, "a model without linear layers"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="/proc")

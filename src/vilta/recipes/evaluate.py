@@ -56,7 +56,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         batch_size=config.batch_size,
         workers=config.workers,
     )
-    dtype, reason = choose_dtype(config.precision, device)
+    dtype, reason = choose_dtype(config.precision, device, task.model)
     console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
     say_missing_teacher(console, teacher)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):

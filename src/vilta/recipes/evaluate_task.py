@@ -62,8 +62,11 @@ def run(name: str, config: EvaluateConfig) -> None:
     task.to(device).eval()
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
     keep_freed_memory()
-    dtype, precision = choose_dtype(config.precision, device)
-    console.print(f"evaluating {config.start} on {len(items):,} items of {items.name} ({role})")
+    dtype, precision = choose_dtype(config.precision, device, task.model)
+    console.print(
+        f"evaluating {config.start} on {len(items):,} items of {items.name} ({role}), {device} in "
+        f"{precision}"
+    )
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         watched = Watched(loader, bar)
         if config.submission:

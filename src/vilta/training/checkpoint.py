@@ -37,6 +37,8 @@ class RunState:
     seed: int
     global_batch: int
     """Samples of one optimizer step on all devices; with the step it gives the data position."""
+    precision: str = ""
+    """Format of the last session's matrix products; `precision: auto` goes on with it."""
     step: int = 0
     """Optimizer steps taken, skipped ones included."""
     skipped: int = 0

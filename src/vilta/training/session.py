@@ -26,7 +26,7 @@ from vilta.config import OptimizationConfig, RunConfig
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
-from vilta.training.precision import autocast, choose_dtype, describe_device
+from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
 from vilta.training.processes import StopRequest, average_statistics, derived
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask
@@ -53,9 +53,13 @@ class Session:
     def __post_init__(self) -> None:
         """Put the task on its device and build what moves it."""
         device = self.accelerator.device
-        self.dtype, self.precision = choose_dtype(self.optimization.precision, device)
         self.module = cast(nn.Module, self.task)
         self.module.train()
+        chosen = choose_dtype(
+            self.optimization.precision, device, self.module, self.state.precision
+        )
+        self.dtype, self.precision = broadcast_object_list([*chosen])  # one for all processes
+        self.state.precision = NAMES[self.dtype]
         if self.optimization.compile:
             self.module.compile()
         self.model = self.accelerator.prepare(self.module)  # its weights are the task's

@@ -25,7 +25,7 @@ from vilta.tasks.masked_words import VIEWS, masked_word_logits
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import trained_stages
 from vilta.tasks.retrieval import candidate_pairs, encode_gallery, match_scores
-from vilta.training.precision import autocast, choose_dtype
+from vilta.training.precision import autocast
 from vilta.types import Batch, Sample
 
 SHOWN = 5
@@ -126,7 +126,8 @@ def collect_examples(
     )
     settings = replace(trained, run=replace(trained.run, seed=seed))
     collator = masking_collator(settings, task.tokenizer, task.words.tables())
-    dtype, _ = choose_dtype("auto", device)
+    bf16 = evaluation.get("precision", "").startswith("bf16")  # as the figures were computed
+    dtype = torch.bfloat16 if bf16 else torch.float32
     with autocast(device, dtype), torch.random.fork_rng():
         torch.manual_seed(seed)
         loader = evaluation_loader(dataset, collator, batch_size=128)
