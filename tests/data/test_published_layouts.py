@@ -88,7 +88,15 @@ def test_coco_with_a_missing_image_and_odd_entries(coco):
     path.write_text(json.dumps(content))
     rows, reader = rows_of(path)
     assert [len(row["captions"]) for row in rows] == [2]
-    assert [(s.source, s.reason[:13]) for s in reader.skipped] == [("gone.jpg", "no such image")]
+    told = [(s.source.rpartition(": ")[2], s.reason.split(" below")[0]) for s in reader.skipped]
+    assert told == [
+        ("image 3", "it lacks an id or a file name"),
+        ("image 4", "it lacks an id or a file name"),
+        ("annotation 4", "there is no image with the id that it lacks"),
+        ("annotation 6", "there is no image with the id 99"),
+        ("gone.jpg", "no such image"),
+        ("../x.jpg", "no such image"),
+    ]
 
 
 def test_flickr30k_token_file(tmp_path):

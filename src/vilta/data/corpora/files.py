@@ -47,7 +47,7 @@ class NamedImagesReader(Reader):
         for each in self.unusable:
             self.skip(each.source, each.reason)
         files = ImageFiles(self.root)
-        names = Counter(PurePosixPath(name).name for name in self.captions)
+        names = Counter(name.replace("\\", "/").rpartition("/")[2] for name in self.captions)
         for where, captions in self.captions.items():
             path = find_or_skip(self, files, where, where)
             if path is None:
