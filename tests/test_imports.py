@@ -66,6 +66,51 @@ def test_auto_classes_know_the_model_after_import_vilta(imports):
     assert done.stdout.split() == ["ViltaConfig", "ViltaModel"]
 
 
+LOADED = """
+import sys, vilta
+from PIL import Image
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    pipeline,
+)
+
+folder = sys.argv[1]
+for auto in (
+    AutoModel, AutoModelForPreTraining, AutoModelForZeroShotImageClassification, AutoProcessor
+):
+    print(type(auto.from_pretrained(folder)).__name__)
+print(type(AutoModelForVisualQuestionAnswering.from_pretrained(folder, num_labels=3)).__name__)
+classify = pipeline("zero-shot-image-classification", folder)
+print(len(classify(Image.new("RGB", (40, 40)), candidate_labels=["red ball", "blue cube"])))
+"""
+
+
+def test_auto_classes_load_a_released_folder_in_a_fresh_process(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent / "model"))
+    from tiny_models import known_tokenizer, tiny_vilta
+
+    from vilta.model import ViltaProcessor
+
+    model = tiny_vilta()
+    model.save_pretrained(tmp_path)
+    tokenizer = known_tokenizer(["red", "ball", "blue", "cube"])
+    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(tmp_path)
+    done = python(LOADED, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "ViltaModel",
+        "ViltaForPreTraining",
+        "ViltaForZeroShotImageClassification",
+        "ViltaProcessor",
+        "ViltaForVisualQuestionAnswering",
+        "2",
+    ]
+
+
 def test_import_vilta_is_light_and_its_names_are_there():
     done = python(
         "import sys, vilta, vilta.config_file\n"

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,21 @@ def small_model():
     return model, tokenizer
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
+def docstring_block() -> str:
+    """The code that the package's docstring shows."""
+    import vilta
+
+    block = vilta.__doc__.split("::\n")[1].split("``model.get_image_features``")[0]
+    return textwrap.dedent(block).strip()
+
+
+@pytest.mark.parametrize("code", [*PYTHON, docstring_block()], ids=lambda c: c.splitlines()[0])
 def test_python_runs(code, tmp_path):
+    from PIL import Image
+
     from vilta.model import ViltaProcessor
+
+    Image.effect_noise((60, 40), 90).save(tmp_path / "photo.jpg")
 
     model, tokenizer = small_model()
     folder = tmp_path / "runs" / "demo" / "model"  # where `make demo` writes its own

@@ -1,4 +1,24 @@
-"""Vision-language pre-training through textual augmentation."""
+"""Vision-language pre-training through textual augmentation (ViLTA, ICCV 2023).
+
+Every run leaves a folder ``RUN/model`` that transformers loads::
+
+    import torch
+    import vilta  # transformers' Auto classes know the model from here on
+    from transformers import AutoModelForPreTraining, AutoProcessor
+
+    model = AutoModelForPreTraining.from_pretrained("runs/demo/model").eval()
+    processor = AutoProcessor.from_pretrained("runs/demo/model")
+    captions = ["a blue moon above a gray ring", "a blue star above a gray ring"]
+    batch = processor(images="photo.jpg", text=captions, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**batch)  # one image meets every caption
+    print(output.match_logits.softmax(dim=-1)[:, 1])  # how well each caption matches
+    print(output.image_embeds @ output.text_embeds.T)  # cosine similarity: fast search
+
+``model.get_image_features`` and ``model.get_text_features`` embed either alone, and
+``pipeline("zero-shot-image-classification", "runs/demo/model")`` ranks labels.
+Training is the command line's: ``vilta --help``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +36,7 @@ if TYPE_CHECKING:
         ViltaForVisualEntailment,
         ViltaForVisualQuestionAnswering,
         ViltaForVisualReasoning,
+        ViltaForZeroShotImageClassification,
         ViltaModel,
         ViltaProcessor,
     )
@@ -28,6 +49,7 @@ __all__ = [
     "ViltaForVisualEntailment",
     "ViltaForVisualQuestionAnswering",
     "ViltaForVisualReasoning",
+    "ViltaForZeroShotImageClassification",
     "ViltaModel",
     "ViltaProcessor",
 ]

@@ -217,7 +217,7 @@ class RunConfig:
     """Evaluation figure whose largest value marks the best checkpoint."""
     patience: int = 0
     """Stop after this many evaluations without a better `best_metric`; 0: never."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 
 

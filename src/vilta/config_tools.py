@@ -40,7 +40,7 @@ class EvaluateConfig:
     """Decides which words are masked and which negatives are drawn."""
     workers: int = 0
     """Loader processes."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto` measures both on this machine with products of the model's own sizes and takes the

@@ -319,6 +319,15 @@ def test_saved_task_is_loaded_by_the_auto_classes(tmp_path):
     assert processor.tokenizer.get_vocab() == TOKENIZER.get_vocab()
 
 
+@pytest.mark.parametrize(
+    ("objective", "ranking"),
+    [({}, "combined"), ({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")],
+)
+def test_a_saved_task_ranks_by_the_heads_that_it_trained(objective, ranking, tmp_path):
+    make_task(**objective).save_pretrained(str(tmp_path))
+    assert AutoModelForPreTraining.from_pretrained(tmp_path).config.ranking == ranking
+
+
 def test_temperature_that_grew_too_low_comes_back():
     task = make_task()
     head = task.model.itc_head

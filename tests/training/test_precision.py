@@ -15,6 +15,7 @@ from vilta.training.precision import (
     NAMES,
     Rates,
     autocast,
+    choose_device,
     choose_dtype,
     keep_freed_memory,
     measure_rates,
@@ -94,7 +95,18 @@ def test_derived_seeds_differ_by_every_part():
     torch.manual_seed(max(seeds))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_device_is_an_error():
-    with pytest.raises(ValueError, match=r"--run.device cuda: torch finds no CUDA device"):
-        start_processes(RunConfig(device="cuda"))
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_missing_device_is_an_error(name):
+    if getattr(torch, name).is_available():
+        pytest.skip("it is here")
+    with pytest.raises(ValueError, match=f"device {name}: torch finds no such device here"):
+        start_processes(RunConfig(device=name))
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps", "cpu"])
+def test_the_device_that_is_there_is_taken(name, monkeypatch):
+    found = None if name == "cpu" else torch.device(name)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
+    assert choose_device("auto").type == choose_device(name).type == name
+    assert choose_device("cpu").type == "cpu"
+    assert choose_dtype("auto", torch.device("mps"), MODEL)[0] == torch.float32

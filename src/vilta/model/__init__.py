@@ -1,7 +1,15 @@
 """The model in the conventions of transformers."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
+from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
 from vilta.model.conv_vit import ConvViTConfig, ConvViTModel
 from vilta.model.downstream import (
@@ -10,8 +18,9 @@ from vilta.model.downstream import (
     ViltaForVisualEntailment,
     ViltaForVisualQuestionAnswering,
     ViltaForVisualReasoning,
+    ViltaForZeroShotImageClassification,
 )
-from vilta.model.modeling import ViltaForPreTraining, ViltaModel
+from vilta.model.modeling import ViltaForPreTraining
 from vilta.model.processing import ViltaProcessor
 
 __all__ = [
@@ -22,19 +31,24 @@ __all__ = [
     "ViltaForVisualEntailment",
     "ViltaForVisualQuestionAnswering",
     "ViltaForVisualReasoning",
+    "ViltaForZeroShotImageClassification",
     "ViltaModel",
     "ViltaProcessor",
 ]
 
 
 def register_auto_classes() -> None:
-    """Make ``AutoConfig``, ``AutoModel`` and ``AutoProcessor`` know vilta's classes."""
-    AutoConfig.register("vilta", ViltaConfig, exist_ok=True)
-    AutoModel.register(ViltaConfig, ViltaModel, exist_ok=True)
-    AutoModelForPreTraining.register(ViltaConfig, ViltaForPreTraining, exist_ok=True)
+    """Make transformers' Auto classes know vilta's; the other tasks have no Auto class there."""
+    for config, model in ((ViltaConfig, ViltaModel), (ConvViTConfig, ConvViTModel)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+    for auto, model in (
+        (AutoModelForPreTraining, ViltaForPreTraining),
+        (AutoModelForVisualQuestionAnswering, ViltaForVisualQuestionAnswering),
+        (AutoModelForZeroShotImageClassification, ViltaForZeroShotImageClassification),
+    ):
+        auto.register(ViltaConfig, model, exist_ok=True)
     AutoProcessor.register(ViltaConfig, ViltaProcessor, exist_ok=True)
-    AutoConfig.register(ConvViTConfig.model_type, ConvViTConfig, exist_ok=True)
-    AutoModel.register(ConvViTConfig, ConvViTModel, exist_ok=True)
 
 
 register_auto_classes()

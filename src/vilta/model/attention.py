@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -55,10 +59,41 @@ def attend(
     plain = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
     if not (plain and torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attention_weights(queries, keys, mask).to(values.dtype) @ values
+
+
+def attention_weights(
+    queries: Float[Tensor, "R h S d"],
+    keys: Float[Tensor, "R h Z d"],
+    mask: Bool[Tensor, "R 1 1 Z"] | None,
+) -> Float[Tensor, "R h S Z"]:
+    """Return how much of each source position a query reads; the last dimension sums to one."""
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1).to(values.dtype) @ values
+    return scores.softmax(dim=-1)
+
+
+@contextmanager
+def recorded_attention(modules: Iterable[Attention]) -> Iterator[list[Float[Tensor, "R h S Z"]]]:
+    """Collect the attention weights of ``modules``, in the order in which they run.
+
+    Inside the block they compute their output from these weights, so gradients reach them.
+    """
+    recorded: list[Tensor] = []
+
+    def record(module: Attention, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
+        x, keys, values, mask = inputs
+        weights = attention_weights(module._split(module.query(x)), keys, mask)
+        recorded.append(weights)
+        return module.out((weights.to(values.dtype) @ values).transpose(1, 2).flatten(2))
+
+    handles = [module.register_forward_hook(record) for module in modules]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def feed_forward(width: int) -> nn.Sequential:

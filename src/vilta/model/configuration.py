@@ -8,6 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 FUSION_KINDS = ("co-attention", "cross-attention")
 POOLINGS = ("first", "mean")
+RANKINGS = ("contrastive", "matching", "combined")
+"""By what images and texts are ranked: cosine, log-odds of a match, or their sum."""
 
 
 @no_type_check  # transformers checks the fields, and takes more keywords than there are fields
@@ -18,8 +20,9 @@ class ViltaConfig(PreTrainedConfig):
     dicts with a ``model_type``). ``image_mean`` and ``image_std`` normalise pixels in [0, 1].
     ``freeze_batch_norm``: in training, batch norms of the image encoder use and keep the
     statistics that they came with, which a pre-trained one wants, and one from scratch cannot have.
-    Raises ``ValueError`` for an unknown fusion kind or pooling, or heads that do not divide the
-    width.
+    ``ranking``: which of the two heads that compare images with texts are trained.
+    Raises ``ValueError`` for an unknown fusion kind, pooling or ranking, or heads that do not
+    divide the width.
     """
 
     model_type = "vilta"
@@ -38,6 +41,7 @@ class ViltaConfig(PreTrainedConfig):
     dropout: float = 0.1
     freeze_batch_norm: bool = True
     contrastive_width: int = 256
+    ranking: str = "combined"
     max_text_tokens: int = 50
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -50,10 +54,10 @@ class ViltaConfig(PreTrainedConfig):
         # Whether the language-model head is tied to the embeddings is the text encoder's affair.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", True))
         super().__post_init__(**kwargs)
-        if self.fusion not in FUSION_KINDS:
-            raise ValueError(f"fusion is {self.fusion!r}; choose one of {', '.join(FUSION_KINDS)}")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling is {self.pooling!r}; choose one of {', '.join(POOLINGS)}")
+        choices = {"fusion": FUSION_KINDS, "pooling": POOLINGS, "ranking": RANKINGS}
+        for field, known in choices.items():
+            if (value := getattr(self, field)) not in known:
+                raise ValueError(f"{field} is {value!r}; choose one of {', '.join(known)}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"the fusion width {self.hidden_size} cannot be shared by "

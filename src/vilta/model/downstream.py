@@ -7,12 +7,15 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from transformers.utils import can_return_tuple
 
 from vilta.model import encoders
+from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
 from vilta.model.fusion import Pairs
 from vilta.model.heads import ClassificationHead
-from vilta.model.modeling import ViltaModel, ViltaOutput, WithMatching
+from vilta.model.modeling import WithMatching
+from vilta.model.outputs import ViltaOutput
 from vilta.model.pretrained import ViltaPreTrainedModel
 
 
@@ -26,6 +29,36 @@ class ViltaForImageTextRetrieval(WithMatching):
         self.vilta = ViltaModel(config)
         self.add_matching(config)
         self.post_init()
+
+
+class ViltaForZeroShotImageClassification(ViltaForImageTextRetrieval):
+    """Scores of each image with each text: what transformers' zero-shot pipeline takes.
+
+    ``from_pretrained`` takes a pre-training run's model, or one fine-tuned for retrieval.
+    """
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Int[Tensor, "T L"],
+        attention_mask: Int[Tensor, "T L"] | None = None,
+        pixel_values: Shaped[Tensor, "N 3 H W"] | None = None,
+    ) -> ViltaOutput:
+        """Return ``logits_per_image``, ranked by what ``config.ranking`` names.
+
+        Raises ``ValueError`` if the images are missing.
+        """
+        if pixel_values is None:
+            raise ValueError("forward needs input_ids and pixel_values, as a ViltaProcessor makes")
+        if attention_mask is None:
+            attention_mask = self.vilta.real_tokens(input_ids)
+        text = self.vilta.encode_text(input_ids, attention_mask)
+        image = self.vilta.encode_image(pixel_values)
+        return ViltaOutput(
+            logits_per_image=self.score_all(image, text, attention_mask),
+            image_embeds=self.embed_image(image),
+            text_embeds=self.embed_text(text, attention_mask),
+        )
 
 
 class ViltaForImageTextClassification(ViltaPreTrainedModel):
@@ -79,6 +112,7 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         pooled = self.vilta.pool_fused(fused, attention_mask[own].bool())  # [B * I, S]
         return self.classifier(pooled.view(rows, -1))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],

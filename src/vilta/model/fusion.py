@@ -107,6 +107,10 @@ class Fusion(nn.Module):
             image = self._run(viewer.read_other, image, *of_text, mask)
         return FusedStates(self.text_norm(text), self.image_norm(image))
 
+    def text_attentions(self) -> list[Attention]:
+        """Return what the text stream attends with, layer by layer, self before cross."""
+        return [part for layer in self.text_layers for part in (layer.self_attention, layer.cross)]
+
     def _run(self, part: Callable[..., Tensor], *inputs: Tensor | int | None) -> Tensor:
         if self.gradient_checkpointing and self.training:
             return torch.utils.checkpoint.checkpoint(part, *inputs, use_reentrant=False)

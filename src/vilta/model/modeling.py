@@ -1,148 +1,25 @@
-"""``ViltaModel`` (encoders and fusion) and ``ViltaForPreTraining`` (with its heads)."""
+"""``WithMatching`` (the heads that compare) and ``ViltaForPreTraining`` (all heads)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from vilta.model import encoders
+from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
-from vilta.model.fusion import FusedStates, Fusion, Pairs
+from vilta.model.fusion import Pairs
 from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, pool
+from vilta.model.outputs import ViltaOutput
 from vilta.model.pretrained import ViltaPreTrainedModel
-
-
-@dataclass
-class ViltaOutput(ModelOutput):
-    """What a plain forward pass returns, one row per image-text pair."""
-
-    last_hidden_state: Float[Tensor, "B L D"] | None = None
-    pooled: Float[Tensor, "B S"] | None = None
-    match_logits: Float[Tensor, "B 2"] | None = None
-    image_embeds: Float[Tensor, "B W"] | None = None
-    text_embeds: Float[Tensor, "B W"] | None = None
-    logits: Float[Tensor, "B A"] | None = None
-
-
-class ViltaModel(ViltaPreTrainedModel):
-    """Image encoder, text encoder with its language-model head, and fusion."""
-
-    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.", "classifier.")
-
-    def __init__(self, config: ViltaConfig) -> None:
-        super().__init__(config)
-        self.vision = AutoModel.from_config(config.vision_config)
-        self.text = encoders.check_language_model(
-            AutoModelForMaskedLM.from_config(config.text_config)
-        )
-        vision_width = encoders.image_width(config.vision_config)
-        self.image_norm = nn.LayerNorm(vision_width)
-        self.image_projection = nn.Linear(vision_width, config.hidden_size)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
-        self.fusion = Fusion(config)
-        self.register_buffer("pixel_mean", torch.zeros(3))
-        self.register_buffer("pixel_std", torch.ones(3))
-        self.gradient_checkpointing = False
-        self.post_init()
-
-    def train(self, mode: bool = True) -> ViltaModel:
-        """Switch the mode; where ``freeze_batch_norm`` holds, batch norms stay in evaluation mode.
-
-        Then ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
-        """
-        super().train(mode)
-        if self.config.freeze_batch_norm:
-            for module in self.vision.modules():
-                if "running_mean" in module._buffers:  # each library writes one of its own
-                    module.eval()
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the text encoder's word embeddings."""
-        return self.text.get_input_embeddings()
-
-    def encode_image(self, pixel_values: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B P C"]:
-        """Return the image encoder's normed states.
-
-        uint8 pixels are normalised here, on the device; float pixels are taken as normalised.
-        """
-        encoders.check_patch(self.config.vision_config, *pixel_values.shape[-2:])
-        if not pixel_values.is_floating_point():
-            mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
-            pixel_values = pixel_values.to(mean.dtype).sub_(mean).div_(std)
-        return self.image_norm(self._encode(encoders.image_states, self.vision, pixel_values))
-
-    def encode_text(
-        self, input_ids: Int[Tensor, "R L"], attention_mask: Int[Tensor, "R L"]
-    ) -> Float[Tensor, "R L C"]:
-        """Return the text encoder's states; no image is seen."""
-        return self._encode(encoders.text_states, self.text, input_ids, attention_mask)
-
-    def fuse(
-        self,
-        text: Float[Tensor, "T L Ct"],
-        attention_mask: Int[Tensor, "T L"],
-        image: Float[Tensor, "N P Ci"],
-        pairs: Pairs | None = None,
-        pooled_only: bool = False,
-    ) -> FusedStates:
-        """Fuse encoded texts and images; without ``pairs``, text i meets image i.
-
-        With ``pooled_only`` the last layer computes just what ``pool_fused`` reads.
-        """
-        queries = 1 if pooled_only and self.config.pooling == "first" else None
-        return self.fusion(
-            self.text_projection(text),
-            attention_mask.bool(),
-            self.image_projection(image),
-            pairs,
-            queries,
-        )
-
-    def pool_fused(
-        self, fused: FusedStates, attention_mask: Bool[Tensor, "R L"]
-    ) -> Float[Tensor, "R S"]:
-        """Return one vector per row, of the text stream and, if there is one, the image stream."""
-        vectors = [pool(fused.text, attention_mask, self.config.pooling)]
-        if fused.image is not None:
-            vectors.append(pool(fused.image, None, "mean"))
-        return torch.cat(vectors, dim=-1)
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "B L"],
-        attention_mask: Int[Tensor, "B L"],
-        pixel_values: Shaped[Tensor, "B 3 H W"],
-    ) -> ViltaOutput:
-        """Encode and fuse ``B`` image-text pairs."""
-        fused = self.fuse(
-            self.encode_text(input_ids, attention_mask),
-            attention_mask,
-            self.encode_image(pixel_values),
-        )
-        pooled = self.pool_fused(fused, attention_mask.bool())
-        return ViltaOutput(last_hidden_state=fused.text, pooled=pooled)
-
-    def _encode(
-        self, encode: Callable[..., Tensor], encoder: PreTrainedModel, *inputs: Tensor
-    ) -> Tensor:
-        """Run an encoder, as one whole checkpoint if transformers gave it none of its own."""
-        needed = self.gradient_checkpointing and self.training
-        if needed and not encoder.supports_gradient_checkpointing:  # ResNet, ConvNeXt, MPNet
-            held = encoders.hold_statistics(encoder)
-            return torch.utils.checkpoint.checkpoint(
-                encode, encoder, *inputs, use_reentrant=False, **held
-            )
-        return encode(encoder, *inputs)
 
 
 class WithMatching(ViltaPreTrainedModel):
@@ -210,24 +87,81 @@ class WithMatching(ViltaPreTrainedModel):
         with self._ranks_are_read():
             return self.itc_head.scale() * images @ texts.T
 
+    def score_all(
+        self,
+        image: Float[Tensor, "N P Ci"],
+        text: Float[Tensor, "T L Ct"],
+        attention_mask: Int[Tensor, "T L"],
+        pairs_per_call: int = 64,
+    ) -> Float[Tensor, "N T"]:
+        """Score each encoded image with each encoded text by what ``config.ranking`` names.
+
+        Matching costs a pass through fusion for each of the ``N * T`` pairs.
+        """
+        scores = torch.zeros(len(image), len(text), device=image.device)
+        if self.config.ranking != "matching":
+            scores = scores + self.similarity(image, text, attention_mask)
+        if self.config.ranking == "contrastive":
+            return scores
+        every = torch.cartesian_prod(torch.arange(len(image)), torch.arange(len(text)))
+        chunks = every.to(image.device).split(pairs_per_call)
+        logits = torch.cat(
+            [
+                self.match(text, attention_mask, image, Pairs(t, i))
+                for i, t in (chunk.T for chunk in chunks)
+            ]
+        )
+        return scores + (logits[:, 1] - logits[:, 0]).float().view_as(scores)
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Shaped[Tensor, "N 3 H W"], **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode images: states, and as ``pooler_output`` unit vectors ``[N, W]`` to compare.
+
+        Other inputs of a processor's batch are ignored, as by transformers' models.
+        """
+        states = self.vilta.encode_image(pixel_values)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states, pooler_output=self.embed_image(states)
+        )
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Int[Tensor, "T L"],
+        attention_mask: Int[Tensor, "T L"] | None = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts: states, and as ``pooler_output`` unit vectors ``[T, W]`` to compare."""
+        if attention_mask is None:
+            attention_mask = self.vilta.real_tokens(input_ids)
+        states = self.vilta.encode_text(input_ids, attention_mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states, pooler_output=self.embed_text(states, attention_mask)
+        )
+
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Int[Tensor, "B L"],
-        attention_mask: Int[Tensor, "B L"],
-        pixel_values: Shaped[Tensor, "B 3 H W"],
+        input_ids: Int[Tensor, "T L"] | None = None,
+        attention_mask: Int[Tensor, "T L"] | None = None,
+        pixel_values: Shaped[Tensor, "N 3 H W"] | None = None,
+        output_attentions: bool | None = None,
     ) -> ViltaOutput:
-        """Score ``B`` image-text pairs: match logits, and both contrastive embeddings."""
-        text = self.vilta.encode_text(input_ids, attention_mask)
-        image = self.vilta.encode_image(pixel_values)
-        fused = self.vilta.fuse(text, attention_mask, image)
-        pooled = self.vilta.pool_fused(fused, attention_mask.bool())
-        return ViltaOutput(
-            last_hidden_state=fused.text,
-            pooled=pooled,
-            match_logits=self.classify_match(pooled),
-            image_embeds=self.embed_image(image),
-            text_embeds=self.embed_text(text, attention_mask),
+        """Embed what is given, and score the pairs (as ``ViltaModel.forward``) if both are."""
+        if input_ids is not None and attention_mask is None:
+            attention_mask = self.vilta.real_tokens(input_ids)
+        output = self.vilta(
+            input_ids, attention_mask, pixel_values, output_attentions, return_dict=True
         )
+        if output.image_states is not None:
+            output.image_embeds = self.embed_image(output.image_states)
+        if output.text_states is not None:
+            output.text_embeds = self.embed_text(output.text_states, attention_mask)
+        if output.pooled is not None:
+            output.match_logits = self.classify_match(output.pooled)
+        return output
 
 
 class ViltaForPreTraining(WithMatching):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
+import numpy as np
+from PIL import Image
+from transformers import (
+    BatchFeature,
+    CLIPImageProcessorPil,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
+from vilta.decoding import bytes_of, decode_image, upright_rgb
 from vilta.model.configuration import ViltaConfig
 
 
@@ -24,6 +33,21 @@ class ViltaProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(image_processor, tokenizer)
 
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Turn images and texts into tensors; texts are padded, and cut to what the model reads.
+
+        An image is a PIL image, a path, an address, the bytes of a file, or an array ``[H, W]``,
+        ``[H, W, 3]`` or ``[3, H, W]``; ``images`` is one of these or a list. Raises ``ValueError``
+        in one line for an image that cannot be read.
+        """
+        if images is not None:
+            given = images if isinstance(images, list | tuple) else [images]
+            images = [_rgb(image) for image in given]
+        if text is not None:
+            for name in {"padding", "truncation"} - set(kwargs.get("text_kwargs", ())):
+                kwargs.setdefault(name, True)
+        return super().__call__(images, text, **kwargs)
+
     @classmethod
     def from_config(cls, config: ViltaConfig, tokenizer: PreTrainedTokenizerBase) -> ViltaProcessor:
         """Build the processor that fits a model's configuration."""
@@ -37,3 +61,25 @@ class ViltaProcessor(ProcessorMixin):
         tokenizer.model_max_length = config.max_text_tokens
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the model takes
         return cls(image_processor, tokenizer)
+
+
+def _rgb(image: Any) -> Any:
+    """Decode an image as evaluation does; an address is left to transformers."""
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)
+    if isinstance(image, bytes):
+        return decode_image(image)
+    if isinstance(image, str | Path):
+        if str(image).startswith(("http://", "https://")):
+            return image
+        try:
+            return decode_image(Path(image).read_bytes())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"{image}: {reason}") from None
+    pixels = bytes_of(np.asarray(image))
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (1, 3, 4):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)):
+        raise ValueError(f"an array of shape {pixels.shape} is not an image; give a list of images")
+    return upright_rgb(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))

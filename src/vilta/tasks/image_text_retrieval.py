@@ -72,6 +72,11 @@ class ImageTextRetrieval(FinetuningTask):
         """Hold the temperature within its bound."""
         self.model.itc_head.hold_scale()
 
+    def save_pretrained(self, folder: str) -> None:
+        """Write the model, which ranks by both heads from now on, and its processor."""
+        self.model.config.ranking = "combined"
+        super().save_pretrained(folder)
+
     @torch.no_grad()
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Return recall both ways; with ``folds`` the mean over parts (COCO 1k: five)."""

@@ -20,7 +20,7 @@ from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_neg
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
 from vilta.tasks.base import Task, flat
-from vilta.tasks.pretraining_metrics import evaluate_pretraining
+from vilta.tasks.pretraining_metrics import evaluate_pretraining, trained_stages
 from vilta.types import Batch, Losses
 
 EVALUATION_TOP_K = 16
@@ -263,6 +263,7 @@ class PretrainingTask(Task):
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
+        self.model.config.ranking = trained_stages(self.objective)[-1]
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
 

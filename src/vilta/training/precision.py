@@ -35,17 +35,23 @@ class Rates(NamedTuple):
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that ``--device`` names: auto, cpu, or cuda, which must be there then."""
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise ValueError("--device cuda: torch finds no CUDA device; use auto or cpu")
-    return torch.device("cuda" if found and name != "cpu" else "cpu")
+    """Return the device that ``--device`` names: cpu, cuda, mps, or auto for the one that is there.
+
+    Raises ``ValueError`` if torch does not find the one named.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    found = accelerator.type if accelerator is not None else "cpu"
+    if name not in ("auto", "cpu", found):
+        raise ValueError(f"--device {name}: torch finds no such device here; use auto or cpu")
+    return torch.device(found if name == "auto" else name)
 
 
 def describe_device(device: torch.device) -> str:
     """Name a device for people: the GPU, or the number of CPU threads and the machine's type."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type}, {platform.machine()}"
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
 
 

@@ -16,18 +16,16 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 
 from vilta.config import RunConfig
-from vilta.training.precision import keep_freed_memory
+from vilta.training.precision import choose_device, keep_freed_memory
 
 
 def start_processes(run: RunConfig) -> Accelerator:
     """Join the other processes that ``torchrun`` started, or be the only one.
 
     Precision and accumulation are the loop's own, so that a run does not depend on how
-    ``accelerate config`` was answered. Raises ``ValueError`` if CUDA is asked for and missing.
+    ``accelerate config`` was answered. Raises ``ValueError`` if a missing device is asked for.
     """
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--run.device cuda: torch finds no CUDA device; use auto or cpu")
-    cpu = run.device == "cpu" or not torch.accelerator.is_available()
+    cpu = choose_device(run.device).type == "cpu"
     if cpu:
         keep_freed_memory()
     distribution = DistributedDataParallelKwargs(

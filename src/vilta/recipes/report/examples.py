@@ -25,7 +25,7 @@ from vilta.tasks.masked_words import VIEWS, masked_word_logits
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_metrics import trained_stages
 from vilta.tasks.retrieval import candidate_pairs, encode_gallery, match_scores
-from vilta.training.precision import autocast
+from vilta.training.precision import autocast, choose_device
 from vilta.types import Batch, Sample
 
 SHOWN = 5
@@ -115,7 +115,7 @@ def collect_examples(
     figures count. Raises ``ValueError`` in one line if the data cannot be read.
     """
     seed = evaluation.get("seed", 0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     task.to(device).eval()
     dataset = PairDataset(
         load_pairs(evaluation["data"], strict=trained.data.strict),
