@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from vilta.registration import register_with_transformers
 
 if TYPE_CHECKING:
+    from vilta.apps.matcher import Matcher
     from vilta.model import (
         ViltaConfig,
         ViltaForImageTextClassification,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Matcher",
     "ViltaConfig",
     "ViltaForImageTextClassification",
     "ViltaForImageTextRetrieval",
@@ -61,6 +63,8 @@ register_with_transformers()
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the command line's help does without torch."""
+    if name == "Matcher":
+        return importlib.import_module("vilta.apps.matcher").Matcher
     if name in __all__:
         return getattr(importlib.import_module("vilta.model"), name)
     raise AttributeError(f"module 'vilta' has no attribute {name!r}")

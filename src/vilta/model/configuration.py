@@ -21,6 +21,9 @@ class ViltaConfig(PreTrainedConfig):
     ``freeze_batch_norm``: in training, batch norms of the image encoder use and keep the
     statistics that they came with, which a pre-trained one wants, and one from scratch cannot have.
     ``ranking``: which of the two heads that compare images with texts are trained.
+    ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
+    ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
+    the held-out pairs that set them (empty: none did). See ``vilta.apps.calibration``.
     Raises ``ValueError`` for an unknown fusion kind, pooling or ranking, or heads that do not
     divide the width.
     """
@@ -44,6 +47,10 @@ class ViltaConfig(PreTrainedConfig):
     ranking: str = "combined"
     max_text_tokens: int = 50
     initializer_range: float = 0.02
+    match_temperature: float = 1.0
+    match_bias: float = 0.0
+    proofread_threshold: float = 2.0
+    calibrated_on: str = ""
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:

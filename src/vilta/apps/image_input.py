@@ -1,0 +1,79 @@
+"""Images in whatever form a caller has them, to the pixels that a model was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import MIN_SIDE, decode_image, upright_rgb
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+"""A path, the bytes of an image file, a PIL image, or an array ``[H, W, 3]`` or ``[H, W]`` of
+uint8 (0 to 255)."""
+
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode; Pillow lets them run side by side."""
+
+
+def as_list(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    """Return one image or several as a list; an array ``[N, H, W, 3]`` is ``N`` images."""
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    return list(images)
+
+
+def pixels_of(images: Sequence[ImageInput], size: int) -> UInt8[Tensor, "N 3 S S"]:
+    """Decode, resize the short side to ``size`` pixels and crop the centre, as evaluation does.
+
+    Raises ``ValueError`` in one line that names the image that cannot be used.
+    """
+    if not images:
+        return torch.empty(0, 3, size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        names = (f"image {number}" for number in range(len(images)))
+        pictures = pool.map(lambda image, name: open_image(image, name=name), images, names)
+        return torch.stack([evaluation_tensor(picture, size) for picture in pictures])
+
+
+def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> Image.Image:
+    """Return an image as an upright RGB picture; ``short_side`` allows a faster JPEG decoding.
+
+    Raises ``ValueError`` in one line, which begins with the path, or with ``name``.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            return upright_rgb(image)
+        if isinstance(image, np.ndarray):
+            return _from_array(image)
+        if isinstance(image, bytes):
+            return decode_image(image, short_side)
+        name = str(image)
+        return decode_image(Path(image).read_bytes(), short_side)
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    colours = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (colours or pixels.ndim == 2):
+        raise ValueError(
+            f"an array of {pixels.dtype} with shape {list(pixels.shape)} is not an image; give "
+            "uint8 values in [height, width, 3]"
+        )
+    if min(pixels.shape[:2]) < MIN_SIDE:
+        raise ValueError(f"too small: {pixels.shape[1]}x{pixels.shape[0]} pixels")
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")

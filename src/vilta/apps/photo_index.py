@@ -1,0 +1,248 @@
+"""An index of a folder of photos: what is in each file, and its embedding.
+
+Two files beside each other: ``photos.sqlite`` says which file has which content and in which row
+its embedding stands; ``vectors.f16`` holds the rows, float16, mapped into memory. Rows are flushed
+before SQLite's transaction names them, so an update that was killed anywhere loses at most one
+batch. Content is known by its hash: a copy is embedded once, a file that moved not again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, UInt8
+from torch import Tensor
+
+from vilta.apps.image_input import DECODERS, open_image
+from vilta.data.corpora.base import IMAGE_SUFFIXES
+from vilta.data.transforms import evaluation_tensor
+
+LAYOUT = "vilta photo index, version 1"
+SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
+BATCH = 64
+"""Photos that are embedded and stored together; our choice."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER,
+                                  digest TEXT, reason TEXT);
+CREATE TABLE IF NOT EXISTS vectors (digest TEXT PRIMARY KEY, row INTEGER UNIQUE);
+CREATE INDEX IF NOT EXISTS by_digest ON files (digest);
+"""
+
+Embed = Callable[[UInt8[Tensor, "B 3 S S"]], Float32[np.ndarray, "B W"]]
+Progress = Callable[[int, int], None]
+"""Called with how many new files are done and how many there are."""
+
+
+class Photo(NamedTuple):
+    """A photo of the index, under the first of its paths."""
+
+    path: Path
+    row: int
+    copies: int
+    """How many files hold it."""
+
+
+class Update(NamedTuple):
+    """What an update of the index did."""
+
+    new: int
+    unchanged: int
+    gone: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A file to look at; ``pixels`` is None for a content that is known already."""
+
+    path: bytes
+    size: int
+    modified: int
+    digest: str = ""
+    pixels: Tensor | None = None
+    reason: str = ""
+
+
+class PhotoIndex:
+    """The index of ``folder``, kept in ``place``, for the model whose hash is ``model``.
+
+    An index of another model, or of another layout, is begun anew; ``replaced`` says so. Raises
+    ``ValueError`` in one line if ``folder`` is none, or ``place`` cannot be written.
+    """
+
+    def __init__(self, folder: Path, place: Path, model: str, width: int) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"no such folder: {folder}")
+        self.folder, self.width = folder.resolve(), width
+        self._vectors_path = place / "vectors.f16"
+        about = {"layout": LAYOUT, "model": model, "folder": str(self.folder), "width": str(width)}
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(place / "photos.sqlite", timeout=30)
+            self._db.executescript(_TABLES)
+            known = dict(self._db.execute("SELECT name, value FROM about"))
+            self.replaced = bool(known) and known != about
+            if known != about:
+                with self._db:
+                    for table in ("about", "files", "vectors"):
+                        self._db.execute(f"DELETE FROM {table}")
+                    self._db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+                self._vectors_path.write_bytes(b"")
+            self._vectors_path.touch()
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(f"the index in {place} cannot be used: {error}") from None
+
+    def close(self) -> None:
+        """Close the files."""
+        self._db.close()
+
+    def update(self, embed: Embed, image_size: int, progress: Progress | None = None) -> Update:
+        """Look for new, changed and vanished photos, and embed what is new.
+
+        May be interrupted at any time; the next update goes on.
+        """
+        known = {
+            path: (size, modified)
+            for path, size, modified in self._db.execute("SELECT path, size, modified FROM files")
+        }
+        found = dict(_photos_below(self.folder))
+        gone = [path for path in known if path not in found]
+        with self._db:
+            self._db.executemany("DELETE FROM files WHERE path = ?", ((path,) for path in gone))
+        fresh = [(path, state) for path, state in found.items() if known.get(path) != state]
+        skipped = 0
+        waiting: list[_Work] = []
+        for done, work in enumerate(self._looked_at(fresh, image_size), start=1):
+            waiting.append(work)
+            skipped += bool(work.reason)
+            if len(waiting) == BATCH:
+                self._store(waiting, embed)
+                waiting = []
+            if progress is not None:
+                progress(done, len(fresh))
+        self._store(waiting, embed)
+        return Update(len(fresh) - skipped, len(found) - len(fresh), len(gone), skipped)
+
+    def photos(self) -> list[Photo]:
+        """Return every photo once, however many files hold it."""
+        rows = self._db.execute(
+            "SELECT MIN(path), row, COUNT(*) FROM files JOIN vectors USING (digest) "
+            "GROUP BY digest ORDER BY row"
+        )
+        return [Photo(self.folder / os.fsdecode(path), row, count) for path, row, count in rows]
+
+    def skipped(self) -> list[tuple[Path, str]]:
+        """Return the files that are not in the index, and why."""
+        rows = self._db.execute("SELECT path, reason FROM files WHERE reason <> '' ORDER BY path")
+        return [(self.folder / os.fsdecode(path), reason) for path, reason in rows]
+
+    def vectors(self) -> Float16[np.ndarray, "N W"]:
+        """Return all rows, mapped into memory; ``Photo.row`` counts in them."""
+        rows = self._rows()
+        if rows == 0:
+            return np.empty((0, self.width), np.float16)
+        shape = (rows, self.width)
+        return np.memmap(self._vectors_path, dtype=np.float16, mode="r", shape=shape)
+
+    def _rows(self) -> int:
+        return self._db.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM vectors").fetchone()[0]
+
+    def _looked_at(
+        self, fresh: Sequence[tuple[bytes, tuple[int, int]]], size: int
+    ) -> Iterator[_Work]:
+        """Read and decode files, side by side and in order."""
+        known = {digest for (digest,) in self._db.execute("SELECT digest FROM vectors")}
+
+        def look(path: bytes, state: tuple[int, int]) -> _Work:
+            about = {"path": path, "size": state[0], "modified": state[1]}
+            try:
+                data = (self.folder / os.fsdecode(path)).read_bytes()
+                digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+                if digest in known:
+                    return _Work(**about, digest=digest)  # type: ignore[arg-type]
+                pixels = evaluation_tensor(open_image(data, size), size)
+            except OSError as error:
+                return _Work(**about, reason=error.strerror or str(error))  # type: ignore[arg-type]
+            except ValueError as error:
+                return _Work(**about, reason=str(error).removeprefix("image: "))  # type: ignore[arg-type]
+            return _Work(**about, digest=digest, pixels=pixels)  # type: ignore[arg-type]
+
+        files = iter(fresh)
+        with ThreadPoolExecutor(DECODERS) as pool:
+            ahead: deque[Future[_Work]] = deque()
+            try:
+                while True:
+                    while len(ahead) < 2 * BATCH and (each := next(files, None)) is not None:
+                        ahead.append(pool.submit(look, *each))
+                    if not ahead:
+                        return
+                    yield ahead.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _store(self, works: Sequence[_Work], embed: Embed) -> None:
+        """Embed a batch, write its rows to the disk, and only then name them in the database."""
+        if not works:
+            return
+        new = {work.digest: work.pixels for work in works if work.pixels is not None}
+        known = {digest for (digest,) in self._db.execute("SELECT digest FROM vectors")} & set(new)
+        new = {digest: pixels for digest, pixels in new.items() if digest not in known}
+        first = self._rows()
+        if new:
+            vectors = embed(torch.stack([p for p in new.values() if p is not None]))
+            with open(self._vectors_path, "r+b") as file:
+                file.seek(
+                    first * self.width * 2
+                )  # what lies beyond is of an update that was killed
+                file.write(vectors.astype(np.float16).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        with self._db:
+            numbered = [(digest, first + i) for i, digest in enumerate(new)]
+            self._db.executemany("INSERT INTO vectors VALUES (?, ?)", numbered)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+                [(w.path, w.size, w.modified, w.digest, w.reason) for w in works],
+            )
+
+
+def cosines(
+    vectors: Float16[np.ndarray, "N W"], query: Float32[np.ndarray, "W"]
+) -> Float[np.ndarray, "N"]:
+    """Return the product of every row with the query, a few thousand rows at a time."""
+    scores = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), 8192):  # float16 products are slow, so they are widened
+        block = vectors[start : start + 8192]
+        scores[start : start + len(block)] = block.astype(np.float32) @ query
+    return scores
+
+
+def _photos_below(folder: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Yield image files with size and time; hidden files and folders (``._`` ones too) are left.
+
+    Paths are relative and bytes, for a file's name need not be text.
+    """
+    root = os.fsencode(folder)
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(b"."))
+        for name in sorted(names):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith(b".") or suffix.decode("ascii", "replace") not in SUFFIXES:
+                continue
+            path = os.path.join(parent, name)
+            try:
+                state = os.stat(path)
+            except OSError:
+                continue  # a link that leads nowhere
+            yield os.path.relpath(path, root), (state.st_size, state.st_mtime_ns)

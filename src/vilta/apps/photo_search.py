@@ -1,0 +1,154 @@
+"""Finding photos by words or by another photo: contrast over the index, then matching."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from vilta.apps.image_input import ImageInput
+from vilta.apps.matcher import Matcher
+from vilta.apps.photo_index import Photo, PhotoIndex, Progress, Update, cosines
+from vilta.apps.released import hash_of_weights
+from vilta.model.fusion import Pairs
+
+THRESHOLD = 0.5
+"""A photo whose probability is lower does not match well; our choice."""
+_TERM = re.compile(r"(?:^|\s)([+-])(?=\S)")
+
+
+class Found(NamedTuple):
+    """A photo that was found."""
+
+    path: Path
+    score: float
+    """What ranks; comparable within one query."""
+    probability: float
+    """That it matches the query; NaN where the model's matching was not asked."""
+    copies: int
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: a text, more texts that must hold as well, and texts that must not."""
+
+    text: str = ""
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, plus: Sequence[str] = (), minus: Sequence[str] = ()) -> Query:
+        """Read ``a dog on a beach +a red ball -people``: terms begin with ``+`` or ``-``."""
+        parts = _TERM.split(text)
+        terms = [(sign, part.strip()) for sign, part in zip(parts[1::2], parts[2::2], strict=True)]
+        more = [term for sign, term in terms if sign == "+" and term]
+        less = [term for sign, term in terms if sign == "-" and term]
+        return cls(parts[0].strip(), (*plus, *more), (*minus, *less))
+
+    @property
+    def terms(self) -> list[tuple[str, int]]:
+        """Every text with its sign."""
+        positive = [self.text, *self.plus] if self.text else list(self.plus)
+        return [(text, 1) for text in positive] + [(text, -1) for text in self.minus]
+
+
+class PhotoSearch:
+    """Searches a folder of photos with a model."""
+
+    def __init__(self, matcher: Matcher, folder: Path, place: Path | None = None) -> None:
+        self.matcher = matcher
+        width = matcher.model.config.contrastive_width
+        model = hash_of_weights(matcher.model)
+        self.index = PhotoIndex(folder, place or index_place(folder), model, width)
+        self._photos: list[Photo] | None = None
+
+    def update(self, progress: Progress | None = None) -> Update:
+        """Bring the index up to date."""
+        self._photos = None
+        return self.index.update(self.matcher.embed_pixels, self.matcher.image_size, progress)
+
+    def search(
+        self,
+        query: Query = Query(),
+        *,
+        like: ImageInput | None = None,
+        top: int = 10,
+        rerank: int = 50,
+    ) -> list[Found]:
+        """Return the ``top`` best photos for a query, or the most alike to an image, best first.
+
+        Contrast ranks all photos; the ``rerank`` best are ranked again by contrast and matching
+        together. The probability of several terms is the product of each one's (for a ``-`` term,
+        that it does not match). Raises ``ValueError`` for an empty query.
+        """
+        if not query.terms and like is None:
+            raise ValueError("nothing to search for; give a text, or --like IMAGE")
+        if self._photos is None:
+            self._photos = self.index.photos()
+        photos = self._photos
+        if not photos:
+            return []
+        vectors = self.index.vectors()
+        scores = cosines(vectors, self._direction(query, like))[[photo.row for photo in photos]]
+        scores *= self.matcher.model.itc_head.scale().item()
+        order = np.argsort(-scores, kind="stable")
+        again = [int(i) for i in order[:rerank]]
+        if not query.terms or not self.matcher.matching:
+            return [
+                Found(photos[i].path, float(scores[i]), float("nan"), photos[i].copies)
+                for i in order[:top]
+            ]
+        found = self._matched(query, [photos[i] for i in again], scores[again])
+        rest = [
+            Found(photos[i].path, float(scores[i]), float("nan"), photos[i].copies)
+            for i in order[rerank:top]
+        ]
+        return (found + rest)[:top]
+
+    def _direction(self, query: Query, like: ImageInput | None) -> Float32[np.ndarray, "W"]:
+        """Return the unit vector to look along: the sum of all terms, ``-`` ones taken off."""
+        direction = np.zeros(self.index.width, np.float32)
+        if query.terms:
+            texts, signs = zip(*query.terms, strict=True)
+            direction += (np.array(signs)[:, None] * self.matcher.embed_texts(texts)).sum(axis=0)
+        if like is not None:
+            direction += self.matcher.embed_images(like)[0]
+        return (direction / max(float(np.linalg.norm(direction)), 1e-6)).astype(np.float32)
+
+    def _matched(
+        self, query: Query, photos: Sequence[Photo], scores: Float32[np.ndarray, "K"]
+    ) -> list[Found]:
+        """Rank candidates by matching and contrast; a file that has gone meanwhile is left out."""
+        readable = [i for i, photo in enumerate(photos) if photo.path.is_file()]
+        if not readable:
+            return []
+        images = self.matcher.encode_images([photos[i].path for i in readable])
+        total, chance = np.zeros(len(readable)), np.ones(len(readable))
+        for text, sign in query.terms:
+            every = torch.arange(len(readable), device=self.matcher.device)
+            pairs = Pairs(text=torch.zeros_like(every), image=every)
+            encoded = self.matcher.encode_texts([text])
+            odds = self.matcher.pair_log_odds(images, encoded, pairs).cpu().numpy()
+            probability = self.matcher.probability(odds)
+            total += sign * odds
+            chance *= probability if sign > 0 else 1 - probability
+        found = [
+            Found(photos[i].path, float(scores[i] + total[at]), float(chance[at]), photos[i].copies)
+            for at, i in enumerate(readable)
+        ]
+        return sorted(found, key=lambda each: -each.score)
+
+
+def index_place(folder: Path) -> Path:
+    """Return where the index of a folder is kept: in the user's cache, never among the photos."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    return cache / "vilta" / "photos" / name

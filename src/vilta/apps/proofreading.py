@@ -1,0 +1,252 @@
+"""Which words of a caption the image does not bear out, and what the model would write instead.
+
+Each word is hidden in its turn. The masked-word head tells how likely it is with the image, the
+text encoder's own head how likely without. The words that the first would rather write are put in
+its place, and matching says how much better the caption fits then. The threshold above which a word
+is accused is not guessed: it is set on held-out captions such that ``UNACCUSED`` of them have no
+accused word (``accusation_threshold``, conformal in form), and stored with the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vilta.apps.words import Word, find_words, masked_rows
+from vilta.model import ViltaForPreTraining
+from vilta.model.fusion import Pairs
+from vilta.model.modeling import WithMatching
+from vilta.objectives.vocabulary import Vocabulary, read_vocabulary
+
+BLANK = "___"
+"""Stands for a word to be filled in."""
+ALTERNATIVES = 4
+"""Words tried in a word's place; our choice."""
+UNACCUSED = 0.95
+"""Share of held-out captions in which no word may be accused; our choice."""
+UNCALIBRATED_THRESHOLD = 2.0
+"""Where no held-out captions have set one: the other word makes a match e^2 times as likely."""
+
+
+class Guess(NamedTuple):
+    """A word and its probability with the image (0 to 1)."""
+
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordCheck:
+    """What the model thinks of one word."""
+
+    word: str
+    start: int
+    end: int
+    with_image: float
+    """Log-odds of the word given the other words and the image."""
+    without_image: float
+    """Log-odds given the other words alone."""
+    instead: str
+    """What the model would rather write there, the most fitting of a few; empty: nothing."""
+    suspicion: float
+    """Log-odds of a match with ``instead`` less those with the word itself."""
+    accused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proofreading:
+    """A caption, word by word."""
+
+    caption: str
+    words: tuple[WordCheck, ...]
+
+    @property
+    def accused(self) -> tuple[WordCheck, ...]:
+        """The words that do not fit, most suspect first."""
+        return tuple(sorted((w for w in self.words if w.accused), key=lambda w: -w.suspicion))
+
+    @property
+    def corrected(self) -> str:
+        """The caption with the most suspect of the accused words replaced, or as it was."""
+        for worst in self.accused[:1]:
+            return self.caption[: worst.start] + worst.instead + self.caption[worst.end :]
+        return self.caption
+
+
+@torch.no_grad()
+def proofread(
+    model: WithMatching,
+    tokenizer: PreTrainedTokenizerBase,
+    image: Float[Tensor, "1 P C"],
+    caption: str,
+    vocabulary: Vocabulary | None = None,
+) -> Proofreading:
+    """Check each word of ``caption`` against an encoded image.
+
+    ``vocabulary`` is that of ``read_vocabulary``, built here if a caller of many has none. Raises
+    ``ValueError`` for a caption without words, or a model without a masked-word head.
+    """
+    model = _with_words(model)
+    if vocabulary is None:
+        vocabulary = read_vocabulary(tokenizer, model.mlm_head.bias.numel()).to(model.device)
+    tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
+    tokens = tokens.to(model.device)
+    with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image)
+    own, own_alone = (_of_word(logits, tokens, words) for logits in (with_image, alone))
+    likeliest = _alternatives(with_image, own, tokens, words, vocabulary)
+    rise = _match_rise(model, tokenizer, image, caption, words, likeliest)
+    threshold = model.config.proofread_threshold
+    checks = []
+    for i, word in enumerate(words):
+        best = max(rise[i], key=rise[i].__getitem__, default="")
+        suspicion = rise[i].get(best, 0.0)
+        checks.append(
+            WordCheck(
+                word=word.text,
+                start=word.start,
+                end=word.end,
+                with_image=_log_odds(own[i]),
+                without_image=_log_odds(own_alone[i]),
+                instead=best,
+                suspicion=suspicion,
+                accused=suspicion > threshold,
+            )
+        )
+    return Proofreading(caption=caption, words=tuple(checks))
+
+
+@torch.no_grad()
+def fill_blanks(
+    model: WithMatching,
+    tokenizer: PreTrainedTokenizerBase,
+    image: Float[Tensor, "1 P C"],
+    text: str,
+    top_k: int,
+) -> list[list[Guess]]:
+    """Return the ``top_k`` likeliest words for each blank of ``text``, given the encoded image.
+
+    Raises ``ValueError`` if there is no blank.
+    """
+    model = _with_words(model)
+    longest = model.config.max_text_tokens
+    marked = text.replace(BLANK, str(tokenizer.mask_token))
+    tokens = tokenizer(marked, truncation=True, max_length=longest, return_tensors="pt")
+    ids = tokens["input_ids"].to(model.device)
+    at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
+    if len(at) == 0:
+        raise ValueError(f"no blank in {text!r}; write {BLANK} where a word is missing")
+    with_image, _ = _word_logits(model, ids, image)
+    chances = with_image[0, at].softmax(dim=1).topk(min(top_k, with_image.shape[-1]), dim=1)
+    return [
+        [Guess(tokenizer.decode([w]).strip(), p) for w, p in zip(*row, strict=True)]
+        for row in zip(chances.indices.tolist(), chances.values.tolist(), strict=True)
+    ]
+
+
+def accusation_threshold(suspicions: Sequence[float]) -> float:
+    """Return the threshold that leaves ``UNACCUSED`` of held-out captions without an accused word.
+
+    ``suspicions`` holds the highest of each caption. With ``n`` of them it is the
+    ``ceil((n + 1) * UNACCUSED)``-th smallest, as in split conformal prediction.
+    """
+    ordered = sorted(suspicions)
+    place = math.ceil((len(ordered) + 1) * UNACCUSED)
+    return max(ordered[min(place, len(ordered)) - 1], 0.0) if ordered else UNCALIBRATED_THRESHOLD
+
+
+def _with_words(model: WithMatching) -> ViltaForPreTraining:
+    if not isinstance(model, ViltaForPreTraining):
+        raise ValueError(
+            f"{type(model).__name__} has no masked-word head; take the pre-training run"
+        )
+    return model
+
+
+def _word_logits(
+    model: ViltaForPreTraining, rows: Int[Tensor, "R L"], image: Float[Tensor, "1 P C"]
+) -> tuple[Float[Tensor, "R L V"], Float[Tensor, "R L V"]]:
+    """Vocabulary logits of every position, with the image and without it."""
+    mask = torch.ones_like(rows)
+    text = model.vilta.encode_text(rows, mask)
+    pairs = Pairs(torch.arange(len(rows), device=rows.device), rows.new_zeros(len(rows)))
+    fused = model.vilta.fuse(text, mask, image, pairs).text
+    size = (*rows.shape, -1)
+    with_image = model.predict_words(fused.flatten(0, 1)).view(size)
+    return with_image.float(), model.predict_words_from_text(text.flatten(0, 1)).view(size).float()
+
+
+def _of_word(
+    logits: Float[Tensor, "W L V"], tokens: Int[Tensor, "1 L"], words: Sequence[Word]
+) -> list[float]:
+    """Log-probability of each word in the row in which it is hidden, the sum over its pieces."""
+    found = []
+    for row, word in zip(logits, words, strict=True):
+        at = list(word.tokens)
+        log_p = row[at].log_softmax(dim=1)
+        found.append(float(log_p.gather(1, tokens[0, at, None]).sum()))
+    return found
+
+
+def _alternatives(
+    logits: Float[Tensor, "W L V"],
+    own: Sequence[float],
+    tokens: Int[Tensor, "1 L"],
+    words: Sequence[Word],
+    vocabulary: Vocabulary,
+) -> list[list[int]]:
+    """Whole words that are likelier than the word itself, and are no inflections of it."""
+    found = []
+    for row, word, log_p in zip(logits, words, own, strict=True):
+        first = word.tokens[0]
+        scores = row[first].log_softmax(dim=0)
+        allowed = vocabulary.whole & (vocabulary.stem != vocabulary.stem[tokens[0, first]])
+        best = scores.masked_fill(~allowed, -torch.inf).topk(ALTERNATIVES)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found.append([token for token, score in pairs if score > log_p])
+    return found
+
+
+def _match_rise(
+    model: ViltaForPreTraining,
+    tokenizer: PreTrainedTokenizerBase,
+    image: Float[Tensor, "1 P C"],
+    caption: str,
+    words: Sequence[Word],
+    alternatives: Sequence[Sequence[int]],
+) -> list[dict[str, float]]:
+    """How much the log-odds of a match rise with each alternative in its word's place."""
+    texts, owner = [caption], []
+    for i, (word, tokens) in enumerate(zip(words, alternatives, strict=True)):
+        for token in tokens:
+            other = tokenizer.decode([token]).strip()
+            texts.append(caption[: word.start] + other + caption[word.end :])
+            owner.append((i, other))
+    encoded = tokenizer(
+        texts,
+        padding=True,
+        truncation=True,
+        max_length=model.config.max_text_tokens,
+        return_tensors="pt",
+    ).to(model.device)
+    mask = encoded["attention_mask"]
+    text = model.vilta.encode_text(encoded["input_ids"], mask)
+    pairs = Pairs(torch.arange(len(texts), device=mask.device), mask.new_zeros(len(texts)))
+    logits = model.match(text, mask, image, pairs).float()
+    odds = (logits[:, 1] - logits[:, 0]).tolist()
+    rise: list[dict[str, float]] = [{} for _ in words]
+    for (i, other), value in zip(owner, odds[1:], strict=True):
+        rise[i][other] = value - odds[0]
+    return rise
+
+
+def _log_odds(log_probability: float) -> float:
+    """Return ``log(p / (1 - p))``, finite."""
+    p = min(max(math.exp(log_probability), 1e-9), 1 - 1e-9)
+    return math.log(p / (1 - p))

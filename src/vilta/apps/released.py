@@ -1,0 +1,57 @@
+"""A released model that can match images with texts, found in a run, a folder or on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from vilta.model import ViltaConfig, ViltaForImageTextRetrieval, ViltaForPreTraining
+from vilta.model.language_model import load_tokenizer
+from vilta.model.modeling import WithMatching
+from vilta.recipes.finetune import model_folder
+
+CLASSES = {c.__name__: c for c in (ViltaForPreTraining, ViltaForImageTextRetrieval)}
+"""Models with a match head and a contrastive space."""
+SAMPLED = 512
+"""Values of each weight that the model's hash reads; our choice."""
+
+
+class Released(NamedTuple):
+    """A model with its tokenizer, and what its run trained."""
+
+    model: WithMatching
+    tokenizer: PreTrainedTokenizerBase
+    contrast: bool
+    matching: bool
+
+
+def load_released(source: str | os.PathLike[str]) -> Released:
+    """Load a run's released model, or a released folder, or a hub id.
+
+    Raises ``ValueError`` in one line if it is neither, or a model of another task.
+    """
+    place = str(model_folder(str(source)))
+    saved_by = (ViltaConfig.from_pretrained(place).architectures or ["a model"])[0]
+    if saved_by not in CLASSES:
+        raise ValueError(
+            f"{source} holds a {saved_by}, which cannot match images with texts; take a "
+            "pre-training run, or one fine-tuned for retrieval"
+        )
+    model = CLASSES[saved_by].from_pretrained(place)
+    ranking = model.config.ranking
+    return Released(model, load_tokenizer(place), ranking != "matching", ranking != "contrastive")
+
+
+def hash_of_weights(model: torch.nn.Module) -> str:
+    """Return a hash by which two trained models differ, reading a sample of every weight."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        values = weight.detach().flatten()
+        sample = values[:: max(1, len(values) // SAMPLED)].cpu().double().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,59 @@
+"""The words of a caption: where they stand in the text, and which tokens they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+class Word(NamedTuple):
+    """A word as the tokenizer cuts them, punctuation left out."""
+
+    text: str
+    start: int
+    """First character in the caption."""
+    end: int
+    """The character after the last."""
+    tokens: tuple[int, ...]
+    """Positions of its tokens."""
+
+
+def find_words(
+    tokenizer: PreTrainedTokenizerBase, caption: str, longest: int
+) -> tuple[Int[Tensor, "1 L"], list[Word]]:
+    """Return the tokens of a caption and its words; what is beyond ``longest`` tokens is cut.
+
+    Raises ``ValueError`` if no word is left.
+    """
+    encoded = tokenizer(caption, truncation=True, max_length=longest)
+    special = set(tokenizer.all_special_ids)
+    ids, numbers = encoded["input_ids"], encoded.word_ids()
+    places: dict[int, list[int]] = {}
+    for place, (token, number) in enumerate(zip(ids, numbers, strict=True)):
+        if number is not None and token not in special:
+            places.setdefault(number, []).append(place)
+    words = []
+    for number, tokens in places.items():
+        start, end = encoded.word_to_chars(number)
+        text = caption[start:end]
+        start += len(text) - len(text.lstrip())  # some count the blank before a word as its part
+        if any(map(str.isalnum, text)):
+            words.append(Word(text.strip(), start, end, tuple(tokens)))
+    if not words:
+        raise ValueError(f"no word that the model knows in {caption!r}")
+    return torch.tensor([ids]), words
+
+
+def masked_rows(
+    tokenizer: PreTrainedTokenizerBase, tokens: Int[Tensor, "1 L"], words: Sequence[Word]
+) -> Int[Tensor, "W L"]:
+    """Return the caption once for each word, that word hidden."""
+    rows = tokens.repeat(len(words), 1)
+    for row, word in zip(rows, words, strict=True):
+        row[list(word.tokens)] = tokenizer.mask_token_id
+    return rows

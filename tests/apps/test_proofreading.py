@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_run import noise
+from tiny_models import CAPTIONS, tiny_tokenizer
+
+from vilta import Matcher
+from vilta.apps.proofreading import UNACCUSED, accusation_threshold
+from vilta.apps.words import find_words
+
+CAPTION = "a small unbelievable ball, lies."
+
+
+@pytest.fixture(scope="module")
+def matcher(tiny_run):
+    return Matcher(tiny_run, device="cpu")
+
+
+def test_each_word_is_judged_with_the_image_and_without(matcher):
+    found = matcher.proofread(noise(0), CAPTION)
+    words = [w.word for w in found.words]
+    assert words == ["a", "small", "unbelievable", "ball", "lies"]
+    assert [CAPTION[w.start : w.end] for w in found.words] == words
+    model, tokens = matcher.model, find_words(matcher.tokenizer, CAPTION, 24)[0]
+    hidden = tokens.clone()
+    hidden[0, 2] = matcher.tokenizer.mask_token_id
+    mask = torch.ones_like(tokens)
+    with torch.no_grad():
+        image = matcher.encode_images([noise(0)]).clone()
+        fused = model.vilta.fuse(model.vilta.encode_text(hidden, mask), mask, image).text
+        chances = model.predict_words(fused[0, 2:3]).softmax(dim=1)
+        alone = model.vilta.text(input_ids=hidden, attention_mask=mask).logits[0, 2].softmax(0)
+    p, q = float(chances[0, tokens[0, 2]]), float(alone[tokens[0, 2]])
+    assert found.words[1].with_image == pytest.approx(math.log(p / (1 - p)), abs=1e-3)
+    assert found.words[1].without_image == pytest.approx(math.log(q / (1 - q)), abs=1e-3)
+
+
+def test_suspicion_is_what_the_other_word_adds_to_the_match(matcher):
+    found = matcher.proofread(noise(0), CAPTION)
+    changed = [w for w in found.words if w.instead]
+    assert changed
+    for word in changed:
+        other = CAPTION[: word.start] + word.instead + CAPTION[word.end :]
+        odds = matcher.log_odds(noise(0), [CAPTION, other])
+        assert word.suspicion == pytest.approx(float(odds[1] - odds[0]), abs=1e-3)
+
+
+def test_the_most_suspect_word_is_corrected(tiny_run):
+    matcher = Matcher(tiny_run, device="cpu")
+    matcher.model.config.proofread_threshold = -1e9
+    found = matcher.proofread(noise(0), CAPTION)
+    worst = max(found.words, key=lambda w: w.suspicion)
+    assert found.accused[0] == worst
+    assert found.corrected == CAPTION[: worst.start] + worst.instead + CAPTION[worst.end :]
+    matcher.model.config.proofread_threshold = 1e9
+    found = matcher.proofread(noise(0), CAPTION)
+    assert found.accused == () and found.corrected == CAPTION
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=60))
+def test_the_threshold_leaves_the_share_unaccused(suspicions):
+    threshold = accusation_threshold(suspicions)
+    assert sum(s <= threshold for s in suspicions) >= UNACCUSED * len(suspicions)
+    assert threshold in {*suspicions, 0.0}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe", "unigram"])
+def test_words_are_found_where_they_stand(kind):
+    tokenizer = tiny_tokenizer(kind)
+    for caption in CAPTIONS:
+        tokens, words = find_words(tokenizer, caption, 40)
+        assert [caption[w.start : w.end] for w in words] == [w.text for w in words]
+        places = [place for word in words for place in word.tokens]
+        assert len(set(places)) == len(places) and max(places) < tokens.shape[1]
+        joined = "".join(w.text for w in words)
+        assert all(letter in joined for letter in caption if letter.isalnum())
+    short, _ = find_words(tokenizer, CAPTIONS[0], 8)
+    assert short.shape[1] <= 8
