@@ -129,6 +129,16 @@ class ObjectiveConfig:
     itm_start: int = 0
     """Steps before matching begins. Until then a step costs about half, and masked words and
     contrast teach the image encoder what matching needs to look at."""
+    in_batch_negatives: Literal["both", "one"] = "both"
+    """Negatives of the batch for each true pair: `both` another text and another image (ALBEF,
+    arXiv 2107.07651), or `one` of the two by a coin, with a quarter to a third fewer rows to
+    fuse."""
+    hardness: float = 1.0
+    """How strongly contrastive similarity guides the draw of in-batch negatives: it is multiplied
+    by this before its softmax. 0: uniform; 1: as likely as contrast takes them for true (ALBEF)."""
+    hardness_ramp_steps: int = 0
+    """Steps after `itm_start` over which `hardness` rises linearly from 0; 0: constant. Matching
+    learns to read a photo from easy negatives first."""
     synthesised_share: float = 0.5
     """Share of the synthesised rows in the no-match half of the matching loss; the in-batch
     negatives have the rest."""
@@ -153,6 +163,9 @@ class ObjectiveConfig:
         for name in ("candidates", "max_changes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("hardness", "hardness_ramp_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,9 @@ class TaskConfig:
     """retrieval: candidates of the contrastive stage that matching ranks again."""
     full: bool = False
     """retrieval: score every pair by matching, as methods without a first stage do."""
+    hardness: float = 1.0
+    """retrieval: how strongly similarity guides the draw of negatives in the batch: 0 uniform, 1
+    as likely as contrast takes them for true (ALBEF)."""
     folds: int = 1
     """retrieval: mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
     paraphrases: float = 1.0

@@ -126,6 +126,7 @@ def test_ramp():
     for step, expected in [(0, 0.0), (5, 0.2), (10, 0.4), (11, 0.4), (10_000, 0.4)]:
         value = ramped(0.4, torch.tensor(step), 10)
         assert float(value) == pytest.approx(expected)
+    assert ramped(0.4, torch.tensor(-3), 10) == 0
     assert ramped(0.4, torch.tensor(0), 0) == 0.4
     logits, targets, teacher = case(6)
     loss = distillation_loss(logits, targets, teacher, alpha=ramped(0.4, torch.tensor(5), 10))

@@ -17,21 +17,25 @@ def spread_similarities(size, seed, scale):
     images=st.lists(st.integers(0, 3), min_size=1, max_size=8),
     captions=st.lists(st.integers(0, 3), min_size=8, max_size=8),
     scale=st.sampled_from([None, 0.0, 1.0, 1e4]),
+    both=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_never_a_true_pair_never_a_crash(images, captions, scale, seed):
+def test_never_a_true_pair_never_a_crash(images, captions, scale, both, seed):
     size = len(images)
     image_ids, caption_ids = torch.tensor(images), torch.tensor(captions[:size])
     similarity = None if scale is None else spread_similarities(size, seed, scale)
     torch.manual_seed(seed)
-    drawn = draw_in_batch_negatives(similarity, image_ids, caption_ids)
-    for i in range(size):
+    drawn = draw_in_batch_negatives(similarity, image_ids, caption_ids, both=both)
+    assert len(drawn.text) == len(drawn.image) == len(drawn.valid) == size * (1 + both)
+    for row in range(len(drawn.text)):
+        i, swapped = row % size, drawn.other_text[row].item()
+        assert not both or swapped == (row < size), "texts first, then images"
         partners = [j for j in range(size) if images[i] != images[j] and captions[i] != captions[j]]
-        text, image = drawn.text[i].item(), drawn.image[i].item()
-        assert drawn.valid[i].item() == bool(partners)
+        text, image = drawn.text[row].item(), drawn.image[row].item()
+        assert drawn.valid[row].item() == bool(partners)
         if partners:
-            assert sorted([text == i, image == i]) == [False, True], "one of the two is swapped"
-            assert (text if image == i else image) in partners
+            assert (image if swapped else text) == i
+            assert (text if swapped else image) in partners
         else:
             assert text == image == i
 
@@ -42,8 +46,8 @@ def test_no_wrong_partner_in_the_batch(size):
     for images, captions in [(one, torch.arange(size)), (torch.arange(size), one)]:
         drawn = draw_in_batch_negatives(torch.randn(size, size), images, captions)
         assert not drawn.valid.any()
-        assert torch.equal(drawn.text, torch.arange(size))
-        assert torch.equal(drawn.image, torch.arange(size))
+        assert torch.equal(drawn.text, torch.arange(size).repeat(2))
+        assert torch.equal(drawn.image, torch.arange(size).repeat(2))
 
 
 def test_large_similarities_give_the_likeliest_and_no_nan():
@@ -51,35 +55,65 @@ def test_large_similarities_give_the_likeliest_and_no_nan():
     similarity.fill_diagonal_(1e4)
     similarity[0, 3] = similarity[1, 2] = 1e4  # image 0 resembles text 3, image 1 text 2
     ids = torch.arange(5)
-    seen = set()
-    for _ in range(60):
+    for _ in range(20):
         drawn = draw_in_batch_negatives(similarity, ids, ids)
         assert drawn.valid.all()
-        rows = zip(ids.tolist(), drawn.text.tolist(), drawn.image.tolist(), strict=True)
-        seen |= {(i, text, image) for i, text, image in rows}
-    # By coin: image i with another text, or text i with another image.
-    assert {s for s in seen if s[0] == 0 and s[2] == 0} == {(0, 3, 0)}
-    assert {s for s in seen if s[0] == 3 and s[1] == 3} == {(3, 3, 0)}
-    assert {s for s in seen if s[0] == 2 and s[1] == 2} == {(2, 2, 1)}
+        other_text, other_image = drawn.text[:5], drawn.image[5:]
+        assert (other_text[0], other_text[1]) == (3, 2)
+        assert (other_image[3], other_image[2]) == (0, 1)
 
 
-def test_drawn_with_the_probabilities_of_the_softmax():
-    similarity = torch.tensor([[0.0, 2.0, 1.0, 0.0], *torch.randn(3, 4).tolist()])
-    ids = torch.arange(4)
-    draws = 12_000
-    texts, images = torch.zeros(4), torch.zeros(4)
-    for _ in range(draws // 4):
-        # Rows 0 and 1 of several batches at once would be slower to read; a loop it is.
-        drawn = draw_in_batch_negatives(similarity, ids, ids)
-        if drawn.image[0] == 0:
-            texts[drawn.text[0]] += 1
-        else:
-            images[drawn.image[0]] += 1
-    assert texts.sum().item() == pytest.approx(draws / 8, abs=5 * math.sqrt(draws / 16))
-    for counts, scores in ((texts, similarity[0]), (images, similarity[:, 0])):
-        expected = scores[1:].softmax(0)
-        torch.testing.assert_close(counts[1:] / counts.sum(), expected, atol=0.06, rtol=0)
-        assert counts[0] == 0
+@pytest.mark.parametrize("hardness", [0.0, 0.3, 1.0, torch.tensor(2.0)])
+def test_drawn_with_the_probabilities_of_the_softmax(hardness):
+    """Against the slow way: each row's softmax over its allowed partners, pair by pair."""
+    similarity = torch.tensor([[0.0, 2.0, 1.0, 0.0], [1.0, 0.0, -2.0, 0.5], [0.0] * 4, [1.0] * 4])
+    images, captions = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 0])
+    expected = torch.zeros(8, 4)
+    for row in range(8):
+        i = row % 4
+        scores = similarity[i] if row < 4 else similarity[:, i]
+        weights = [
+            math.exp(float(hardness) * scores[j].item())
+            if images[i] != images[j] and captions[i] != captions[j]
+            else 0.0
+            for j in range(4)
+        ]
+        expected[row] = torch.tensor(weights) / sum(weights)
+    draws, counts = 3_000, torch.zeros(8, 4)
+    for _ in range(draws):
+        drawn = draw_in_batch_negatives(similarity, images, captions, hardness=hardness)
+        partner = torch.where(drawn.other_text, drawn.text, drawn.image)
+        counts += torch.nn.functional.one_hot(partner, 4)
+    torch.testing.assert_close(counts / draws, expected, atol=0.05, rtol=0)  # 5 deviations
+
+
+def test_one_of_the_two_by_a_coin():
+    ids, draws = torch.arange(6), 1_000
+    drawn = [draw_in_batch_negatives(None, ids, ids, both=False) for _ in range(draws)]
+    share = torch.cat([d.other_text for d in drawn]).float().mean().item()
+    assert share == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(6 * draws))
+
+
+def test_groups_of_in_batch_negatives_share_their_weight():
+    ids = torch.tensor([0, 1, 1])
+    drawn = draw_in_batch_negatives(torch.randn(3, 3), ids, torch.tensor([0, 0, 2]))
+    assert drawn.valid.tolist() == [False, False, False] * 2 or drawn.valid.any()
+    logits = torch.randn(6, 2)
+    groups = drawn.groups(logits, 0.6)
+    assert {name: weight for name, (_, _, weight) in groups.items()} == {
+        "other_text": 0.3,
+        "other_image": 0.3,
+    }
+    assert groups["other_text"][1].tolist() == drawn.valid[:3].tolist() + [False] * 3
+    assert groups["other_image"][1].tolist() == [False] * 3 + drawn.valid[3:].tolist()
+    loss = matching_loss(torch.randn(3, 2), groups)
+    halves = (logits[:3], logits[3:])
+    for name, half in zip(groups, halves, strict=True):
+        valid = drawn.valid[:3]
+        expected = torch.nn.functional.cross_entropy(
+            half[valid], torch.zeros(len(half[valid])).long()
+        )
+        torch.testing.assert_close(loss.parts[f"loss_{name}"], expected)
 
 
 def test_the_draw_takes_no_gradient():

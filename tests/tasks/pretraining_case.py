@@ -126,7 +126,13 @@ def plain_losses(task, batch, seed):
     same = same / same.sum(1, keepdim=True)
     itc = -(same * (similarity.log_softmax(1) + similarity.T.log_softmax(1))).sum(1).mean() / 2
     guide = similarity if settings.itc_weight else None
-    other = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
+    other = draw_in_batch_negatives(
+        guide,
+        batch.image_ids,
+        batch.caption_ids,
+        hardness=settings.hardness,
+        both=settings.in_batch_negatives == "both",
+    )
     swapped = model(batch.input_ids[other.text], mask[other.text], pixels[other.image])
 
     def no_match(match_logits, valid):
@@ -137,7 +143,8 @@ def plain_losses(task, batch, seed):
 
     itm = F.cross_entropy(true.match_logits, torch.ones(len(batch), dtype=torch.long))
     share = settings.synthesised_share if negatives is not None else 0.0
-    itm = itm + (1 - share) * no_match(swapped.match_logits, other.valid)
+    for kind in (other.other_text, ~other.other_text):
+        itm = itm + (1 - share) / 2 * no_match(swapped.match_logits, other.valid & kind)
     if negatives is not None:
         written = model(negatives.input_ids, mask, pixels)
         itm = itm + share * no_match(written.match_logits, negatives.valid)

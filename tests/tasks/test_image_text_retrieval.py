@@ -92,7 +92,7 @@ def test_one_image_alone_has_no_negative_and_no_crash(tmp_path):
     task, items = task_of(tmp_path)
     batch = next(iter(loader_of(task, items, 1)))
     losses = task(batch)
-    assert losses.parts["itm/loss_in_batch"].isnan()
+    assert losses.parts["itm/loss_other_text"].isnan()
     assert losses.parts["itc"] == 0
 
 

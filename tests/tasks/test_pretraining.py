@@ -20,6 +20,7 @@ SETTINGS = [
     {"negatives": "none", "max_changes": 3, "candidates": 4, "negative_temperature": 0.5},
     {"negatives": "off"},
     {"negatives": "off", "soft_labels": "none", "itc_weight": 0.0, "text_mlm_weight": 0.0},
+    {"in_batch_negatives": "one", "hardness": 0.3},
     {"filter_ratio": 0.7, "synthesised_share": 0.2, "itm_weight": 2.0, "mlm_weight": 0.3},
 ]
 
@@ -200,6 +201,28 @@ def test_parameter_groups(kind):
         assert where[id(parameter)] == expected, name
 
 
+def test_hardness_grows_from_the_start_of_matching_and_is_whole_in_evaluation():
+    task = make_task(hardness=0.8, hardness_ramp_steps=4, itm_start=3).train()
+    batch = make_batch(task)
+    logged = {}
+    for step in range(9):
+        assert task.step == step
+        losses = task(batch)
+        logged[step] = losses.parts.get("negatives/hardness")
+        task.after_step()
+    assert logged.pop(0) is logged.pop(1) is logged.pop(2) is None, "matching has not begun"
+    expected = [0.0, 0.2, 0.4, 0.6, 0.8, 0.8]
+    assert [value.item() for value in logged.values()] == pytest.approx(expected)
+    task.step.zero_()
+    assert task.eval()(batch).parts["negatives/hardness"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hardness", -1.0), ("hardness_ramp_steps", -1)])
+def test_hardness_below_0_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"objective.{name} is {value}; it must be 0 or more"):
+        ObjectiveConfig(**{name: value}).check()
+
+
 ODD = {
     "one pair": dict(captions=CAPTIONS[:1]),
     "one image": dict(captions=CAPTIONS[:3], images=[2, 2, 2]),
@@ -224,7 +247,7 @@ def test_odd_batches(name, negatives):
     for parameter in task.model.parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
     if name.startswith("one ") and name != "one word":
-        assert losses.counts["itm/loss_in_batch"] == 0
+        assert losses.counts["itm/loss_other_text"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

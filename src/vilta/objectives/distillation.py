@@ -82,7 +82,10 @@ def without_teacher(
 
 
 def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:
-    """``value`` reached linearly over ``ramp_steps`` steps; stays on the device of ``step``."""
+    """``value`` reached linearly over ``ramp_steps`` steps; stays on the device of ``step``.
+
+    0 until ``step`` is above 0; without a ramp it is ``value`` at every step.
+    """
     if ramp_steps <= 0:
         return value
-    return value * torch.clamp(step / ramp_steps, max=1.0)
+    return value * torch.clamp(step / ramp_steps, 0.0, 1.0)

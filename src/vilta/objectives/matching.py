@@ -13,39 +13,62 @@ from vilta.objectives.contrastive import belong_together
 
 
 class InBatchNegatives(NamedTuple):
-    """For each of ``B`` rows a text and an image that do not belong together."""
+    """``R`` rows that pair a text with an image that it does not belong to."""
 
-    text: Int[Tensor, "B"]
-    image: Int[Tensor, "B"]
-    valid: Bool[Tensor, "B"]
+    text: Int[Tensor, "R"]
+    image: Int[Tensor, "R"]
+    other_text: Bool[Tensor, "R"]
+    """True where a true pair got another text, False where it got another image."""
+    valid: Bool[Tensor, "R"]
     """False where the batch holds no wrong partner; the row then pairs i with i."""
+
+    def groups(
+        self, logits: Float[Tensor, "R 2"], weight: float
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """Return the groups of ``matching_loss``: the two kinds share the weight evenly."""
+        return {
+            "other_text": (logits, self.valid & self.other_text, weight / 2),
+            "other_image": (logits, self.valid & ~self.other_text, weight / 2),
+        }
 
 
 def draw_in_batch_negatives(
     similarity: Float[Tensor, "B B"] | None,
     image_ids: Int[Tensor, "B"],
     caption_ids: Int[Tensor, "B"],
+    *,
+    hardness: float | Tensor = 1.0,
+    both: bool = True,
 ) -> InBatchNegatives:
-    """Give each pair another text or another image, by a coin.
+    """Give each pair another text *and* another image (``R = 2B``, texts first), or one of the two.
 
-    ``similarity[i, j]`` compares image i with text j (logits, any size): the more alike, the
-    likelier drawn (arXiv 2107.07651), sampled in log space so that nothing overflows. None draws
-    uniformly. A pair that shares the image id or the caption is never drawn: it would be true.
+    ``similarity[i, j]`` compares image i with text j (logits, any size): a partner is drawn from
+    ``softmax(hardness * similarity)``, in log space so that nothing overflows. Hardness 1 draws as
+    ALBEF does (arXiv 2107.07651), 0 or a similarity of None uniformly. With ``both=False`` a coin
+    decides for each pair which of the two is exchanged (``R = B``). A pair that shares the image
+    id or the caption is never drawn: it would be true.
     """
-    size = len(image_ids)
+    size, device = len(image_ids), image_ids.device
     allowed = ~belong_together(image_ids, caption_ids)
     if similarity is None:
-        similarity = torch.zeros(size, size, device=image_ids.device)
-    other_text = torch.rand(size, device=image_ids.device) < 0.5
-    scores = torch.where(other_text[:, None], similarity.detach(), similarity.detach().T).float()
+        similarity = torch.zeros(size, size, device=device)
+    scores = similarity.detach().float() * hardness
+    own = torch.arange(size, device=device)
+    if both:
+        scores, allowed, own = torch.cat([scores, scores.T]), allowed.repeat(2, 1), own.repeat(2)
+        other_text = torch.arange(2 * size, device=device) < size
+    else:
+        other_text = torch.rand(size, device=device) < 0.5
+        scores = torch.where(other_text[:, None], scores, scores.T)
+    # Gumbel-max: adding this noise and taking the largest is a draw from the softmax.
     gumbel = -torch.log(-torch.log(torch.rand_like(scores).clamp(1e-12, 1 - 1e-7)))
     partner = (scores + gumbel).masked_fill(~allowed, -torch.inf).argmax(dim=1)
-    own = torch.arange(size, device=image_ids.device)
     valid = allowed.any(dim=1)
     partner = torch.where(valid, partner, own)
     return InBatchNegatives(
         text=torch.where(other_text, partner, own),
         image=torch.where(other_text, own, partner),
+        other_text=other_text,
         valid=valid,
     )
 

@@ -60,13 +60,19 @@ class ImageTextRetrieval(FinetuningTask):
         text = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
         similarity = self.model.similarity(image, text, mask)  # [B, B]
         itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
-        wrong = draw_in_batch_negatives(similarity, batch.image_ids, batch.caption_ids)
+        wrong = draw_in_batch_negatives(
+            similarity, batch.image_ids, batch.caption_ids, hardness=self.settings.hardness
+        )
         own = torch.arange(len(batch), device=image.device)
         pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
-        true, false = self.model.match(text, mask, image, pairs).split(len(batch))
-        itm, parts, _ = matching_loss(true, {"in_batch": (false, wrong.valid, 1.0)})
+        true, false = self.model.match(text, mask, image, pairs).tensor_split([len(batch)])
+        itm, parts, counts = matching_loss(true, wrong.groups(false, 1.0))
         logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
-        return Losses(total=itc + itm, parts=logged | {f"itm/{k}": v for k, v in parts.items()})
+        return Losses(
+            total=itc + itm,
+            parts=logged | {f"itm/{k}": v for k, v in parts.items()},
+            counts={f"itm/{k}": v for k, v in counts.items()},
+        )
 
     def after_step(self) -> None:
         """Hold the temperature within its bound."""

@@ -146,25 +146,28 @@ class PretrainingTask(Task):
 
         ``text`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` written ones.
         """
-        size, share = len(batch), self.objective.synthesised_share
-        guide = similarity if self.objective.itc_weight > 0 else None
-        in_batch = draw_in_batch_negatives(guide, batch.image_ids, batch.caption_ids)
+        size, settings, hardness = len(batch), self.objective, self.hardness()
+        in_batch = draw_in_batch_negatives(
+            similarity if settings.itc_weight > 0 else None,
+            batch.image_ids,
+            batch.caption_ids,
+            hardness=hardness,
+            both=settings.in_batch_negatives == "both",
+        )
         own = torch.arange(size, device=image.device)
         texts, images = [own, in_batch.text], [own, in_batch.image]
         if negatives is not None:
             texts.append(own + size)
             images.append(own)
         pairs = Pairs(text=torch.cat(texts), image=torch.cat(images))
-        rows = self.model.match(text, masks, image, pairs).split(size)  # 2 or 3 x [B, 2]
-        groups = {"in_batch": (rows[1], in_batch.valid, 1.0)}
-        statistics: dict[str, Tensor] = {}
+        rows = self.model.match(text, masks, image, pairs).split([len(t) for t in texts])  # [_, 2]
+        share = 0.0 if negatives is None else settings.synthesised_share
+        groups = in_batch.groups(rows[1], 1 - share)
+        statistics = {"hardness": torch.as_tensor(hardness)}
         counts: dict[str, Tensor] = {}
         if negatives is not None:
-            groups = {
-                "in_batch": (rows[1], in_batch.valid, 1 - share),
-                "synthesised": (rows[2], negatives.valid, share),
-            }
-            statistics = negatives.statistics()
+            groups["synthesised"] = (rows[2], negatives.valid, share)
+            statistics |= negatives.statistics()
             counts = {"negatives/changed_words": negatives.valid.sum()}
         loss = matching_loss(rows[0], groups)
         parts = {f"itm/{name}": value for name, value in loss.parts.items()}
@@ -173,6 +176,17 @@ class PretrainingTask(Task):
             parts=parts | {f"negatives/{name}": value for name, value in statistics.items()},
             counts=counts | {f"itm/{name}": count for name, count in loss.counts.items()},
         )
+
+    def hardness(self) -> float | Tensor:
+        """Return how hard the in-batch negatives are at this step.
+
+        In evaluation as hard as they get, so that the figures of one run can be compared.
+        """
+        settings = self.objective
+        if not self.training:
+            return settings.hardness
+        since = self.step - settings.itm_start
+        return ramped(settings.hardness, since, settings.hardness_ramp_steps)
 
     def _step_reached(self, start: int) -> bool:
         return start == 0 or bool(self.step >= start)

@@ -53,7 +53,8 @@ PANELS = (
         "matching accuracy, %",
         {
             "itm/accuracy_true": "true",
-            "itm/accuracy_in_batch": "in-batch",
+            "itm/accuracy_other_text": "other text",
+            "itm/accuracy_other_image": "other image",
             "itm/accuracy_synthesised": "synthesised",
         },
         100.0,
