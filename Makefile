@@ -7,11 +7,15 @@ WORKERS ?= 2
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
-PACKAGES := -c constraints.txt -e ".[dev]"
+# Everything but torch comes from the lock, checked by hash; the second call adds torch and vilta.
+LOCKED := --no-deps --require-hashes -r requirements.lock
+PACKAGES := --no-build-isolation -c constraints.txt -e ".[dev]"
+WITH_UV = "$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python $(FIND_LINKS)
+WITH_PIP := $(BIN)/python -m pip install --quiet
 # The tests share the cores among processes, so each process takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs lock clean
 
 demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
@@ -29,18 +33,22 @@ lint: $(ENVIRONMENT)
 docs: $(ENVIRONMENT)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# After a change of dependencies in pyproject.toml; UPGRADE=1 takes the newest versions of all.
+lock: $(ENVIRONMENT)
+	$(BIN)/python .ci/lock.py
+
 clean:
 	rm -rf .venv site runs/demo runs/demo-data runs/demo-text
 
 # uv, from the PATH or from PyPI, installs in seconds; pip does it where uv cannot be had.
-$(ENVIRONMENT): pyproject.toml constraints.txt
+$(ENVIRONMENT): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
 	@echo "setting up .venv (a minute or less, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || uv venv --clear --python $(PYTHON) .venv
 	@uv=$$(command -v uv || { $(BIN)/python -m pip install --quiet uv >&2 && echo $(BIN)/uv; }); \
-	{ test -n "$$uv" && "$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python $(FIND_LINKS) $(PACKAGES); } || \
-	  { echo "without uv: pip takes a little longer"; $(BIN)/python -m pip install --quiet $(PACKAGES); }
+	{ test -n "$$uv" && $(WITH_UV) $(LOCKED) && $(WITH_UV) $(PACKAGES); } || \
+	  { echo "without uv: pip takes a little longer"; $(WITH_PIP) $(LOCKED) && $(WITH_PIP) $(PACKAGES); }
 	@touch $@
 
 # The demo. Each step is done once; the file that it writes last stands for it.

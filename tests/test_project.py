@@ -2,12 +2,13 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import vilta
 
@@ -31,12 +32,7 @@ def test_links_lead_to_files(page):
 
 
 def test_constraints_only_cap_what_pyproject_asks_for():
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"].values()
-    wanted = map(
-        Requirement, [*project["dependencies"], *(line for extra in extras for line in extra)]
-    )
-    ranges: dict[str, SpecifierSet] = {each.name.lower(): each.specifier for each in wanted}
+    ranges = {each.name.lower(): each.specifier for each in requirements()}
     for line in read("constraints.txt").splitlines():
         if not line or line.startswith("#"):
             continue
@@ -45,6 +41,26 @@ def test_constraints_only_cap_what_pyproject_asks_for():
         assert {each.operator for each in cap.specifier} == {"<"}, f"{line}: floors are pyproject's"
         floors = [each.version for each in ranges[cap.name.lower()] if each.operator == ">="]
         assert all(cap.specifier.contains(floor) for floor in floors), f"nothing satisfies {line}"
+
+
+def test_the_lock_has_what_pyproject_asks_for():
+    versions: dict[str, list[str]] = {}
+    for name, version in re.findall(
+        r"^([\w.-]+)==([\w.]+)", read("requirements.lock"), re.MULTILINE
+    ):
+        versions.setdefault(canonicalize_name(name), []).append(version)
+    for requirement in requirements():
+        name = canonicalize_name(requirement.name)
+        if name in ("vilta", "torch"):  # itself, and what the lock's first lines say
+            continue
+        assert name in versions, f"run `make lock`: {name} is not locked"
+        assert all(map(requirement.specifier.contains, versions[name])), f"run `make lock`: {name}"
+
+
+def requirements() -> list[Requirement]:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"].values()
+    return [*map(Requirement, [*project["dependencies"], *chain.from_iterable(extras)])]
 
 
 def read(name: str) -> str:
