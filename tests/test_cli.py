@@ -6,7 +6,7 @@ import pytest
 
 from vilta import cli
 from vilta.config import PretrainConfig
-from vilta.config_tools import PackConfig, ReportConfig
+from vilta.config.tools import PackConfig, ReportConfig
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vilta.config import PretrainConfig, PretrainTextConfig
-from vilta.config_file import load_yaml, to_dict
-from vilta.config_finetune import FinetuneConfig
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.yaml_file import load_yaml, to_dict
 
 ROOT = Path(__file__).parents[1]
 YAMLS = sorted(

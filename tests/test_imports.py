@@ -113,7 +113,7 @@ def test_auto_classes_load_a_released_folder_in_a_fresh_process(tmp_path):
 
 def test_import_vilta_is_light_and_its_names_are_there():
     done = python(
-        "import sys, vilta, vilta.config_file\n"
+        "import sys, vilta, vilta.config.yaml_file\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
         "from vilta import ViltaForPreTraining\n"
         "from transformers import AutoModelForPreTraining as Auto\n"

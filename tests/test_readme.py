@@ -88,10 +88,10 @@ def test_python_is_shown():
 
 def small_model():
     """Return an untrained model of the demo's kind, as small as can be, and its tokenizer."""
-    from vilta.data.scenes import vocabulary
     from vilta.model import ViltaForPreTraining
     from vilta.model.conv_vit import ConvViTConfig
     from vilta.model.language_model import new_language_model, new_tokenizer
+    from vilta.scenes import vocabulary
 
     tokenizer = new_tokenizer([" ".join(vocabulary())] * 2, 400)
     text = new_language_model(len(tokenizer), 32, 1, 2, 0.0, 40)
@@ -139,7 +139,7 @@ def test_ones_own_pictures_from_the_first_command_to_the_last(tmp_path, monkeypa
     """The README's block runs as it stands; pre-training gets small encoders and two steps."""
     from PIL import Image
 
-    from vilta.data.scenes import captions, draw, make_scene
+    from vilta.scenes import captions, draw, make_scene
 
     for seed, name in enumerate(("photos", "other-photos")):
         folder = tmp_path / "path" / "to" / name

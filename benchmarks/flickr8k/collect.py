@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.training import read_training
+from benchmarks.speed.training import read_training
 
-from vilta.tasks.base import flat
-from vilta.tasks.retrieval import STAGES
+from vilta.evaluation.retrieval import STAGES
+from vilta.metrics.names import flat
 
 RESULTS = Path(__file__).with_name("results.json")
 

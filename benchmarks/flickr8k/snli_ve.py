@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.training import read_training
+from benchmarks.speed.training import read_training
 
 FOLDS = 3
 ARMS = {"image": [], "blind": ["--data.blind"]}

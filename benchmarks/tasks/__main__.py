@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from benchmarks.speed.training import read_training
 from benchmarks.tasks.page import page
-from benchmarks.training import read_training
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tasks"
@@ -109,7 +109,7 @@ def vilta(*arguments: str, module: str = "vilta") -> None:
 
 
 def read_results() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the committed results of the tasks, and of benchmarks/retrieval.py."""
+    """Return the committed results of the tasks, and of benchmarks/speed/retrieval.py."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     return results, json.loads((RESULTS.parent / "retrieval.json").read_text())
 

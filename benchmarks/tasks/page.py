@@ -38,7 +38,7 @@ COLUMNS = ("task", "figure, %", *ARMS.values(), "items", "steps x batch", "minut
 def page(results: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
-    ``speed`` is what benchmarks/retrieval.py measured.
+    ``speed`` is what benchmarks/speed/retrieval.py measured.
     """
     lines = [
         "# Results of the tasks",
@@ -128,8 +128,9 @@ def _speed(result: dict[str, Any]) -> list[str]:
         "",
         f"{result['images']:,} images and {result['texts']:,} texts, one model of "
         f"{result['parameters'] / 1e6:.1f} M parameters ({result['run']}), {result['device']}.\n"
-        "All ways in one run of `python -m benchmarks.retrieval`. `pairs again` encodes an image\n"
-        "again for every 64 texts, as METER's evaluation does (measured on "
+        "All ways in one run of `python -m benchmarks.speed.retrieval`.\n"
+        "`pairs again` encodes an image again for every 64 texts, as METER's evaluation does "
+        "(measured on "
         f"{result['measured_images']} images, scaled up);\n"
         "`two stages` ranks by contrast and scores"
         f" {pairs['two stages']:,} of {pairs['all']:,} pairs.",

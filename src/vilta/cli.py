@@ -1,6 +1,6 @@
 """The command line: ``vilta VERB``. Each verb is a recipe, imported only when it is called.
 
-Settings are the defaults of ``vilta.config`` and ``config_tools``, then a YAML file, then flags.
+Settings are the defaults of ``vilta.config``, then a YAML file, then flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vilta import config, config_finetune, config_tools
+from vilta.config import finetune, pretrain, tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,50 +44,50 @@ class Verb:
 
 VERBS = {
     "pack": Verb(
-        recipe="vilta.recipes.pack",
-        config=config_tools.PackConfig,
+        recipe="vilta.commands.pack",
+        config=tools.PackConfig,
         positional="SOURCE",
         example='"scenes:1000?seed=0" --out data/scenes',
         help="write image-text pairs as shards, ready for training",
     ),
     "inspect": Verb(
-        recipe="vilta.recipes.inspect",
-        config=config_tools.InspectConfig,
+        recipe="vilta.commands.inspect",
+        config=tools.InspectConfig,
         positional="SOURCE",
         example="data/train --against data/val",
         help="look at pairs before training: counts, duplicates, leakage, pictures",
     ),
     "pretrain-text": Verb(
-        recipe="vilta.recipes.pretrain_text",
-        config=config.PretrainTextConfig,
+        recipe="vilta.commands.pretrain_text",
+        config=pretrain.PretrainTextConfig,
         positional="[CONFIG.yaml]",
         example="configs/demo-text.yaml",
         help="train the language model that reads captions and teaches",
     ),
     "pretrain": Verb(
-        recipe="vilta.recipes.pretrain",
-        config=config.PretrainConfig,
+        recipe="vilta.commands.pretrain",
+        config=pretrain.PretrainConfig,
         positional="[CONFIG.yaml]",
         example="configs/demo.yaml --run.out runs/mine",
         help="pre-train image encoder, text encoder and fusion",
     ),
     "finetune": Verb(
-        recipe="vilta.recipes.finetune",
-        config=config_finetune.FinetuneConfig,
+        recipe="vilta.commands.finetune",
+        config=finetune.FinetuneConfig,
         positional="TASK|CONFIG.yaml",
         example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
         help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
     ),
     "evaluate": Verb(
-        recipe="vilta.recipes.evaluate",
-        config=config_tools.EvaluateConfig,
+        recipe="vilta.commands.evaluate",
+        config=tools.EvaluateConfig,
         positional="RUN|TASK",
         example="runs/demo --data runs/demo-data/val",
         help="figures of a pre-trained run, or of a task (with --from RUN)",
     ),
     "report": Verb(
-        recipe="vilta.recipes.report",
-        config=config_tools.ReportConfig,
+        recipe="vilta.commands.report",
+        config=tools.ReportConfig,
         positional="RUN",
         example="runs/demo",
         help="draw a run as one HTML page with pictures",
@@ -161,7 +161,7 @@ def parse(arguments: Sequence[str]) -> Call:
         )
     default = verb.config()
     if positional is not None and verb.is_yaml(positional):
-        from vilta.config_file import load_yaml
+        from vilta.config.yaml_file import load_yaml
 
         default = load_yaml(positional, verb.config)
     settings = tyro.cli(

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,6 @@ class TrainableTask(Protocol):
     training: bool
 
     def __call__(self, batch: Any) -> Losses: ...  # noqa: D102
-    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]: ...  # noqa: D102
     def after_step(self) -> None: ...  # noqa: D102
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...  # noqa: D102
     def save_pretrained(self, folder: str) -> None: ...  # noqa: D102

@@ -6,7 +6,7 @@ from PIL import Image
 from tiny_models import SIZE, scramble, tiny_config, tiny_tokenizer
 
 from vilta.config import DataConfig, ObjectiveConfig, PretrainConfig
-from vilta.config_file import save_yaml
+from vilta.config.yaml_file import save_yaml
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 
 

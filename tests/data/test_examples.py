@@ -1,17 +1,15 @@
 """Images by name, and items of tasks as samples and batches."""
 
 import io
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import known_tokenizer
 
 from vilta.config import DataConfig
-from vilta.data.corpora.base import FEATURES
 from vilta.data.examples import (
     ExampleCollator,
     ExampleDataset,
@@ -21,11 +19,8 @@ from vilta.data.examples import (
 )
 from vilta.data.images import ImageFolder, PairImages, SceneImages, find_images
 from vilta.data.samples import BLANK
-from vilta.data.scenes import draw, make_scene
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-
-from tiny_models import known_tokenizer
+from vilta.data.sources.base import FEATURES
+from vilta.scenes import draw, make_scene
 
 WORDS = ["is", "this", "red", "blue", "what", "a"]
 
@@ -191,7 +186,7 @@ def test_sets_share_an_image_if_name_and_bytes_agree(folder):
 
 
 def test_pairs_share_images_by_their_ids():
-    from vilta.data.corpora import load_pairs
+    from vilta.data.sources import load_pairs
 
     def pairs(name):
         return PairItems(load_pairs(name), name)

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vilta.config_tools import PackConfig
-from vilta.data.corpora import find_reader, load_pairs
+from vilta.config.tools import PackConfig
 from vilta.data.images import PairImages, find_images, require_images
-from vilta.data.packing import pack
+from vilta.data.pack.packing import pack
+from vilta.data.sources import find_reader, load_pairs
 
 
 def jpeg(shade=0):

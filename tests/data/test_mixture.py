@@ -12,8 +12,8 @@ from vilta.config import DataConfig
 from vilta.data.collate import PairCollator
 from vilta.data.loading import training_loader
 from vilta.data.mixture import Mixture, read_mixture, training_data
-from vilta.data.scenes import vocabulary
 from vilta.model.language_model import new_tokenizer
+from vilta.scenes import vocabulary
 
 
 class Rows:

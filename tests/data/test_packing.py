@@ -11,10 +11,10 @@ import datasets
 import pytest
 from PIL import Image
 
-from vilta.config_tools import PackConfig
-from vilta.data import packing
-from vilta.data.corpora import FEATURES, load_pairs
-from vilta.data.packing import pack
+from vilta.config.tools import PackConfig
+from vilta.data.pack import packing
+from vilta.data.pack.packing import pack
+from vilta.data.sources import FEATURES, load_pairs
 from vilta.data.transforms import decode_image
 
 

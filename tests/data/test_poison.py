@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vilta.config_tools import PackConfig
-from vilta.data.packing import pack
+from vilta.config.tools import PackConfig
+from vilta.data.pack.packing import pack
 
 
 def encoded(image, kind="JPEG", **settings):
@@ -275,7 +275,7 @@ def test_parquet_files(tmp_path, kind):
 
 
 def test_an_arrow_file_whose_offsets_point_anywhere(tmp_path):
-    """Found by fuzz/readers.py: unchecked, such a batch makes the process read foreign memory."""
+    """Found by fuzz_readers.py: unchecked, such a batch makes the process read foreign memory."""
     for name, images in (("a.arrow", [PNG]), ("b.arrow", [GOOD, GOOD])):
         batch = pa.RecordBatch.from_pydict(
             {"image": images, "caption": ["nine char"] * len(images)}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.corpora import find_reader, load_pairs
-from vilta.data.corpora.files import json_array
+from vilta.data.sources import find_reader, load_pairs
+from vilta.data.sources.files import json_array
 
 
 def jpeg(shade=0, size=(40, 30)):
@@ -199,7 +199,7 @@ def test_json_array_equals_the_library(tmp_path_factory, values):
 
 
 def test_json_array_across_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("vilta.data.corpora.files.CHUNK", 7)
+    monkeypatch.setattr("vilta.data.sources.files.CHUNK", 7)
     values = [{"id": i, "text": "é" * i} for i in range(20)]
     (tmp_path / "a.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     assert list(json_array(tmp_path / "a.json")) == values

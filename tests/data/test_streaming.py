@@ -20,14 +20,14 @@ from upath import UPath
 from vilta.config import DataConfig
 from vilta.data import streaming
 from vilta.data.collate import PairCollator
-from vilta.data.corpora import find_shards, patterns
-from vilta.data.corpora.patterns import shard_reader
 from vilta.data.loading import training_loader
 from vilta.data.mixture import training_data
 from vilta.data.samples import BadData
-from vilta.data.scenes import vocabulary
+from vilta.data.sources import find_shards, patterns
+from vilta.data.sources.patterns import shard_reader
 from vilta.data.streaming import StreamedPairs
 from vilta.model.language_model import new_tokenizer
+from vilta.scenes import vocabulary
 
 SIZES = [3, 9, 4, 7, 1, 6]
 """Pairs in each shard; chunks of 4 and 4 lanes never fit them."""

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 from task_case import loader_of, make_task, write_images
 
-from vilta.config_finetune import TaskConfig
+from vilta.config.finetune import TaskConfig
 from vilta.tasks.classification import Classification as Task
 
 

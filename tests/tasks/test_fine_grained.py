@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from task_case import loader_of, make_task, write_images, write_json, write_lines
 
-from vilta.config_finetune import TaskConfig
+from vilta.config.finetune import TaskConfig
 from vilta.data.examples import examples_from
-from vilta.data.scenes import is_true, scene_from_id, word_class
+from vilta.scenes import is_true, scene_from_id, word_class
 from vilta.tasks.fine_grained import FineGrainedMatching as Task
 from vilta.tasks.fine_grained import Scored, fine_grained_figures
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vilta.config_finetune import TaskConfig
+from vilta.config.finetune import TaskConfig
 from vilta.tasks.finetuning import find_task
 
 ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}

@@ -1,61 +1,116 @@
+import sys
+from functools import partial
+
 import pytest
 import torch
-from pretraining_case import CAPTIONS, make_batch, make_task
+from task_case import make_task
+from tiny_models import CAPTIONS, tiny_tokenizer
 
-from vilta.tasks.masked_words import (
-    VIEWS,
-    has_wrong_image,
-    masked_word_figures,
-    masked_word_logits,
-)
+from vilta.config import DataConfig
+from vilta.config.finetune import TaskConfig
+from vilta.data import parts_of_speech as tagger
+from vilta.data.collate import PairCollator
+from vilta.data.loading import evaluation_loader
+from vilta.evaluation.masked_words import masked_word_logits
+from vilta.objectives.masking import mask_words
+from vilta.objectives.vocabulary import read_vocabulary
+from vilta.tasks.masked_words import MaskedWords as Task
+from vilta.tasks.masked_words import parts_of_speech
+from vilta.types import Sample
 
-
-def plain_logits(model, batch, row, image_row):
-    """One caption and one image at a time, as a user would run it."""
-    ids, mask = batch.masked_input_ids[row : row + 1], batch.attention_mask[row : row + 1]
-    out = model(ids, mask, batch.pixel_values[image_row : image_row + 1])
-    return model.predict_words(out.last_hidden_state[0]), model.vilta.text(ids, mask).logits[0]
-
-
-@pytest.mark.parametrize("kind", ["co-attention", "cross-attention"])
-def test_equals_plain_passes_and_plain_ranks(kind):
-    task = make_task(fusion=kind)
-    model = task.model.eval()
-    batches = [make_batch(task), make_batch(task, CAPTIONS[:3], seed=4)]
-    ranks = {view: [] for view in VIEWS}
-    with torch.no_grad():
-        for batch in batches:
-            rows, length = batch.input_ids.shape
-            found = masked_word_logits(model, batch)
-            for at, place in enumerate(batch.masked_positions.tolist()):
-                row, column = divmod(place, length)
-                word = batch.input_ids[row, column]
-                right, text_only = plain_logits(model, batch, row, row)
-                wrong, _ = plain_logits(model, batch, row, (row + 1) % rows)
-                for view, logits in zip(VIEWS, (right, wrong, text_only), strict=True):
-                    torch.testing.assert_close(found[view][at], logits[column], msg=view)
-                    ranks[view].append(int((logits[column] > logits[column, word]).sum()))
-    figures = masked_word_figures(model, batches)
-    for view in VIEWS:
-        count = len(ranks[view])
-        assert figures[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
-        assert figures[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
-    assert len({tuple(ranks[view]) for view in VIEWS}) == 3
+SCENES = "scenes:8?seed=4&size=32"
 
 
-def test_the_right_image_never_counts_as_the_wrong_one():
-    """Alone in its batch, or before another caption of its image, a pair has no wrong image."""
-    task = make_task()
-    alone, others = make_batch(task, CAPTIONS[:1]), make_batch(task, CAPTIONS[1:], seed=4)
-    again = make_batch(task, CAPTIONS, images=[0, 0, 1, 2, 3])
-    assert not has_wrong_image(alone).any() and has_wrong_image(others).all()
-    first_row = again.masked_positions < again.input_ids.shape[1]
-    assert first_row.any() and torch.equal(has_wrong_image(again), ~first_row)
-    both = masked_word_figures(task.model, [alone, others])
-    assert both["wrong_image"] == masked_word_figures(task.model, [others])["wrong_image"]
-    assert set(masked_word_figures(task.model, [alone])) == {"with_image", "text_only"}
+def case(folder):
+    items = Task.read(SCENES, "", TaskConfig())
+    task = make_task(Task, items, folder)
+    data = task.dataset(items, DataConfig(image_size=32, max_text_tokens=24), 0, train=False)
+    return task, evaluation_loader(data, task.collator(24), batch_size=3)
 
 
-def test_nothing_masked_gives_no_figures_and_no_crash():
-    task = make_task()
-    assert masked_word_figures(task.model, []) == {}
+def test_figures_add_up_by_a_slow_count(tmp_path):
+    task, loader = case(tmp_path)
+    rights = {}
+    for batch in loader:
+        logits = masked_word_logits(task.model, batch)
+        for i, part in enumerate(task.parts(batch)):
+            word = batch.input_ids.flatten()[batch.masked_positions[i]]
+            hits = []
+            for view in ("with_image", "text_only"):
+                order = logits[view][i].argsort(descending=True)[:5].tolist()
+                hits += [order[0] == word, word in order]
+            for key in (part, "all"):
+                rights.setdefault(key, []).append([float(h) for h in hits])
+    figures = task.evaluate(loader)
+    for part, rows in rights.items():
+        prefix = "" if part == "all" else f"{part}/"
+        image1, _image5, text1, text5 = (100 * torch.tensor(rows).mean(0)).tolist()
+        assert figures[f"{prefix}with_image/top1"] == pytest.approx(image1)
+        assert figures[f"{prefix}text_only/top5"] == pytest.approx(text5)
+        assert figures[f"{prefix}gain/top1"] == pytest.approx(image1 - text1)
+        assert figures[f"{prefix}count"] == len(rows)
+    assert figures["count"] == sum(len(r) for p, r in rights.items() if p != "all")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe"])
+def test_all_pieces_of_a_word_have_its_part(tmp_path, kind):
+    items = Task.read(SCENES, "", TaskConfig())
+    task = make_task(Task, items, tmp_path)
+    task.tokenizer = tokenizer = tiny_tokenizer(kind)
+    task.tag = lambda words: [word.lower() for word in words]  # a part for each word
+    mask = partial(mask_words, vocabulary=read_vocabulary(tokenizer, len(tokenizer)))
+    collator = PairCollator(tokenizer, 60, mask, 0)
+    samples = [
+        Sample(
+            pixels=torch.zeros(3, 8, 8, dtype=torch.uint8),
+            caption=caption,
+            image_id=str(i),
+            image_hash=i,
+            index=i,
+            epoch=0,
+            name=str(i),
+        )
+        for i, caption in enumerate(CAPTIONS)
+    ]
+    batch = collator(samples)
+    parts = task.parts(batch)
+    assert len(parts) == len(batch.masked_positions) > len(CAPTIONS)  # some are pieces
+    words = {w for caption in CAPTIONS for w in caption.replace("'", " ").replace(",", "").split()}
+    width = batch.input_ids.shape[1]
+    of_word = {}
+    for position, part in zip(batch.masked_positions.tolist(), parts, strict=True):
+        row, place = divmod(position, width)
+        of_word.setdefault((row, int(batch.word_ids[row, place])), set()).add(part)
+    assert all(len(found) == 1 for found in of_word.values())
+    assert {next(iter(found)) for found in of_word.values()} <= words | {"'", ","}
+
+
+def test_scenes_have_the_classes_of_their_grammar(tmp_path):
+    task, loader = case(tmp_path)
+    found = {part for batch in loader for part in task.parts(batch)}
+    assert found <= {"colour", "shape", "size", "texture", "relation", "count", "other"}
+    assert "shape" in found
+
+
+def test_an_english_sentence():
+    words = ["the", "brown", "dog", "is", "running", "through", "tall", "grass", "with", "two"]
+    tags = dict(zip(words, parts_of_speech(words), strict=True))
+    assert tags["dog"] == tags["grass"] == "noun"
+    assert tags["running"] == "verb"
+    assert tags["tall"] == "adjective"
+    assert tags["through"] == "preposition"
+    assert tags["two"] == "number"
+
+
+def test_without_the_tagger_the_error_says_what_to_install(monkeypatch):
+    tagger._tagger.cache_clear()
+    monkeypatch.setitem(sys.modules, "HanTa.HanoverTagger", None)
+    with pytest.raises(ValueError, match=r"pip install 'vilta\[pos\]'"):
+        parts_of_speech(["dog"])
+    tagger._tagger.cache_clear()
+
+
+def test_there_is_nothing_to_fine_tune(tmp_path):
+    task, loader = case(tmp_path)
+    with pytest.raises(ValueError, match="measured, not trained"):
+        task(next(iter(loader)))

@@ -5,7 +5,7 @@ import torch
 from task_case import loader_of, make_task, write_images, write_lines
 from torch.nn import functional as F
 
-from vilta.config_finetune import TaskConfig
+from vilta.config.finetune import TaskConfig
 from vilta.tasks.nlvr2 import VisualReasoning as Task
 
 SENTENCE = "both left and right picture shows dogs"

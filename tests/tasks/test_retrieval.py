@@ -1,97 +1,102 @@
 import pytest
 import torch
-from pretraining_case import TOKENIZER
-from tiny_models import pixels_of, tiny_vilta
+from task_case import loader_of, make_task
 
-from vilta.tasks import retrieval
-from vilta.tasks.retrieval import (
-    candidate_pairs,
-    encode_gallery,
-    match_scores,
-    retrieval_figures,
-)
+from vilta.config import DataConfig
+from vilta.config.finetune import TaskConfig
+from vilta.evaluation.retrieval import encode_gallery, match_scores, retrieval_figures
+from vilta.tasks.retrieval import ImageTextRetrieval as Task
+from vilta.tasks.retrieval import split_gallery
 
-CAPTIONS = [
-    ["a red ball", "a red ball near the blue cube ."],
-    ["dogs running under a boat"],
-    ["the cube", "a green cube on grass", "grass"],
-    ["the skateboarder runs near the dog"],
-]
-OWNER = [0, 0, 1, 2, 2, 2, 3]
-TEXTS = [caption for group in CAPTIONS for caption in group]
+SCENES = "scenes:9?seed=4&size=32"
 
 
-@pytest.fixture(params=["co-attention", "cross-attention"])
-def model(request):
-    return tiny_vilta(fusion=request.param)
+def task_of(folder, **settings):
+    items = Task.read(SCENES, "", TaskConfig())
+    return make_task(Task, items, folder, **settings), items
 
 
-def encode(model):
-    return encode_gallery(model, TOKENIZER, pixels_of(4).split(3), CAPTIONS, batch_size=2)
+def gallery_of(task, loader):
+    pixels = [batch.pixel_values for batch in loader]
+    return encode_gallery(task.model, task.tokenizer, pixels, loader.dataset.table["captions"])
 
 
-def plain_scores(model, image, text):
-    tokens = TOKENIZER(TEXTS[text], return_tensors="pt")
-    with torch.no_grad():
-        out = model(tokens["input_ids"], tokens["attention_mask"], pixels_of(4)[image][None])
-    cosine = (out.image_embeds @ out.text_embeds.T).item() * model.itc_head.scale().item()
-    return cosine, (out.match_logits[0, 1] - out.match_logits[0, 0]).item()
+def test_folds_keep_each_image_with_its_own_texts(tmp_path):
+    task, items = task_of(tmp_path)
+    whole = gallery_of(task, loader_of(task, items))
+    parts = split_gallery(whole, 2)
+    assert [len(part.image) for part in parts] == [5, 4]
+    start = 0
+    for part in parts:
+        assert part.relevant.sum(1).tolist() == [5] * len(part.image)
+        assert part.relevant.any(0).all()
+        rows, columns = slice(start, start + len(part.image)), slice(5 * start, None)
+        expected = whole.similarity[rows, columns][:, : part.similarity.shape[1]]
+        assert torch.equal(part.similarity, expected)
+        start += len(part.image)
+    with pytest.raises(ValueError, match="9 images cannot be cut into 10 folds"):
+        split_gallery(whole, 10)
 
 
-def test_cached_states_score_as_whole_passes_do(model, monkeypatch):
-    monkeypatch.setattr(retrieval, "PAIRS_PER_CALL", 5)
-    gallery = encode(model)
-    calls = []
-    match = match_scores(
-        model, gallery, torch.ones(4, 7, dtype=torch.bool), lambda *a: calls.append(a)
+def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
+    task, items = task_of(tmp_path, full=True)
+    loader = loader_of(task, items)
+    whole = gallery_of(task, loader)
+    every = torch.ones_like(whole.relevant)
+    expected = retrieval_figures(
+        whole.similarity, match_scores(task.model, whole, every), whole.relevant
     )
-    for image in range(4):
-        for text in range(7):
-            cosine, logit = plain_scores(model, image, text)
-            assert gallery.similarity[image, text].item() == pytest.approx(cosine, abs=1e-4)
-            assert match[image, text].item() == pytest.approx(logit, abs=1e-4)
-            assert gallery.relevant[image, text].item() == (OWNER[text] == image)
-    assert calls[-1] == (28, 28) and len(calls) == 6
+    figures = task.evaluate(loader)
+    for stage, ways in expected.items():
+        for way, values in ways.items():
+            for name, value in values.items():
+                assert figures[f"{stage}/{way}/{name}"] == pytest.approx(value)
+    folded, _ = task_of(tmp_path, full=True, folds=3)
+    parts = [folded._figures(part) for part in split_gallery(whole, 3)]
+    mean = sum(part["combined/text_to_image/R@1"] for part in parts) / 3
+    assert folded.evaluate(loader)["combined/text_to_image/R@1"] == pytest.approx(mean)
 
 
-def test_only_wanted_pairs_are_scored(model):
-    gallery = encode(model)
-    wanted = torch.rand(4, 7) < 0.5
-    some = match_scores(model, gallery, wanted)
-    every = match_scores(model, gallery, torch.ones_like(wanted))
-    assert torch.equal(some.isfinite(), wanted)
-    torch.testing.assert_close(some[wanted], every[wanted], atol=1e-5, rtol=1e-5)
+def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
+    task, items = task_of(tmp_path)
+    figures = task.evaluate(loader_of(task, items))
+    means = []
+    for stage in ("contrastive", "matching", "combined"):
+        values = [v for n, v in figures.items() if n.startswith(f"{stage}/") and "R@" in n]
+        assert len(values) == 6
+        assert figures[f"{stage}/mean_recall"] == pytest.approx(sum(values) / 6)
+        means.append(sum(values) / 6)
+    assert figures["mean_recall"] == pytest.approx(max(means))
 
 
-@pytest.mark.parametrize("top_k", [1, 3, 100])
-def test_candidates_are_the_likeliest_either_way(top_k):
-    similarity = torch.randn(5, 8)
-    wanted = candidate_pairs(similarity, top_k)
-    for i in range(5):
-        for t in range(8):
-            text_rank = (similarity[i] > similarity[i, t]).sum()
-            image_rank = (similarity[:, t] > similarity[i, t]).sum()
-            assert wanted[i, t].item() == (text_rank < top_k or image_rank < top_k)
+def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
+    with pytest.raises(ValueError, match="hold their images; name no place"):
+        Task.read("scenes:4?seed=1&size=32", "photos", TaskConfig())
+    task, items = task_of(tmp_path, top_k=0)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        task.evaluate(loader_of(task, items))
 
 
-def test_scored_pairs_rank_before_others_which_keep_their_order():
-    similarity = torch.tensor([[40.0, 90.0, 60.0, 50.0]])  # as a low temperature makes them
-    match = torch.tensor([[-torch.inf, -3.0, -torch.inf, -torch.inf]])
-    for relevant, rank in [(1, 1), (2, 2), (3, 3), (0, 4)]:
-        mask = torch.arange(4)[None] == relevant
-        figures = retrieval_figures(similarity, match, mask)["matching"]["image_to_text"]
-        assert figures["R@1"] == (100.0 if rank == 1 else 0.0)
-        assert figures["R@5"] == 100.0
-    wide = torch.arange(30.0)[None] + 20
-    match = torch.full_like(wide, -torch.inf)
-    match[0, 0] = 0.5
-    figures = retrieval_figures(wide, match, torch.arange(30)[None] == 29)["matching"]
-    assert figures["image_to_text"] == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_step_has_a_gradient_for_both_heads(tmp_path, size):
+    task, items = task_of(tmp_path)
+    batch = next(iter(loader_of(task, items, size)))
+    losses = task.train()(batch)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert {"itc", "itm", "itm/accuracy_true"} <= losses.parts.keys()
+    assert task.model.itm_head.out.weight.grad.abs().sum() > 0
 
 
-def test_figures_of_both_stages():
-    relevant = torch.eye(3, dtype=torch.bool)
-    figures = retrieval_figures(1 - relevant.float(), relevant.float(), relevant)
-    assert figures["contrastive"]["image_to_text"]["R@1"] == 0.0
-    assert figures["matching"]["text_to_image"] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
-    assert set(retrieval_figures(relevant.float(), None, relevant)) == {"contrastive"}
+def test_one_image_alone_has_no_negative_and_no_crash(tmp_path):
+    task, items = task_of(tmp_path)
+    batch = next(iter(loader_of(task, items, 1)))
+    losses = task(batch)
+    assert losses.parts["itm/loss_other_text"].isnan()
+    assert losses.parts["itc"] == 0
+
+
+def test_blind_retrieval_is_refused(tmp_path):
+    task, items = task_of(tmp_path)
+    with pytest.raises(ValueError, match="without images means nothing"):
+        task.dataset(items, DataConfig(), 0, train=True, blind=True)

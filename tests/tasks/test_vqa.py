@@ -6,7 +6,7 @@ import pytest
 import torch
 from task_case import loader_of, make_task, write_images, write_json
 
-from vilta.config_finetune import TaskConfig
+from vilta.config.finetune import TaskConfig
 from vilta.metrics.vqa_accuracy import vqa_accuracy
 from vilta.tasks.vqa import VisualQuestionAnswering as Task
 

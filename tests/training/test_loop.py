@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toy_training import ToyTask, figures, train_toy
 
 from vilta.config import PretrainConfig
-from vilta.config_file import load_yaml
+from vilta.config.yaml_file import load_yaml
 from vilta.training.checkpoint import find_checkpoint
 
 

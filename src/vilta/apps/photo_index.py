@@ -24,7 +24,7 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
 
 from vilta.apps.image_input import DECODERS, open_image
-from vilta.data.corpora.base import IMAGE_SUFFIXES
+from vilta.data.sources.base import IMAGE_SUFFIXES
 from vilta.data.transforms import evaluation_tensor
 
 LAYOUT = "vilta photo index, version 1"

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config import DataConfig
-from vilta.data.corpora import load_pairs
 from vilta.data.images import Images, PairImages, require_images
 from vilta.data.order import Key, derived, generator_for
 from vilta.data.samples import ImageMaker
+from vilta.data.sources import load_pairs
 from vilta.types import Example, ExampleBatch
 
 COMPARED = 100

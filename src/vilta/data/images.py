@@ -12,11 +12,11 @@ from typing import Protocol, runtime_checkable
 import datasets
 from PIL import Image
 
-from vilta.data.corpora import load_pairs
-from vilta.data.corpora.base import AGAIN, MANIFEST
-from vilta.data.corpora.files import ImageFiles, path_ends
 from vilta.data.samples import image_bytes
-from vilta.data.scenes import picture_from_id
+from vilta.data.sources import load_pairs
+from vilta.data.sources.base import AGAIN, MANIFEST
+from vilta.data.sources.files import ImageFiles, path_ends
+from vilta.scenes import picture_from_id
 
 SCENES = re.compile(r"scenes(?::(\d+))?")
 """What stands for the built-in pictures, with their side in pixels."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from vilta.data.corpora import Row
+from vilta.data.sources import Row
 from vilta.data.transforms import decode_image
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")

@@ -16,10 +16,10 @@ from pathlib import Path
 import yaml
 
 from vilta.config import DataConfig
-from vilta.data.corpora import find_shards, load_pairs
-from vilta.data.corpora.patterns import file_name
 from vilta.data.order import Key, derived, sample_at
 from vilta.data.samples import PairDataset, fingerprint
+from vilta.data.sources import find_shards, load_pairs
+from vilta.data.sources.patterns import file_name
 from vilta.data.streaming import StreamedPairs
 from vilta.types import Sample
 

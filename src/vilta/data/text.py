@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from vilta.data.corpora import load_pairs
 from vilta.data.order import Key, stable_hash
+from vilta.data.sources import load_pairs
 from vilta.types import Sample
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vilta.config_finetune import TaskConfig
-from vilta.tasks.csv_lines import csv_lines
+from vilta.config.finetune import TaskConfig
 from vilta.tasks.finetuning import Row
-from vilta.tasks.labelling import LabellingTask
+from vilta.tasks.formats.csv_lines import csv_lines
+from vilta.tasks.label_task import LabellingTask
 
 COLUMNS = ("image", "text", "label")
 

@@ -15,17 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.config_finetune import TaskConfig
-from vilta.data.corpora import ScenesName
+from vilta.config.finetune import TaskConfig
 from vilta.data.images import Images
-from vilta.data.scenes import (
-    Draws,
-    captions,
-    make_scene,
-    one_word_edits,
-    paraphrases,
-    word_class,
-)
+from vilta.data.sources import ScenesName
 from vilta.metrics.compositional import (
     accuracy_by_category,
     pairwise_accuracy,
@@ -34,9 +26,17 @@ from vilta.metrics.compositional import (
 )
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
-from vilta.tasks.aro import SYMMETRIC_RELATIONS
-from vilta.tasks.compositional_sets import CroppedImages, read_set, row_of
+from vilta.scenes import (
+    Draws,
+    captions,
+    make_scene,
+    one_word_edits,
+    paraphrases,
+    word_class,
+)
 from vilta.tasks.finetuning import FinetuningTask, Row
+from vilta.tasks.formats.aro import SYMMETRIC_RELATIONS
+from vilta.tasks.formats.compositional_sets import CroppedImages, read_set, row_of
 from vilta.types import ExampleBatch, Losses
 
 PER_SCENE = 3

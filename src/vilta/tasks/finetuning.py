@@ -17,21 +17,21 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config import DataConfig
-from vilta.config_finetune import TaskConfig
-from vilta.data.corpora import ScenesName, scenes_named
+from vilta.config.finetune import TaskConfig
 from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
 from vilta.data.images import Images, find_images
+from vilta.data.sources import ScenesName, scenes_named
 from vilta.model import ViltaProcessor
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
 
 TASKS = {
-    "retrieval": "vilta.tasks.image_text_retrieval:ImageTextRetrieval",
+    "retrieval": "vilta.evaluation.retrieval:ImageTextRetrieval",
     "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
     "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
     "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
     "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
-    "masked-words": "vilta.tasks.words_by_part:MaskedWords",
+    "masked-words": "vilta.evaluation.masked_words:MaskedWords",
     "classification": "vilta.tasks.classification:Classification",
 }
 """Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
@@ -157,6 +157,10 @@ class FinetuningTask(Task):
     def collator(self, max_text_tokens: int) -> Callable[[Any], Any]:
         """Return what makes batches of samples."""
         return ExampleCollator(self.tokenizer, max_text_tokens)
+
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Return the task's metrics on held-out items."""
+        raise NotImplementedError
 
     def submission(self, loader: Iterable[Any]) -> str:
         """Return the answers in the format of the official server or evaluator."""

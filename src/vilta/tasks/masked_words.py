@@ -1,68 +1,129 @@
-"""Masked words filled with the right image, with a wrong one, and without any."""
+"""Masked words by part of speech: what does the image add to the text alone?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
+from vilta.config import DataConfig
+from vilta.config.finetune import TaskConfig
+from vilta.data.collate import PairCollator
+from vilta.data.examples import Examples, PairItems, read_pairs
+from vilta.data.parts_of_speech import parts_of_speech
+from vilta.data.samples import PairDataset
+from vilta.evaluation.masked_words import masked_word_logits
 from vilta.model import ViltaForPreTraining
-from vilta.types import Batch
+from vilta.objectives.masking import mask_words
+from vilta.objectives.vocabulary import read_vocabulary
+from vilta.scenes import word_class
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.types import Batch, Losses
 
-VIEWS = ("with_image", "wrong_image", "text_only")
-
-
-@torch.no_grad()
-def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Float[Tensor, "M V"]]:
-    """Vocabulary logits at the masked positions, for each of ``VIEWS``.
-
-    The wrong image is that of the next pair in the batch, if ``has_wrong_image``.
-    """
-    vilta, mask, at = model.vilta, batch.attention_mask, batch.masked_positions
-    image = vilta.encode_image(batch.pixel_values)
-    text = vilta.encode_text(batch.masked_input_ids, mask)
-    right = vilta.fuse(text, mask, image).text.flatten(0, 1)[at]
-    wrong = vilta.fuse(text, mask, image.roll(-1, dims=0)).text.flatten(0, 1)[at]
-    return {
-        "with_image": model.predict_words(right),
-        "wrong_image": model.predict_words(wrong),
-        "text_only": model.predict_words_from_text(text.flatten(0, 1)[at]),
-    }
+Tagger = Callable[[Sequence[str]], list[str]]
+"""Words of a sentence to the part of speech of each."""
 
 
-def has_wrong_image(batch: Batch) -> Bool[Tensor, "M"]:
-    """Whether the next pair of the batch shows another image, for each masked position."""
-    other = batch.image_ids != batch.image_ids.roll(-1)
-    return other[batch.masked_positions // batch.input_ids.shape[1]]
+class MaskedWords(FinetuningTask):
+    """Reads pair tables. Measured only: pre-training is where masked words are learnt."""
+
+    name = "masked-words"
+    model: ViltaForPreTraining
+    model_class = ViltaForPreTraining
+    best_metric = "gain/top1"
+    needs_head = False
+    trainable = False
+
+    @classmethod
+    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+        """Read any source of pairs that `vilta pack` reads."""
+        return read_pairs(path, images)
+
+    def check(self, items: Examples | PairItems) -> None:
+        """Choose the words' parts: a tagger's, or for scenes the grammar's own classes."""
+        scenes = items.rows[0]["source"] == "scenes"
+        self.tag: Tagger = scene_parts if scenes else parts_of_speech
+
+    def dataset(
+        self, items: PairItems, data: DataConfig, seed: int, *, train: bool, blind: bool = False
+    ) -> PairDataset:
+        """Return the pairs; in evaluation each image's first caption."""
+        return PairDataset(items.rows, data, seed, train, items.name)
+
+    def collator(self, max_text_tokens: int) -> PairCollator:
+        """Return the collator that masks 15 % of the words, content words and others alike."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        mask = partial(mask_words, vocabulary=read_vocabulary(self.tokenizer, size))
+        return PairCollator(self.tokenizer, max_text_tokens, mask, 0)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Refuse: there is nothing to fine-tune."""
+        raise ValueError("masked-words is measured, not trained; use vilta evaluate masked-words")
+
+    @torch.no_grad()
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Percent of masked tokens right, with the image and without, and the gain, by part.
+
+        ``gain`` is the difference to the text encoder's own language model, in points.
+        """
+        hits: dict[str, list[tuple[int, ...]]] = {"all": []}
+        for batch in loader:
+            parts = self.parts(batch)
+            batch = batch.to(self.model.device)
+            words = batch.input_ids.flatten()[batch.masked_positions][:, None]
+            logits = masked_word_logits(self.model, batch)
+            found = [
+                logits[view].topk(min(5, logits[view].shape[1]), dim=1).indices == words
+                for view in ("with_image", "text_only")
+            ]
+            columns = [right for f in found for right in (f[:, 0], f.any(dim=1))]
+            for part, row in zip(parts, torch.stack(columns, dim=1).int().tolist(), strict=True):
+                hits["all"].append(tuple(row))
+                hits.setdefault(part, []).append(tuple(row))
+        figures: dict[str, float] = {}
+        for part, rows in hits.items():
+            image1, image5, text1, text5 = (
+                100 * sum(c) / len(rows) for c in zip(*rows, strict=True)
+            )
+            prefix = "" if part == "all" else f"{part}/"
+            figures |= {
+                f"{prefix}with_image/top1": image1,
+                f"{prefix}with_image/top5": image5,
+                f"{prefix}text_only/top1": text1,
+                f"{prefix}text_only/top5": text5,
+                f"{prefix}gain/top1": image1 - text1,
+                f"{prefix}gain/top5": image5 - text5,
+                f"{prefix}count": len(rows),
+            }
+        return figures
+
+    def parts(self, batch: Batch) -> list[str]:
+        """Return the part of speech of each masked token, as ``masked_positions`` has them."""
+        width = batch.input_ids.shape[1]
+        tagged: dict[int, list[str]] = {}
+        found: list[str] = []
+        for position in batch.masked_positions.tolist():
+            row, place = divmod(position, width)
+            if row not in tagged:
+                tagged[row] = self.tag(self._words(batch, row))
+            found.append(tagged[row][int(batch.word_ids[row, place])])
+        return found
+
+    def _words(self, batch: Batch, row: int) -> list[str]:
+        words: dict[int, list[int]] = {}
+        for token, word in zip(
+            batch.input_ids[row].tolist(), batch.word_ids[row].tolist(), strict=True
+        ):
+            if word >= 0:
+                words.setdefault(word, []).append(token)
+        last = max(words, default=-1)  # a word of unknown letters has no tokens of its own
+        return [
+            self.tokenizer.decode(words[i]).strip() if i in words else "?" for i in range(last + 1)
+        ]
 
 
-@torch.no_grad()
-def masked_word_figures(
-    model: ViltaForPreTraining, loader: Iterable[Batch]
-) -> dict[str, dict[str, float]]:
-    """Percent of masked words ranked first (``top1``) or among the first five (``top5``).
-
-    ``wrong_image`` counts the words that have one. A view in which no word counts is left out.
-    """
-    hits = {view: torch.zeros(2) for view in VIEWS}
-    counts = dict.fromkeys(VIEWS, 0)
-    for batch in loader:
-        batch = batch.to(model.device)
-        words = batch.input_ids.flatten()[batch.masked_positions][:, None]
-        every = torch.ones_like(words[:, 0], dtype=torch.bool)
-        for view, logits in masked_word_logits(model, batch).items():
-            counted = has_wrong_image(batch) if view == "wrong_image" else every
-            found = logits.topk(min(5, logits.shape[1]), dim=1).indices == words  # [M, 5]
-            found = found[counted]
-            counts[view] += len(found)
-            hits[view] += torch.stack([found[:, 0].sum(), found.sum()]).cpu()
-    return {
-        view: {
-            "top1": 100 * first.item() / counts[view],
-            "top5": 100 * five.item() / counts[view],
-        }
-        for view, (first, five) in hits.items()
-        if counts[view]
-    }
+def scene_parts(words: Sequence[str]) -> list[str]:
+    """Return the class of each word of a scene's caption: colour, shape, ..., or other."""
+    return [word_class(word) or "other" for word in words]

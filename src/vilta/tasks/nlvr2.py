@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vilta.config_finetune import TaskConfig
-from vilta.data.corpora import ScenesName
-from vilta.data.scenes import Draws, scene_pair, statements
+from vilta.config.finetune import TaskConfig
+from vilta.data.sources import ScenesName
 from vilta.metrics.nlvr2 import nlvr2_figures
 from vilta.model import ViltaForVisualReasoning
+from vilta.scenes import Draws, scene_pair, statements
 from vilta.tasks.finetuning import Row
-from vilta.tasks.json_lines import field, json_lines
-from vilta.tasks.labelling import LabellingTask, by_kind
+from vilta.tasks.formats.json_lines import field, json_lines
+from vilta.tasks.label_task import LabellingTask, by_kind
 
 LABELS = ["False", "True"]
 """As the official files spell them."""

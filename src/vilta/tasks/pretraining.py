@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,20 +12,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig
+from vilta.data.collate import PairCollator
+from vilta.evaluation.retrieval import trained_stages
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
 from vilta.objectives.contrastive import belong_together, contrastive_loss
 from vilta.objectives.distillation import distillation_loss, ramped, without_teacher
 from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
+from vilta.objectives.masking import mask_words
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
-from vilta.tasks.base import Task, flat
-from vilta.tasks.pretraining_metrics import evaluate_pretraining, trained_stages
+from vilta.tasks.base import Task
 from vilta.types import Batch, Losses
-
-EVALUATION_TOP_K = 16
-"""Candidates that matching ranks again when a run is evaluated on its way; our choice."""
 
 
 class ExpectedWords(NamedTuple):
@@ -271,9 +271,17 @@ class PretrainingTask(Task):
                 ):
                     slow.copy_(fast)  # statistics of batch norms
 
-    def evaluate(self, loader: Any) -> dict[str, float]:
-        """Return the figures of ``evaluate_pretraining`` by flat names."""
-        return flat(evaluate_pretraining(self, loader, top_k=EVALUATION_TOP_K))
+    def collator(self, max_text_tokens: int, seed: int) -> PairCollator:
+        """Return what tokenises and masks pairs; ``seed`` decides which words are masked."""
+        objective = self.objective
+        mask = partial(
+            mask_words,
+            vocabulary=self.words.tables(),
+            rate=objective.mask_rate,
+            content_weight=objective.content_weight,
+            scheme=objective.mask_scheme,
+        )
+        return PairCollator(self.tokenizer, max_text_tokens, mask, seed)
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model and its processor, to be loaded by ``from_pretrained``."""

@@ -1,163 +1,126 @@
-"""Zero-shot image-text retrieval: a contrastive first stage, then matching over the top k.
-
-Every image and every text is encoded once; matching reads the cached states. Peers encode each
-image again for every few dozen texts, which is why their evaluation takes hours.
-"""
+"""Fine-tuned image-text retrieval (Flickr30k, COCO, any pairs): contrast, then matching."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from vilta.metrics.recall import recall_at
+from vilta.config import DataConfig
+from vilta.config.finetune import TaskConfig
+from vilta.data.collate import PairCollator
+from vilta.data.examples import PairItems, read_pairs
+from vilta.data.samples import PairDataset
+from vilta.evaluation.retrieval import (
+    Gallery,
+    candidate_pairs,
+    encode_gallery,
+    flat_retrieval_figures,
+    match_scores,
+)
+from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
-from vilta.model.modeling import WithMatching
-from vilta.tasks.base import flat
-
-PAIRS_PER_CALL = 1024
-STAGES = ("contrastive", "matching", "combined")
-"""The ways to rank, as ``retrieval_figures`` names them."""
+from vilta.objectives.contrastive import belong_together, contrastive_loss
+from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.types import Batch, Losses
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """``N`` images and their ``T`` texts, encoded."""
+class ImageTextRetrieval(FinetuningTask):
+    """Reads pair tables. The losses are ALBEF's (arXiv 2107.07651): contrast and matching."""
 
-    image: Float[Tensor, "N P C"]
-    text: Float[Tensor, "T L C2"]
-    attention_mask: Int[Tensor, "T L"]
-    similarity: Float[Tensor, "N T"]
-    """Scaled cosine of the contrastive embeddings, float32."""
-    relevant: Bool[Tensor, "N T"]
-    """Whether text t was written for image i."""
+    name = "retrieval"
+    model: ViltaForImageTextRetrieval
+    model_class = ViltaForImageTextRetrieval
+    best_metric = "mean_recall"
+    needs_head = False
+
+    @classmethod
+    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+        """Read any source of pairs that `vilta pack` reads."""
+        return read_pairs(path, images)
+
+    def dataset(
+        self, items: PairItems, data: DataConfig, seed: int, *, train: bool, blind: bool = False
+    ) -> PairDataset:
+        """Return the pairs; in training a caption is drawn each epoch."""
+        if blind:
+            raise ValueError("retrieval without images means nothing; leave --data.blind off")
+        return PairDataset(items.rows, data, seed, train, items.name)
+
+    def collator(self, max_text_tokens: int) -> PairCollator:
+        """Return the collator of pairs; nothing is masked."""
+        return PairCollator(self.tokenizer, max_text_tokens, None, 0)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Contrast of the batch, and matching of true pairs against pairs that look alike."""
+        vilta, mask = self.model.vilta, batch.attention_mask
+        image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
+        text = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
+        similarity = self.model.similarity(image, text, mask)  # [B, B]
+        itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
+        wrong = draw_in_batch_negatives(
+            similarity, batch.image_ids, batch.caption_ids, hardness=self.settings.hardness
+        )
+        own = torch.arange(len(batch), device=image.device)
+        pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
+        true, false = self.model.match(text, mask, image, pairs).tensor_split([len(batch)])
+        itm, parts, counts = matching_loss(true, wrong.groups(false, 1.0))
+        logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
+        return Losses(
+            total=itc + itm,
+            parts=logged | {f"itm/{k}": v for k, v in parts.items()},
+            counts={f"itm/{k}": v for k, v in counts.items()},
+        )
+
+    def after_step(self) -> None:
+        """Hold the temperature within its bound."""
+        self.model.itc_head.hold_scale()
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write the model, which ranks by both heads from now on, and its processor."""
+        self.model.config.ranking = "combined"
+        super().save_pretrained(folder)
+
+    @torch.no_grad()
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Return recall both ways; with ``folds`` the mean over parts (COCO 1k: five)."""
+        gallery = encode_gallery(
+            self.model,
+            self.tokenizer,
+            (batch.pixel_values for batch in loader),
+            loader.dataset.table["captions"],
+        )
+        settings = self.settings
+        folds = [self._figures(part) for part in split_gallery(gallery, settings.folds)]
+        return {name: sum(f[name] for f in folds) / len(folds) for name in folds[0]}
+
+    def _figures(self, gallery: Gallery) -> dict[str, float]:
+        every = gallery.similarity.numel()
+        top_k = every if self.settings.full else self.settings.top_k
+        wanted = candidate_pairs(gallery.similarity, top_k)
+        return flat_retrieval_figures(gallery, match_scores(self.model, gallery, wanted))
 
 
-@torch.no_grad()
-def encode_gallery(
-    model: WithMatching,
-    tokenizer: PreTrainedTokenizerBase,
-    pixels: Iterable[Tensor],
-    captions: Sequence[Sequence[str]],
-    *,
-    batch_size: int = 256,
-) -> Gallery:
-    """Encode images (batches of uint8 ``[B, 3, H, W]`` in table order) and all their captions."""
-    device = model.device
-    image = torch.cat([model.vilta.encode_image(batch.to(device)) for batch in pixels])
-    texts = [caption for group in captions for caption in group]
-    owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
-    tokens = tokenizer(
-        texts,
-        padding=True,
-        truncation=True,
-        max_length=model.config.max_text_tokens,
-        return_tensors="pt",
-    ).to(device)
-    ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
-    text = torch.cat([model.vilta.encode_text(i, m) for i, m in zip(ids, mask, strict=True)])
-    return Gallery(
-        image=image,
-        text=text,
-        attention_mask=tokens["attention_mask"],
-        similarity=model.similarity(image, text, tokens["attention_mask"]),
-        relevant=(torch.arange(len(captions))[:, None] == owner[None]).to(device),
-    )
+def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:
+    """Cut a gallery into ``folds`` runs of images, each with its own texts.
 
-
-def candidate_pairs(similarity: Float[Tensor, "N T"], top_k: int) -> Bool[Tensor, "N T"]:
-    """Pairs in which the text is among the image's ``top_k`` or the image among the text's.
-
-    Raises ``ValueError`` if that is none.
+    Raises ``ValueError`` if there are fewer images than folds.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    wanted = torch.zeros_like(similarity, dtype=torch.bool)
-    texts = similarity.topk(min(top_k, similarity.shape[1]), dim=1).indices
-    images = similarity.topk(min(top_k, similarity.shape[0]), dim=0).indices
-    return wanted.scatter(1, texts, True).scatter(0, images, True)
-
-
-@torch.no_grad()
-def match_scores(
-    model: WithMatching,
-    gallery: Gallery,
-    wanted: Bool[Tensor, "N T"],
-    progress: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "N T"]:
-    """Log-odds of a match for the wanted pairs, from cached states; -inf for the others."""
-    scores = torch.full(wanted.shape, -torch.inf, device=wanted.device)
-    image_index, text_index = wanted.nonzero(as_tuple=True)
-    lengths = gallery.attention_mask.sum(dim=1)
-    order = lengths[text_index].argsort()  # rows of like length share a call: less padding
-    for start in range(0, len(order), PAIRS_PER_CALL):
-        rows = order[start : start + PAIRS_PER_CALL]
-        pairs = Pairs(text_index[rows], image_index[rows])
-        texts, text_rows = pairs.text.unique(return_inverse=True)
-        images, image_rows = pairs.image.unique(return_inverse=True)
-        longest = int(lengths[texts].max())
-        logits = model.match(
-            gallery.text[texts, :longest],
-            gallery.attention_mask[texts, :longest],
-            gallery.image[images],
-            Pairs(text_rows, image_rows),
-        ).float()
-        scores[pairs.image, pairs.text] = logits[:, 1] - logits[:, 0]
-        if progress is not None:
-            progress(start + len(rows), len(order))
-    return scores
-
-
-def retrieval_figures(
-    similarity: Float[Tensor, "N T"],
-    match: Float[Tensor, "N T"] | None,
-    relevant: Bool[Tensor, "N T"],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """R@1/5/10 in percent, both ways, for each stage.
-
-    ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
-    ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds tell what
-    similarity has not told yet (the optimal discriminator is the ratio of the two densities;
-    BLIP adds the two as well). From matching on, scored pairs rank before all others, which keep
-    their contrastive order.
-    """
-    stages = {"contrastive": similarity}
-    if match is not None:
-        for stage, scores in {"matching": match, "combined": match + similarity}.items():
-            # Moved below every score of a scored pair, the others keep their order.
-            below = scores[scores.isfinite()].min() - 1 - similarity.max()
-            stages[stage] = torch.where(scores.isfinite(), scores, similarity + below)
-    return {
-        stage: {
-            "image_to_text": recall_at(scores, relevant),
-            "text_to_image": recall_at(scores.T, relevant.T),
-        }
-        for stage, scores in stages.items()
-    }
-
-
-def mean_recall(stages: dict[str, dict[str, dict[str, float]]]) -> float:
-    """Average R@1/5/10 both ways of the best stage: not every run trains all of them.
-
-    Chooses checkpoints on validation data; what is reported is a stage's own.
-    """
-    return max(map(average_recall, stages.values()))
-
-
-def average_recall(stage: dict[str, dict[str, float]]) -> float:
-    """Average R@1/5/10 both ways."""
-    values = [value for way in stage.values() for value in way.values()]
-    return sum(values) / len(values)
-
-
-def flat_retrieval_figures(
-    gallery: Gallery, match: Float[Tensor, "N T"] | None
-) -> dict[str, float]:
-    """Return ``retrieval_figures`` of a gallery by flat names, and the mean recalls."""
-    stages = retrieval_figures(gallery.similarity, match, gallery.relevant)
-    means = {f"{name}/mean_recall": average_recall(stage) for name, stage in stages.items()}
-    return {**flat(stages), **means, "mean_recall": mean_recall(stages)}
+    count = len(gallery.image)
+    if not 1 <= folds <= count:
+        raise ValueError(f"{count} images cannot be cut into {folds} folds")
+    parts = []
+    for images in torch.arange(count).tensor_split(folds):
+        texts = gallery.relevant[images].any(dim=0).nonzero()[:, 0]
+        parts.append(
+            Gallery(
+                image=gallery.image[images],
+                text=gallery.text[texts],
+                attention_mask=gallery.attention_mask[texts],
+                similarity=gallery.similarity[images][:, texts],
+                relevant=gallery.relevant[images][:, texts],
+            )
+        )
+    return parts

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vilta.config_finetune import TaskConfig
-from vilta.data.corpora import ScenesName
-from vilta.data.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
+from vilta.config.finetune import TaskConfig
+from vilta.data.sources import ScenesName
 from vilta.model import ViltaForVisualEntailment
+from vilta.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
 from vilta.tasks.finetuning import Row
-from vilta.tasks.json_lines import field, json_lines
-from vilta.tasks.labelling import LabellingTask
+from vilta.tasks.formats.json_lines import field, json_lines
+from vilta.tasks.label_task import LabellingTask
 
 LABELS = ["contradiction", "neutral", "entailment"]
 IMAGE_FIELDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")

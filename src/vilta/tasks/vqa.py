@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.config_finetune import TaskConfig
-from vilta.data.corpora import ScenesName
-from vilta.data.corpora.files import read_json
+from vilta.config.finetune import TaskConfig
 from vilta.data.examples import Examples, PairItems
-from vilta.data.scenes import Draws, make_scene, questions
+from vilta.data.sources import ScenesName
+from vilta.data.sources.files import read_json
 from vilta.metrics.vqa_accuracy import (
     mean_vqa_accuracy,
     normalise_answer,
@@ -30,10 +29,11 @@ from vilta.metrics.vqa_accuracy import (
     vqa_accuracy,
 )
 from vilta.model import ViltaForVisualQuestionAnswering
-from vilta.tasks.csv_lines import csv_lines
+from vilta.scenes import Draws, make_scene, questions
 from vilta.tasks.finetuning import Row
-from vilta.tasks.json_lines import field, list_field
-from vilta.tasks.labelling import LabellingTask, by_kind
+from vilta.tasks.formats.csv_lines import csv_lines
+from vilta.tasks.formats.json_lines import field, list_field
+from vilta.tasks.label_task import LabellingTask, by_kind
 from vilta.types import ExampleBatch, Losses
 
 QUESTIONS, ANNOTATIONS = "_questions.json", "_annotations.json"

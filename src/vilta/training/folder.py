@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.config import RunConfig
-from vilta.config_file import save_yaml
+from vilta.config.yaml_file import save_yaml
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"

@@ -1,0 +1,181 @@
+"""`vilta finetune TASK --from RUN --data.train ... --data.val ...`: a run learns a task."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from vilta.config.finetune import FinetuneConfig
+from vilta.data.examples import Examples, PairItems, shared_images
+from vilta.data.loading import evaluation_loader, loader_for
+from vilta.data.order import derived
+from vilta.data.samples import ImageMaker, fingerprint
+from vilta.finished_run import model_folder
+from vilta.model import ViltaConfig
+from vilta.model.attention import prefer_plain_attention
+from vilta.model.encoders import check_image_encoder, check_text_length
+from vilta.model.language_model import load_tokenizer
+from vilta.model.pretrained import ViltaPreTrainedModel
+from vilta.objectives.vocabulary import hash_of_words
+from vilta.tasks.finetuning import FinetuningTask, find_task
+from vilta.training.folder import CONFIG, check_run_folder
+from vilta.training.loop import train
+
+EVALUATION_BATCH = 128
+
+
+def run(task: str, config: FinetuneConfig) -> None:
+    """Fine-tune on ``data.train`` and release ``run.out/model``, the best one on ``data.val``.
+
+    ``task`` is a task's name, or the YAML file that ``config`` was read from. Raises ``ValueError``
+    in one line for anything the user can mend.
+    """
+    if not task.endswith((".yaml", ".yml")):
+        config = replace(config, task=task)
+    if not config.task:
+        raise ValueError(f"{task} names no task; add a line such as `task: vqa`")
+    check_run_folder(config.run)
+    console = Console(soft_wrap=True)
+    kind = find_task(config.task)
+    if not kind.trainable:
+        raise ValueError(
+            f"{config.task} is measured, not trained; use vilta evaluate {config.task}"
+        )
+    items = kind.read(config.data.train, config.data.images, config.settings)
+    kind.require_answers(items)
+    held_out = None
+    if config.data.val:
+        held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
+        kind.require_answers(held_out)
+        refuse_overlap(config, items, held_out)
+    console.print(
+        f"{len(items):,} training items from {items.name}"
+        + (f"; checkpoints are chosen on {len(held_out):,} of {held_out.name}" if held_out else "")
+    )
+    torch.manual_seed(derived(config.run.seed, "model"))
+    model, tokenizer = start_model(kind, config, items)
+    criterion = kind.criterion(held_out or items)
+    config = resolved(config, criterion, model.config, len(items))
+    trained = kind(model, tokenizer, config.settings, items)
+    collator = trained.collator(config.data.max_text_tokens)
+    build = partial(
+        trained.dataset, data=config.data, seed=config.run.seed, blind=config.data.blind
+    )
+    dataset = build(items, train=True)
+    evaluate = None
+    if held_out is not None:
+        trained.check(held_out)
+        loader = evaluation_loader(
+            build(held_out, train=False),
+            collator,
+            batch_size=EVALUATION_BATCH,
+            workers=config.data.workers,
+        )
+        evaluate = partial(trained.evaluate, loader)
+    train(
+        trained,
+        loader_for(dataset, collator, config.optimization, config.data, seed=config.run.seed),
+        optimization=config.optimization,
+        run=config.run,
+        config=config,
+        fingerprint=fingerprint(items.rows),
+        vocabulary=hash_of_words(tokenizer),
+        resume=f"vilta finetune {config.run.out}/{CONFIG} --run.resume",
+        then=f"vilta evaluate {config.task} --from {config.run.out} --data TEST, once",
+        evaluate=evaluate,
+        samples_per_epoch=len(dataset),
+        bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
+    )
+
+
+def refuse_overlap(
+    config: FinetuneConfig, items: Examples | PairItems, held_out: Examples | PairItems
+) -> None:
+    """Refuse validation images that are trained on; ``data.accept_overlap`` lets them pass."""
+    shared = shared_images(items, held_out)
+    if shared and not config.data.accept_overlap:
+        raise ValueError(
+            f"{len(shared)} images of {held_out.name} are also in {items.name}, such as "
+            f"{shared[0]}: figures on it would say nothing about unseen images; choose another "
+            "split, or pass --data.accept-overlap"
+        )
+
+
+def start_model(
+    kind: type[FinetuningTask], config: FinetuneConfig, items: Examples | PairItems
+) -> tuple[ViltaPreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model to start from, with a new head for the labels of the training items."""
+    if not config.start:
+        raise ValueError("--from must name the pre-trained run to start from, e.g. runs/demo")
+    folder = model_folder(config.start)
+    sizes: dict[str, Any] = {
+        name: size
+        for name, size in {
+            "image_size": config.data.image_size,
+            "max_text_tokens": config.data.max_text_tokens,
+        }.items()
+        if size
+    }
+    labels = kind.labels(items, config.settings)
+    if labels:
+        refuse_other_labels(kind, folder, labels)
+        sizes |= {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+    if config.scratch:
+        settings = ViltaConfig.from_pretrained(folder, **sizes)
+        settings.freeze_batch_norm = False
+        model = kind.model_class(settings)
+    else:
+        model = kind.model_class.from_pretrained(folder, **sizes)
+    check_image_encoder(model.vilta.vision, model.config.image_size)
+    check_text_length(model.vilta.text, model.config.max_text_tokens)
+    if config.run.device == "cpu" or not torch.accelerator.is_available():
+        for encoder in (model.vilta.vision, model.vilta.text):
+            prefer_plain_attention(encoder)
+    return model, load_tokenizer(str(folder))
+
+
+def refuse_other_labels(kind: type[FinetuningTask], folder: Path, labels: list[str]) -> None:
+    """Refuse a checkpoint of this task whose labels are not those of the data."""
+    settings = ViltaConfig.from_pretrained(folder)
+    if kind.model_class.__name__ not in (settings.architectures or []):
+        return
+    known = [settings.id2label[i] for i in range(len(settings.id2label))]
+    if known != labels:
+        first = next((label for label in labels if label not in known), "in another order")
+        raise ValueError(
+            f"{folder} knows {len(known)} labels and the data have {len(labels)}, the first that "
+            f"differs: {first!r}; start from a pre-training run"
+        )
+
+
+def resolved(
+    config: FinetuneConfig, criterion: str, model: ViltaConfig, items: int
+) -> FinetuneConfig:
+    """Return the settings with what followed from the model and the number of items.
+
+    ``epochs`` become steps; the run evaluates once an epoch unless it says otherwise.
+    """
+    steps, run_, per_step = config.optimization, config.run, config.optimization.batch_size
+    per_step *= steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    if config.epochs:
+        steps = replace(steps, steps=max(1, math.ceil(config.epochs * items / per_step)))
+    epoch = math.ceil(items / per_step)
+    run_ = replace(
+        run_,
+        best_metric=run_.best_metric or criterion,
+        evaluate_every=run_.evaluate_every or epoch,
+        save_every=run_.save_every or epoch,
+    )
+    data = replace(config.data, image_size=model.image_size, max_text_tokens=model.max_text_tokens)
+    return replace(config, optimization=steps, run=run_, data=data)

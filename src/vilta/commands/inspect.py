@@ -1,0 +1,227 @@
+"""`vilta inspect SOURCE`: what one would want to look at before spending a week of GPUs."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as ScreenTable
+
+from vilta.config.tools import InspectConfig
+from vilta.data.inspection import (
+    Inspection,
+    inspect_pairs,
+    repeated,
+    same_captions,
+    same_images,
+)
+from vilta.data.sources import Reader, Row, find_reader, nothing_usable
+from vilta.data.transforms import decode_image, shrink
+from vilta.report.curves import DARK, LIGHT, Theme, style_axes
+from vilta.report.html import (
+    Table,
+    Tile,
+    data_uri,
+    document,
+    picture_element,
+    table_element,
+    tile_element,
+)
+from vilta.training.folder import replace_text
+
+NAMED = 10
+"""Duplicates, skipped and broken items that are named."""
+SHEET_SIDE = 160
+"""Short side of the images on the contact sheet, in pixels."""
+FREQUENT = 20
+"""Words that are listed."""
+BLUE = "#3f7fd6"
+
+
+def run(source: str, config: InspectConfig) -> None:
+    """Read ``source`` once, print a table and write a page.
+
+    Raises ``ValueError`` with one line for a source that cannot be used.
+    """
+    console = Console(soft_wrap=True)
+    reader = find_reader(source, config.split, config.caption_column)
+    sheet = Sheet(config.examples)
+    found = _read(reader, console, sheet)
+    tables = _tables(reader, found)
+    if config.against:
+        others = find_reader(config.against, config.against_split, config.caption_column)
+        tables["also in the other data"] = _leakage(found, _read(others, console), others.name)
+    for title, table in tables.items():
+        shown = ScreenTable(*table.head, title=title, title_justify="left", box=None)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown, "", markup=False)
+    out = Path(config.out or "inspection.html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, _page(reader, found, tables, sheet))
+    console.print(f"wrote {out}", markup=False)
+    console.print(f"next: open {out} in a browser, or vilta pack {source} --out data/NAME")
+
+
+class Sheet:
+    """Keeps evenly spread rows of a stream whose length nobody knows: every 2^k-th."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.every, self.seen = wanted, 1, 0
+        self.rows: list[Row] = []
+
+    def offer(self, row: Row) -> None:
+        """Keep the row if its turn has come."""
+        if self.seen % self.every == 0:
+            self.rows.append(row)
+            if len(self.rows) >= 2 * max(self.wanted, 1):
+                self.rows, self.every = self.rows[::2], 2 * self.every
+        self.seen += 1
+
+
+def _read(reader: Reader, console: Console, sheet: Sheet | None = None) -> Inspection:
+    def rows() -> Iterator[Row]:
+        for row in reader.rows():
+            if sheet is not None:
+                sheet.offer(row)
+            yield row
+
+    columns = (TextColumn("reading {task.description}: {task.completed:,} images"),)
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task(reader.name, total=reader.total)
+        found = inspect_pairs(rows(), lambda: bar.update(task, advance=1))
+    if not found.images:
+        raise ValueError(nothing_usable(reader, reader.skipped))
+    return found
+
+
+def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
+    width, height = found.median_size()
+    lengths = sorted(found.words_per_caption.elements())
+    copies, looks = repeated(found.by_content.values()), repeated(found.by_look.values())
+    once = sum(count == 1 for count in found.words.values())
+    middle, high = (lengths[int(q * (len(lengths) - 1))] for q in (0.5, 0.99))
+    figures = [
+        ("found", reader.what),
+        ("images", f"{found.images:,}"),
+        ("captions", f"{found.captions:,}"),
+        ("captions an image", f"{found.captions / found.images:.1f}"),
+        ("bytes", f"{found.total_bytes / 2**20:,.1f} MiB"),
+        ("median size", f"{width:.0f} x {height:.0f} pixels"),
+        ("formats", ", ".join(f"{name} {count:,}" for name, count in found.formats.most_common())),
+        ("words a caption: median, 99 %", f"{middle}, {high}"),
+        ("different words (once only)", f"{len(found.words):,} ({once:,})"),
+        ("captions that repeat another", f"{found.repeated_captions():,}"),
+        ("images with the same bytes as another", f"{sum(map(len, copies)) - len(copies):,}"),
+        ("images that look like another", f"{sum(map(len, looks)) - len(looks):,}"),
+        ("images that cannot be decoded", f"{len(found.broken):,}"),
+        ("items skipped by the reader", f"{len(reader.skipped):,}"),
+    ]
+    tables = {"pairs": Table(("what", "figure"), figures)}
+    known = set(map(tuple, copies))
+    kinds = {"same bytes": copies, "same look": [g for g in looks if tuple(g) not in known]}
+    groups = [(kind, ", ".join(g[:4])) for kind, found_ in kinds.items() for g in found_[:NAMED]]
+    if groups:
+        tables["duplicates"] = Table(("agree in", "images"), groups)
+    bad = [*found.broken, *((s.source, s.reason) for s in reader.skipped)]
+    if bad:
+        reasons = Counter(reason.split(":")[0] for _, reason in bad)
+        rows = [(f"{count:,}", reason) for reason, count in reasons.most_common(NAMED)]
+        tables["left out"] = Table(("items", "reason"), rows)
+        tables["left out, the first"] = Table(("item", "reason"), bad[:NAMED])
+    words = [(word, f"{count:,}") for word, count in found.words.most_common(FREQUENT)]
+    tables["most frequent words"] = Table(("word", "times"), words)
+    return tables
+
+
+def _leakage(found: Inspection, other: Inspection, name: str) -> Table:
+    """Say which images and captions of the other data are in these."""
+    images = same_images(found, other)
+    share = 100 * len(images) / other.images
+    captions = same_captions(found, other)
+    rows = [
+        ("images", f"{len(images):,} of {other.images:,} ({share:.1f} %) of {name}"),
+        ("different captions", f"{captions:,} of {len(other.by_caption):,}"),
+    ]
+    rows += [(how, f"{here} = {there}") for here, there, how in images[:NAMED]]
+    return Table(("what", "also here"), rows)
+
+
+def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Sheet) -> str:
+    width, height = found.median_size()
+    tiles = [
+        Tile(f"{found.images:,}", "images", reader.what),
+        Tile(f"{found.captions:,}", "captions", f"{found.captions / found.images:.1f} an image"),
+        Tile(f"{width:.0f} x {height:.0f}", "pixels", "median size"),
+        Tile(f"{len(found.words):,}", "different words", "spelling aside"),
+    ]
+    plots = (_plots(found, LIGHT), _plots(found, DARK))
+    step = max(1, len(sheet.rows) // max(1, sheet.wanted))
+    return document(
+        f"{reader.name}: image-text pairs",
+        [
+            f"<h1>{escape(reader.name)}</h1>",
+            '<div class="tiles">',
+            *map(tile_element, tiles),
+            "</div>",
+            "<h2>Distributions</h2>",
+            picture_element(*plots, "words a caption, captions an image, image sizes"),
+            "<h2>Contact sheet</h2>",
+            "<p>Evenly spread over the data; nothing was chosen.</p>",
+            '<div class="grid">',
+            *(_card(row) for row in sheet.rows[::step][: sheet.wanted]),
+            "</div>",
+            "<h2>All figures</h2>",
+            '<div class="tables">',
+            *(table_element(title, table) for title, table in tables.items()),
+            "</div>",
+        ],
+    )
+
+
+def _card(row: Row) -> str:
+    """Return an image with its captions, or what is wrong with it."""
+    try:
+        image = shrink(decode_image(row["image"]["bytes"], SHEET_SIDE), SHEET_SIDE)
+        shown = f'<img src="{data_uri(np.asarray(image))}" alt="{escape(row["image_id"])}">'
+    except ValueError as error:
+        shown = f"<p>{escape(str(error))}</p>"
+    captions = "".join(f"<li>{escape(caption)}</li>" for caption in row["captions"][:5])
+    text = f'<div class="text"><small class="faint">{escape(row["image_id"])}</small>'
+    return f'<div class="card"><div class="pair">{shown}{text}<ol>{captions}</ol></div></div></div>'
+
+
+def _plots(found: Inspection, theme: Theme) -> bytes:
+    """Draw the distributions as four small panels; PNG."""
+    figure = Figure(figsize=(12.4, 2.6), layout="constrained", facecolor=theme.ground)
+    panels = figure.subplots(1, 4)
+    lengths = np.array(list(found.words_per_caption.elements()) or [0])
+    counts = np.array(list(found.captions_per_image.elements()))
+    sides = np.minimum(found.widths, found.heights) if found.widths else np.array([0])
+    shapes = np.divide(found.widths, found.heights) if found.widths else np.array([1])
+    for axes, (title, values) in zip(
+        panels,
+        {
+            "words a caption": lengths,
+            "captions an image": counts,
+            "short side, pixels": sides,
+            "width / height": shapes,
+        }.items(),
+        strict=True,
+    ):
+        whole = values.dtype.kind == "i" and np.ptp(values) < 40
+        edges = np.arange(values.min(), values.max() + 2) - 0.5 if whole else 40
+        axes.hist(np.clip(values, None, np.quantile(values, 0.995)), bins=edges, color=BLUE)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=bool(whole)))
+        style_axes(axes, title, theme)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()

@@ -1,0 +1,99 @@
+"""`vilta pretrain CONFIG.yaml`: two encoders, a fusion, image-text pairs; the method itself."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from vilta.config import PretrainConfig
+from vilta.data.collate import PairCollator
+from vilta.data.loading import evaluation_loader, loader_for
+from vilta.data.mixture import training_data
+from vilta.data.order import derived
+from vilta.data.samples import PairDataset, Samples
+from vilta.data.sources import load_pairs
+from vilta.finished_run import build_model, load_teacher
+from vilta.metrics.names import flat
+from vilta.model.language_model import load_tokenizer
+from vilta.objectives.vocabulary import (
+    hash_of_words,
+)
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.tasks.pretraining_evaluation import evaluate_pretraining
+from vilta.training.folder import check_run_folder
+from vilta.training.loop import train
+
+EVALUATION_BATCH = 128
+EVALUATION_TOP_K = 16
+"""Candidates that matching ranks again when a run is evaluated on its way; our choice."""
+PICTURED = 4
+"""Held-out pairs that TensorBoard shows after each evaluation (our choice)."""
+
+
+def run(config: PretrainConfig) -> None:
+    """Pre-train, evaluate on ``data.val`` where it is given, and release ``run.out/model``.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    check_run_folder(config.run)
+    config.objective.check()
+    data, steps = config.data, config.optimization
+    torch.manual_seed(derived(config.run.seed, "model"))
+    tokenizer = load_tokenizer(config.model.text)
+    model = build_model(config)
+    task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
+
+    masked = task.collator(data.max_text_tokens, config.run.seed)
+    dataset, content = training_data(data, config.run.seed)
+    evaluate = pictures = None
+    if data.val:
+        pairs = load_pairs(data.val, strict=data.strict)
+        held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
+        loader = evaluation_loader(
+            held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
+        )
+        evaluate = partial(evaluate_on_the_way, task, loader)
+        pictures = partial(example_pictures, task, held_out, masked)
+
+    train(
+        task,
+        loader_for(dataset, masked, steps, data, seed=config.run.seed),
+        optimization=steps,
+        run=config.run,
+        config=config,
+        fingerprint=content,
+        vocabulary=hash_of_words(tokenizer),
+        resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
+        then=f"vilta evaluate {config.run.out} --data {data.val or 'DATA'}",
+        evaluate=evaluate,
+        pictures=pictures,
+        samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
+        bad_samples=lambda: dataset.counts["bad"],
+    )
+
+
+def evaluate_on_the_way(task: PretrainingTask, loader: Any) -> dict[str, float]:
+    """Return the metrics of ``evaluate_pretraining`` by flat names."""
+    return flat(evaluate_pretraining(task, loader, top_k=EVALUATION_TOP_K))
+
+
+def example_pictures(
+    task: PretrainingTask, dataset: PairDataset, collator: PairCollator
+) -> dict[str, UInt8[np.ndarray, "3 H W"]]:
+    """Masked words and written negatives of a few held-out pairs, drawn for TensorBoard."""
+    # Only here: drawing takes matplotlib, and the report imports this module.
+    from vilta.report.examples import caption_examples
+    from vilta.report.pictures import draw_masked_words, draw_negatives
+
+    examples = caption_examples(task, dataset, collator, PICTURED)
+    drawn = {"masked_words": draw_masked_words(examples)}
+    if examples.rewritten:
+        drawn["negatives"] = draw_negatives(examples)
+    opened = {name: Image.open(io.BytesIO(png)).convert("RGB") for name, png in drawn.items()}
+    return {name: np.asarray(picture).transpose(2, 0, 1) for name, picture in opened.items()}

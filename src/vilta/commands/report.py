@@ -1,0 +1,99 @@
+"""`vilta report RUN`: a finished pre-training run as one page with curves, figures and examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vilta.config.tools import ReportConfig
+from vilta.finished_run import load_run, say_missing_teacher
+from vilta.report.curves import DARK, draw_curves
+from vilta.report.examples import collect_examples
+from vilta.report.figures import key_tiles, metric_tables
+from vilta.report.page import render_page
+from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
+from vilta.report.record import Record, all_figures, read_record, training_summary
+from vilta.training.folder import FIGURES, REPORT, replace_text
+
+__all__ = ["run"]
+
+
+def run(run_folder: str, config: ReportConfig) -> None:
+    """Write the page, its pictures beside it, and all figures to ``run_folder/metrics.json``.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if config.examples < 2:  # the wrong image of an example is that of the next
+        raise ValueError(f"--examples must be at least 2, got {config.examples}")
+    if config.out and not config.out.endswith((".html", ".htm")):
+        raise ValueError(f"--out names the page, such as report.html; got {config.out}")
+    task, trained, teacher = load_run(run_folder)
+    record = read_record(run_folder)
+    console = Console(soft_wrap=True)
+    console.print(f"drawing {run_folder}, examples from {record.evaluation['data']}", markup=False)
+    say_missing_teacher(console, teacher)
+    examples = collect_examples(task, trained, record.evaluation, config.examples)
+    summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
+    everything = all_figures(record, summary)
+    curves = draw_curves(record)
+    page = render_page(
+        title=f"ViLTA: {Path(run_folder).resolve().name}",
+        about=_about(record, summary),
+        tiles=key_tiles(record.figures, record.evaluation["images"], examples.filter_name),
+        curves=(curves, draw_curves(record, DARK)),
+        examples=examples,
+        tables=metric_tables(record.figures),
+        everything=everything,
+        commands=_commands(run_folder, config, record),
+    )
+    out = Path(config.out or Path(run_folder) / REPORT / "report.html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "loss-curves.png": curves,
+        "retrieval.png": draw_retrieval(examples),
+        "masked-words.png": draw_masked_words(examples),
+        "negatives.png": draw_negatives(examples),
+    }
+    for name, png in pictures.items():
+        temporary = out.parent / f".tmp-{name}"
+        temporary.write_bytes(png)
+        os.replace(temporary, out.parent / name)
+    replace_text(Path(run_folder) / FIGURES, json.dumps(everything, indent=2) + "\n")
+    replace_text(out, page)
+    console.print(
+        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / FIGURES}",
+        markup=False,
+    )
+    console.print(f"next: open {out} in a browser", markup=False)
+
+
+def _about(record: Record, summary: dict[str, Any]) -> str:
+    """Say in one sentence what was trained, and on what it was measured."""
+    words = [f"{summary['parameters'] / 1e6:.1f} M parameters"]
+    if "steps" in summary:
+        words.append(f"{summary['steps']:,} steps over {summary['samples']:,} samples")
+        words.append(f"{summary['minutes']:.1f} minutes of training")
+    evaluation = record.evaluation
+    measured = f"measured on {evaluation['images']:,} images of {evaluation['data']}"
+    return f"{', '.join(words)}; {measured} in {evaluation['precision']}."
+
+
+def _commands(run_folder: str, config: ReportConfig, record: Record) -> list[str]:
+    """Return the command lines that give this page, from training on."""
+    evaluation = record.evaluation
+    evaluate = ["vilta", "evaluate", run_folder, "--data", evaluation["data"]]
+    if evaluation["candidates"] == "all":
+        evaluate.append("--full")
+    else:
+        evaluate += ["--top-k", str(evaluation["candidates"])]
+    evaluate += ["--seed", str(evaluation["seed"])]
+    report = ["vilta", "report", run_folder, "--examples", str(config.examples)]
+    if config.out:
+        report += ["--out", config.out]
+    pretrain = ["vilta", "pretrain", f"{run_folder}/config.yaml", "--run.overwrite"]
+    return [shlex.join(words) for words in (pretrain, evaluate, report)]

@@ -1,0 +1,25 @@
+"""Every setting of every command: frozen dataclasses whose field docstrings are their help."""
+
+from vilta.config.pretrain import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    PretrainConfig,
+    PretrainTextConfig,
+    RunConfig,
+    TextDataConfig,
+    TextModelConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizationConfig",
+    "PretrainConfig",
+    "PretrainTextConfig",
+    "RunConfig",
+    "TextDataConfig",
+    "TextModelConfig",
+]

@@ -1,0 +1,1 @@
+"""Writing image-text pairs as shards, and the shards' own layout."""

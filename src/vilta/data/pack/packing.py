@@ -1,0 +1,327 @@
+"""Writes pairs as shards in the on-disk layout of `datasets`, with a manifest beside them.
+
+``datasets.load_from_disk`` maps the result into memory with no conversion, so random access is
+cheap. The same source and settings give byte-identical shards, for any number of workers and
+however often the packing was interrupted: what is done stands in a journal beside the shards, in a
+hidden folder that becomes ``out`` at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import PIL
+
+from vilta.config.tools import PackConfig
+from vilta.config.yaml_file import to_dict
+from vilta.data.pack.shards import Shard, Writer, read_batches
+from vilta.data.sources import FEATURES, Reader, Row, Skipped, find_reader, nothing_usable
+from vilta.data.transforms import decode_image, shrink
+
+FORMAT = "vilta pairs, version 3"
+"""Names the layout in the manifest."""
+JPEG_QUALITY = 90
+"""Quality of images that are shrunk (our choice)."""
+IN_FLIGHT = 8
+"""Images that wait for each worker; they bound the memory (our choice)."""
+JOURNAL = "journal.jsonl"
+"""Its first line says what is packed; each further one is what a finished shard adds."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with the rows read since the last call and the total, if it is known."""
+
+
+@dataclass
+class Work:
+    """What has been done so far: the lines of the journal, added up."""
+
+    items: int = 0
+    """Items of the source that were read for the finished shards."""
+    shards: list[str] = field(default_factory=list)
+    images: dict[str, int] = field(default_factory=dict)
+    """Row of each image by the hash of its bytes."""
+    rows: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    merged: list[dict[str, Any]] = field(default_factory=list)
+    """Duplicates: source, id, captions, and the row that stands for them."""
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Take up a line of the journal."""
+        self.items = line["items"]
+        self.shards += line["shards"]
+        for digest in line["images"]:
+            self.images.setdefault(digest, self.rows)
+            self.rows += 1
+        self.skipped += line["skipped"]
+        self.merged += line["merged"]
+
+
+def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Write the pairs of ``source`` to the folder ``config.out`` and return the manifest.
+
+    Every image is decoded once; one that cannot be is skipped and named in the manifest, or stops
+    the packing under ``config.strict``. The folder appears whole or not at all; the same call goes
+    on with a packing that was interrupted.
+
+    Raises ``ValueError`` with one line for a source that cannot be used, or an ``out`` that is
+    missing, not empty or cannot be written.
+    """
+    if config.shard_rows < 1 or config.short_side < 0 or config.workers < 0:
+        raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
+    out = _free_folder(config.out)
+    reader = find_reader(source, config.split, config.caption_column, config.region_crops)
+    folder = out.parent / f".{out.name}.partial"
+    try:
+        what = {"format": FORMAT, "source": source, "settings": _settings(config)}
+        work = _begin(folder, what)
+        total = reader.total  # asked once: to count, some readers open every file
+        if progress is not None:
+            progress(work.rows, total)
+        found = _checked(reader, config, work.items)
+        _write_shards(folder, _counted(found, total, progress), work, config)
+        if not work.shards:
+            raise ValueError(nothing_usable(reader, [Skipped(**each) for each in work.skipped]))
+        _merge_captions(folder, work, config)
+        manifest = _finish(folder, reader, source, config, work)
+        if out.exists():
+            out.rmdir()
+        os.rename(folder, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{out} cannot be written: {reason}; the same command goes on") from error
+    except ValueError:
+        shutil.rmtree(folder)  # the source is at fault, and would be again
+        raise
+    if config.push:
+        _push(out, config)
+    return manifest
+
+
+def _begin(folder: Path, what: dict[str, Any]) -> Work:
+    """Return what an interrupted packing of the same source has done, or begin anew."""
+    work, journal = Work(), folder / JOURNAL
+    if journal.is_file():
+        first, *lines = journal.read_text(encoding="utf-8").split("\n")
+        if first == json.dumps(what):
+            for line in lines[:-1]:  # what follows the last line break was being written
+                work.add(json.loads(line))
+            return work
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _append(journal, what)
+    return work
+
+
+def _checked(reader: Reader, config: PackConfig, start: int) -> Iterator[tuple[int, Row | Skipped]]:
+    """Yield the rows whose image can be decoded and what is skipped, in order.
+
+    All workers decode; Pillow lets threads run side by side.
+    """
+    workers = config.workers or os.cpu_count() or 1
+
+    def check(count: int, found: Row | Skipped) -> tuple[int, Row | Skipped]:
+        return count, found if isinstance(found, Skipped) else _check(found, config.short_side)
+
+    source = reader.found(start)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[tuple[int, Row | Skipped]]] = deque()
+        try:
+            while True:
+                free = workers * IN_FLIGHT - len(waiting)
+                waiting.extend(pool.submit(check, *each) for each in islice(source, free))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _counted(
+    found: Iterator[tuple[int, Row | Skipped]], total: int | None, progress: Progress | None
+) -> Iterator[tuple[int, Row | Skipped]]:
+    for each in found:
+        if progress is not None:
+            progress(1, total)
+        yield each
+
+
+def _check(row: Row, short_side: int) -> Row | Skipped:
+    """Decode a row's image, and shrink it if that is wanted."""
+    try:
+        image = decode_image(row["image"]["bytes"])
+    except ValueError as error:
+        return Skipped(source=row["source"], reason=str(error))
+    if short_side and min(image.size) > short_side:
+        file = io.BytesIO()
+        shrink(image, short_side).save(file, "JPEG", quality=JPEG_QUALITY)
+        row["image"] = {"bytes": file.getvalue(), "path": None}
+    return row
+
+
+def _write_shards(
+    folder: Path, found: Iterator[tuple[int, Row | Skipped]], work: Work, config: PackConfig
+) -> None:
+    """Write what comes, shard by shard, each into the journal once it is on the disk."""
+
+    def begin() -> Shard:
+        return Shard(folder / f"shard-{len(work.shards)}.{config.format}")
+
+    def finish(shard: Shard, items: int) -> None:
+        line = shard.close(items)
+        _append(folder / JOURNAL, line)
+        work.add(line)
+
+    shard, count = begin(), work.items
+    for count, each in found:
+        if isinstance(each, Skipped):
+            if config.strict:
+                raise ValueError(f"{each.source}: {each.reason}")
+            shard.skipped.append(vars(each))
+            continue
+        digest = hashlib.blake2b(each["image"]["bytes"], digest_size=16).hexdigest()
+        if config.merge_duplicates and digest in work.images:
+            known = {key: each[key] for key in ("source", "image_id", "captions")}
+            shard.merged.append(known | {"row": work.images[digest]})
+            continue
+        work.images.setdefault(digest, work.rows + len(shard.images))
+        shard.add(each, digest)
+        if len(shard.images) == config.shard_rows:
+            finish(shard, count)
+            shard = begin()
+    finish(shard, count)
+
+
+def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:
+    """Give the captions of duplicates to the rows that stand for them; may be done again."""
+    extra: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for each in work.merged:
+        shard, place = divmod(each["row"], config.shard_rows)
+        extra[shard][place] += each["captions"]
+    for shard, captions in extra.items():
+        path = _shard_path(folder, work, shard)
+        new = folder / f"new-{path.name}"
+        writer, place = Writer(new), 0
+        for batch in read_batches(path):
+            rows = batch.to_pylist()
+            for row in rows:
+                row["captions"] = list(dict.fromkeys(row["captions"] + captions[place]))
+                place += 1
+            writer.write(rows)
+        writer.close()
+        os.replace(new, path)
+
+
+def _final_name(shard: int, work: Work) -> str:
+    """Name a shard as `datasets` does."""
+    return f"data-{shard:05d}-of-{len(work.shards):05d}{Path(work.shards[shard]).suffix}"
+
+
+def _shard_path(folder: Path, work: Work, shard: int) -> Path:
+    """Return where a shard is, whether it has its final name already or not."""
+    path = folder / work.shards[shard]
+    return path if path.exists() else folder / _final_name(shard, work)
+
+
+def _finish(
+    folder: Path, reader: Reader, source: str, config: PackConfig, work: Work
+) -> dict[str, Any]:
+    """Give the folder the layout of `datasets`, and return the manifest that it gets as well."""
+    shards: list[dict[str, Any]] = []
+    for number in range(len(work.shards)):
+        path = folder / _final_name(number, work)
+        os.rename(_shard_path(folder, work, number), path)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        rows = captions = 0
+        for batch in read_batches(path):
+            rows += batch.num_rows
+            captions += len(batch.column("captions").flatten())
+        counts = {"rows": rows, "captions": captions, "bytes": path.stat().st_size}
+        shards.append({"file": path.name, **counts, "sha256": digest})
+    if config.format == "arrow":
+        _write_dataset_files(folder, shards)
+    total = {key: sum(int(shard[key]) for shard in shards) for key in ("rows", "captions", "bytes")}
+    versions = {name: importlib.metadata.version(name) for name in ("datasets", "pyarrow")}
+    manifest = {
+        "format": FORMAT,
+        "source": source,
+        "reader": reader.what,
+        "split": config.split,
+        **total,
+        "skipped": len(work.skipped),
+        "merged": len(work.merged),
+        "settings": _settings(config),
+        "versions": versions | {"pillow": PIL.__version__},
+        "shards": shards,
+        "skipped_items": work.skipped,
+        "merged_items": [
+            {key: each[key] for key in ("source", "image_id", "row")} for each in work.merged
+        ],
+    }
+    _write_json(folder / "manifest.json", manifest)
+    (folder / JOURNAL).unlink()
+    return manifest
+
+
+def _write_dataset_files(folder: Path, shards: list[dict[str, Any]]) -> None:
+    hashes = "".join(shard["sha256"] for shard in shards)
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": shard["file"]} for shard in shards],
+        "_fingerprint": hashlib.sha256(hashes.encode()).hexdigest()[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    _write_json(folder / "state.json", state)
+    datasets.DatasetInfo(features=FEATURES).write_to_directory(str(folder))
+
+
+def _push(out: Path, config: PackConfig) -> None:
+    """Upload a packed folder to the hub."""
+    table = find_reader(str(out)).table()
+    table.push_to_hub(config.push, split=config.split or "train")
+
+
+def _settings(config: PackConfig) -> dict[str, Any]:
+    """Return what the result depends on."""
+    elsewhere = ("out", "push", "workers")
+    return {key: value for key, value in to_dict(config).items() if key not in elsewhere}
+
+
+def _free_folder(out: str) -> Path:
+    """Return the folder to write; a ``ValueError`` says why it cannot be."""
+    if not out:
+        raise ValueError("nowhere to write to; give --out FOLDER")
+    path = Path(out)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another or delete it")
+    return path
+
+
+def _append(journal: Path, line: dict[str, Any]) -> None:
+    with open(journal, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())

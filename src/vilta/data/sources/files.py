@@ -1,0 +1,192 @@
+"""What several readers share: images by name below a folder, members of a tar, huge JSON arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vilta.data.sources.base import IMAGE_SUFFIXES, Item, Place, Reader, Skipped
+
+CHUNK = 2**20
+"""Characters of a JSON array that are read at once."""
+LARGEST_OBJECT = 2**26
+"""Characters of one element of a JSON array; a longer one is taken for a broken file."""
+
+
+class NamedImagesReader(Reader):
+    """Captions by image name, the images anywhere below a folder (``ImageFiles``).
+
+    ``unusable`` is what the file of captions holds that names no image, or none that is known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        captions: Mapping[str, list[Any]],
+        data_set: str,
+        unusable: Sequence[Skipped] = (),
+    ) -> None:
+        super().__init__(name)
+        self.root, self.captions, self.data_set = root, captions, data_set
+        self.unusable = unusable
+
+    @property
+    def total(self) -> int:
+        """Number of images that are named."""
+        return len(self.captions)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of the captions' file."""
+        for each in self.unusable:
+            self.skip(each.source, each.reason)
+        files = ImageFiles(self.root)
+        names = Counter(name.replace("\\", "/").rpartition("/")[2] for name in self.captions)
+        for where, captions in self.captions.items():
+            path = find_or_skip(self, files, where, where)
+            if path is None:
+                continue
+            place = path.relative_to(self.root).as_posix()
+            name = path.name if names[path.name] == 1 else place
+            image_id = f"{self.data_set}/{name}" if self.data_set else place
+            yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
+
+
+class ImageFiles:
+    """The image files below a folder, each found by its path, or by as much of it as is known.
+
+    A key and a file belong together if one of their paths is an end of the other: ``a/1.jpg`` finds
+    ``photos/a/1.jpg``, and ``coco/a/1.jpg`` finds ``a/1.jpg``; ``b/1.jpg`` finds neither. A name
+    may also do without its suffix.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def ends(self) -> dict[str, list[Path]]:
+        """The files by each end of their paths."""
+        ends: dict[str, list[Path]] = {}
+        for folder, folders, names in os.walk(self.root):
+            folders.sort()
+            for name in sorted(names):
+                if name.lower().endswith(IMAGE_SUFFIXES):
+                    path = Path(folder, name)
+                    for end in path_ends(path.relative_to(self.root).as_posix()):
+                        ends.setdefault(end, []).append(path)
+        return ends
+
+    @cached_property
+    def stems(self) -> dict[str, list[Path]]:
+        """The files by their names without suffix."""
+        stems: dict[str, list[Path]] = {}
+        for end, paths in self.ends.items():
+            if "/" not in end:
+                stems.setdefault(PurePosixPath(end).stem, []).extend(paths)
+        return stems
+
+    def find(self, key: str) -> Path | None:
+        """Return the file of a key, or None; ``ValueError`` if several fit equally well.
+
+        Only files below the root are found, whatever the key is.
+        """
+        key = PurePosixPath(key.replace("\\", "/")).as_posix()
+        whole = self.root / key
+        known = key.lower().endswith(IMAGE_SUFFIXES) and "\0" not in key
+        if known and key[0] != "/" and ".." not in key.split("/") and os.path.isfile(whole):
+            return whole  # the folder need not be walked through
+        for end in path_ends(key):
+            found = self.ends.get(end, [])
+            if end != key:  # folders above the root are no business of ours, others are
+                found = [path for path in found if path == self.root / end]
+            if found:
+                return whole if whole in found else self._only(key, found)
+        if key.lower().endswith(IMAGE_SUFFIXES):
+            return None
+        return self._only(key, self.stems.get(key, []))
+
+    def _only(self, key: str, found: list[Path]) -> Path | None:
+        if len(found) > 1:
+            places = " and ".join(str(path.relative_to(self.root)) for path in found[:2])
+            raise ValueError(f"{key!r} is {places} below {self.root}; name its folder too")
+        return found[0] if found else None
+
+
+def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Path | None:
+    """Return the file of a key; where there is none, or not one, ``where`` is skipped."""
+    try:
+        path, reason = files.find(key), f"no such image below {files.root}"
+    except ValueError as error:
+        path, reason = None, str(error)
+    if path is None:
+        reader.skip(where, reason)
+    return path
+
+
+def path_ends(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without its first folder, its first two, and so on."""
+    parts = PurePosixPath(path).parts
+    yield from ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; ``ValueError`` in one line if it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+
+
+def json_array(path: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON array one by one; the file is never whole in memory.
+
+    Raises ``ValueError`` with one line, at the place where the file breaks off.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        text = file.read(CHUNK)
+        place = len(text) - len(text.lstrip())
+        if not text.startswith("[", place):
+            raise ValueError(f"{path} is not a JSON array")
+        place += 1
+        while True:
+            while place < len(text) and text[place] in " \t\r\n,":
+                place += 1
+            if text.startswith("]", place):
+                return
+            try:
+                value, place = decode(text, place)
+            except (ValueError, RecursionError):
+                more = file.read(CHUNK)
+                if not more or len(text) - place > LARGEST_OBJECT:
+                    raise ValueError(f"{path} is broken JSON, or ends in the middle") from None
+                text, place = text[place:] + more, 0
+            else:
+                yield value
+
+
+def tar_members(path: Place) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+    """Yield the regular files of a tar, and a function that reads each before the next is asked.
+
+    The tar is a stream: nothing is extracted, links are not followed, names are only names.
+    """
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # it would remember them all
+            if member.isfile():
+                yield member, partial(_read_member, archive, member)
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "a regular file"
+    try:
+        return file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise OSError(f"cut short: {error}") from None

@@ -1,0 +1,166 @@
+"""Karpathy's split files (COCO, Flickr30k, Flickr8k): one JSON beside the images, or in a tar.
+
+The layout, from the files of https://cs.stanford.edu/people/karpathy/deepimagesent: ``dataset`` and
+``images``; of each image ``filename``, ``filepath`` (COCO only: the folder), ``split`` and
+``sentences`` with ``raw`` and ``tokens``. COCO's additional training images are in the split
+``restval``; splits are joined with a plus: ``train+restval``.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vilta.data.sources.base import Item, Reader, Skipped, no_such_split
+from vilta.data.sources.files import NamedImagesReader, path_ends, read_json, tar_members
+
+Entry = dict[str, Any]
+
+
+class KarpathyReader(NamedImagesReader):
+    """A split file and the folder that it is in, images anywhere below."""
+
+    what = "Karpathy split file"
+
+    def __init__(self, path: Path, content: Any, split: str) -> None:
+        data_set, entries, nameless = _entries(content, split, str(path))
+        captions: dict[str, list[str]] = {}
+        for entry in entries:
+            captions.setdefault(_image_path(entry), []).extend(_captions(entry))
+        super().__init__(str(path), path.parent, captions, data_set, nameless)
+
+
+class KarpathyTarReader(Reader):
+    """A tar with a split file and its images, read as a stream; nothing is ever extracted."""
+
+    what = "tar with a Karpathy split file"
+
+    def __init__(self, path: Path, split: str) -> None:
+        super().__init__(str(path))
+        self.path = path
+        name, content = _split_file(path)
+        self.dataset, self.entries, self.nameless = _entries(content, split, f"{path}: {name}")
+
+    @property
+    def total(self) -> int:
+        """Number of images of the split."""
+        return len(self.entries)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of the tar."""
+        for each in self.nameless:
+            self.skip(each.source, each.reason)
+        wanted = {_image_path(entry): entry for entry in self.entries}
+        try:
+            for member, read in tar_members(self.path):
+                name = member.name
+                end = next((end for end in path_ends(name) if end in wanted), None)
+                if end is None:
+                    continue
+                yield Item(
+                    captions=_captions(wanted.pop(end)),
+                    image_id=f"{self.dataset}/{PurePosixPath(end).name}",
+                    source=f"{self.path.name}:{name}",
+                    read=read,
+                )
+        except (tarfile.TarError, EOFError) as error:
+            self.skip(str(self.path), f"the tar ends early: {error}")
+        for filename in wanted:
+            self.skip(filename, f"no such image in {self.path}")
+
+
+def is_karpathy(content: Any) -> bool:
+    """Tell whether parsed JSON has the layout of a split file."""
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        return False
+    images = content["images"]
+    return not images or (isinstance(images[0], dict) and "sentences" in images[0])
+
+
+def find_karpathy(folder: Path, split: str) -> KarpathyReader | None:
+    """Return the reader of a folder with a split file, here or one folder below, or None."""
+    below = (f for f in sorted(folder.iterdir()) if f.is_dir())
+    files = _split_files(folder) or [f for inner in below for f in _split_files(inner)]
+    if len(files) > 1:
+        names = ", ".join(f.name for f in files)
+        raise ValueError(f"{folder} holds several split files; name one of them: {names}")
+    return KarpathyReader(files[0], read_json(files[0]), split) if files else None
+
+
+def _split_files(folder: Path) -> list[Path]:
+    """Return what is named like a split file and is none of the files of `datasets`."""
+    own = ("dataset_info.json", "dataset_dict.json")
+    return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
+
+
+def has_samples(tar: Path) -> bool:
+    """Tell whether two members follow each other that differ in their suffix only (WebDataset).
+
+    A tar of images with one split file has none such; the look ends at the first pair.
+    """
+    before = ""
+    try:
+        for member, _ in tar_members(tar):
+            stem = str(PurePosixPath(member.name).with_suffix(""))
+            if stem == before:
+                return True
+            before = stem
+    except (EOFError, OSError, tarfile.TarError):
+        pass  # the reader will say so, after what can be read
+    return False
+
+
+def _split_file(tar: Path) -> tuple[str, Any]:
+    """Return the name and the parsed content of the first split file in a tar."""
+    name = ""
+    try:
+        for member, read in tar_members(tar):
+            name = member.name
+            if name.endswith(".json") and is_karpathy(content := json.loads(read())):
+                return name, content
+    except (ValueError, OSError, EOFError, tarfile.TarError) as error:
+        raise ValueError(f"{tar} cannot be read ({name or 'its start'}): {error}") from None
+    raise ValueError(f"{tar} holds no Karpathy split file (dataset_*.json)")
+
+
+def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry], list[Skipped]]:
+    """Return the data set's name, the entries of a split, and what names no image.
+
+    A split must be named if there are several.
+    """
+    if not is_karpathy(content):
+        raise ValueError(f"{where} is no Karpathy split file: images with sentences are missing")
+    entries, nameless = [], []
+    for place, entry in enumerate(content["images"]):
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str) and entry["filename"]:
+            entries.append(entry)
+        else:
+            reason = "it has no file name"
+            nameless.append(Skipped(source=f"{where}: image {place}", reason=reason))
+    splits = sorted({str(e.get("split")) for e in entries})
+    if not split and len(splits) > 1:
+        raise no_such_split(splits, "", where)
+    if split:
+        unknown = [s for s in split.split("+") if s not in splits]
+        if unknown:
+            raise no_such_split(splits, unknown[0], where)
+        entries = [e for e in entries if e.get("split") in split.split("+")]
+    return str(content.get("dataset") or "karpathy"), entries, nameless
+
+
+def _image_path(entry: Entry) -> str:
+    """Return the path of an image as far as it is known."""
+    path = PurePosixPath(str(entry.get("filepath") or ""), entry["filename"].replace("\\", "/"))
+    return path.as_posix()
+
+
+def _captions(entry: Entry) -> list[str]:
+    sentences = entry.get("sentences")
+    return [
+        s.get("raw") or " ".join(map(str, s.get("tokens") or []))
+        for s in (sentences if isinstance(sentences, list) else [])
+        if isinstance(s, dict)
+    ]

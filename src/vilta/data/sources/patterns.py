@@ -1,0 +1,88 @@
+"""Shards by pattern, on this machine or in an object store: what is read as a stream."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from upath import UPath
+
+from vilta.data.sources.base import Place, Reader
+from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
+from vilta.data.sources.columnar import columnar_reader
+from vilta.data.sources.webdataset import WebDatasetReader
+
+SUFFIXES = (".tar", *COLUMNAR)
+"""What a shard's name ends with."""
+HUB = "hub:"
+"""What the name of a data set of the hub begins with, as in hub:owner/name."""
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def find_shards(pattern: str) -> list[str]:
+    """Return the tars, Parquet or Arrow files that a pattern names, sorted.
+
+    ``pattern`` is a file, a folder, or has wildcards (``cc12m/*.tar``) or ranges
+    (``{00000..00331}``, as WebDataset writes them); it may begin with a protocol of fsspec, such as
+    ``s3://``, or be ``hub:owner/name``, the files of a data set of the hub.
+
+    Raises ``ValueError`` with one line if there are none.
+    """
+    if pattern.startswith(HUB):
+        pattern = "hf://datasets/" + pattern.removeprefix(HUB)
+    try:
+        found = [place for text in _ranges(pattern) for place in _places(text)]
+    except (OSError, ValueError, ImportError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{pattern} cannot be listed: {line}") from None
+    if not found:
+        raise ValueError(f"{pattern}: no shards there; looked for {', '.join(SUFFIXES)}")
+    return found
+
+
+def shard_reader(shard: str) -> Reader:
+    """Return the reader of one of these shards."""
+    place = _place(shard)
+    if place.suffix == ".tar":
+        return WebDatasetReader([place], shard, "")
+    return columnar_reader([place], shard, "")
+
+
+def file_name(shard: str) -> str:
+    """Return the name of a shard without its folder: what stays when data move."""
+    return shard.rpartition("/")[2]
+
+
+def _ranges(pattern: str) -> Iterator[str]:
+    """Write out the ranges of a pattern, with leading zeros."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        middle = str(number).zfill(len(first))
+        yield from _ranges(pattern[: match.start()] + middle + pattern[match.end() :])
+
+
+def _places(pattern: str) -> list[str]:
+    """Return what one pattern names; a file is believed to be there, which saves a request."""
+    place = _place(pattern)
+    if glob.has_magic(pattern):
+        fixed = next(i for i, part in enumerate(place.parts) if glob.has_magic(part))
+        root = place.parents[len(place.parts) - fixed - 1]
+        found = root.glob("/".join(place.parts[fixed:]))
+    elif place.suffix in SUFFIXES:
+        if isinstance(place, UPath):
+            _ = place.fs  # says what is missing if the protocol needs another package
+        return [pattern]
+    else:
+        found = place.rglob("*")
+    return sorted(str(file) for file in found if file.suffix in SUFFIXES)
+
+
+def _place(text: str) -> Place:
+    """Return where a shard is; made anew in each process, as connections must be."""
+    return UPath(text) if "://" in text else Path(text)

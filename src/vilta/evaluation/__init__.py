@@ -1,0 +1,1 @@
+"""What several tasks measure with: encoded galleries, filled words, the scenes' oracle."""

@@ -1,0 +1,68 @@
+"""Masked words filled with the right image, with a wrong one, and without any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vilta.model import ViltaForPreTraining
+from vilta.types import Batch
+
+VIEWS = ("with_image", "wrong_image", "text_only")
+
+
+@torch.no_grad()
+def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Float[Tensor, "M V"]]:
+    """Vocabulary logits at the masked positions, for each of ``VIEWS``.
+
+    The wrong image is that of the next pair in the batch, if ``has_wrong_image``.
+    """
+    vilta, mask, at = model.vilta, batch.attention_mask, batch.masked_positions
+    image = vilta.encode_image(batch.pixel_values)
+    text = vilta.encode_text(batch.masked_input_ids, mask)
+    right = vilta.fuse(text, mask, image).text.flatten(0, 1)[at]
+    wrong = vilta.fuse(text, mask, image.roll(-1, dims=0)).text.flatten(0, 1)[at]
+    return {
+        "with_image": model.predict_words(right),
+        "wrong_image": model.predict_words(wrong),
+        "text_only": model.predict_words_from_text(text.flatten(0, 1)[at]),
+    }
+
+
+def has_wrong_image(batch: Batch) -> Bool[Tensor, "M"]:
+    """Whether the next pair of the batch shows another image, for each masked position."""
+    other = batch.image_ids != batch.image_ids.roll(-1)
+    return other[batch.masked_positions // batch.input_ids.shape[1]]
+
+
+@torch.no_grad()
+def masked_word_figures(
+    model: ViltaForPreTraining, loader: Iterable[Batch]
+) -> dict[str, dict[str, float]]:
+    """Percent of masked words ranked first (``top1``) or among the first five (``top5``).
+
+    ``wrong_image`` counts the words that have one. A view in which no word counts is left out.
+    """
+    hits = {view: torch.zeros(2) for view in VIEWS}
+    counts = dict.fromkeys(VIEWS, 0)
+    for batch in loader:
+        batch = batch.to(model.device)
+        words = batch.input_ids.flatten()[batch.masked_positions][:, None]
+        every = torch.ones_like(words[:, 0], dtype=torch.bool)
+        for view, logits in masked_word_logits(model, batch).items():
+            counted = has_wrong_image(batch) if view == "wrong_image" else every
+            found = logits.topk(min(5, logits.shape[1]), dim=1).indices == words  # [M, 5]
+            found = found[counted]
+            counts[view] += len(found)
+            hits[view] += torch.stack([found[:, 0].sum(), found.sum()]).cpu()
+    return {
+        view: {
+            "top1": 100 * first.item() / counts[view],
+            "top5": 100 * five.item() / counts[view],
+        }
+        for view, (first, five) in hits.items()
+        if counts[view]
+    }

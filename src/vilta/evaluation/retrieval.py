@@ -1,0 +1,174 @@
+"""Zero-shot image-text retrieval: a contrastive first stage, then matching over the top k.
+
+Every image and every text is encoded once; matching reads the cached states. Peers encode each
+image again for every few dozen texts, which is why their evaluation takes hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vilta.config import ObjectiveConfig
+from vilta.metrics.names import flat
+from vilta.metrics.recall import recall_at
+from vilta.model.fusion import Pairs
+from vilta.model.modeling import WithMatching
+
+PAIRS_PER_CALL = 1024
+STAGES = ("contrastive", "matching", "combined")
+"""The ways to rank, as ``retrieval_figures`` names them."""
+
+
+def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
+    """Return the ways to rank that a run has trained, the one that says most last.
+
+    Without contrast there are no candidates either: matching ranks all pairs, as METER does.
+    """
+    if objective.itm_weight == 0:
+        return ("contrastive",)
+    return STAGES if objective.itc_weight > 0 else ("matching",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """``N`` images and their ``T`` texts, encoded."""
+
+    image: Float[Tensor, "N P C"]
+    text: Float[Tensor, "T L C2"]
+    attention_mask: Int[Tensor, "T L"]
+    similarity: Float[Tensor, "N T"]
+    """Scaled cosine of the contrastive embeddings, float32."""
+    relevant: Bool[Tensor, "N T"]
+    """Whether text t was written for image i."""
+
+
+@torch.no_grad()
+def encode_gallery(
+    model: WithMatching,
+    tokenizer: PreTrainedTokenizerBase,
+    pixels: Iterable[Tensor],
+    captions: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 256,
+) -> Gallery:
+    """Encode images (batches of uint8 ``[B, 3, H, W]`` in table order) and all their captions."""
+    device = model.device
+    image = torch.cat([model.vilta.encode_image(batch.to(device)) for batch in pixels])
+    texts = [caption for group in captions for caption in group]
+    owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
+    tokens = tokenizer(
+        texts,
+        padding=True,
+        truncation=True,
+        max_length=model.config.max_text_tokens,
+        return_tensors="pt",
+    ).to(device)
+    ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
+    text = torch.cat([model.vilta.encode_text(i, m) for i, m in zip(ids, mask, strict=True)])
+    return Gallery(
+        image=image,
+        text=text,
+        attention_mask=tokens["attention_mask"],
+        similarity=model.similarity(image, text, tokens["attention_mask"]),
+        relevant=(torch.arange(len(captions))[:, None] == owner[None]).to(device),
+    )
+
+
+def candidate_pairs(similarity: Float[Tensor, "N T"], top_k: int) -> Bool[Tensor, "N T"]:
+    """Pairs in which the text is among the image's ``top_k`` or the image among the text's.
+
+    Raises ``ValueError`` if that is none.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    wanted = torch.zeros_like(similarity, dtype=torch.bool)
+    texts = similarity.topk(min(top_k, similarity.shape[1]), dim=1).indices
+    images = similarity.topk(min(top_k, similarity.shape[0]), dim=0).indices
+    return wanted.scatter(1, texts, True).scatter(0, images, True)
+
+
+@torch.no_grad()
+def match_scores(
+    model: WithMatching,
+    gallery: Gallery,
+    wanted: Bool[Tensor, "N T"],
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "N T"]:
+    """Log-odds of a match for the wanted pairs, from cached states; -inf for the others."""
+    scores = torch.full(wanted.shape, -torch.inf, device=wanted.device)
+    image_index, text_index = wanted.nonzero(as_tuple=True)
+    lengths = gallery.attention_mask.sum(dim=1)
+    order = lengths[text_index].argsort()  # rows of like length share a call: less padding
+    for start in range(0, len(order), PAIRS_PER_CALL):
+        rows = order[start : start + PAIRS_PER_CALL]
+        pairs = Pairs(text_index[rows], image_index[rows])
+        texts, text_rows = pairs.text.unique(return_inverse=True)
+        images, image_rows = pairs.image.unique(return_inverse=True)
+        longest = int(lengths[texts].max())
+        logits = model.match(
+            gallery.text[texts, :longest],
+            gallery.attention_mask[texts, :longest],
+            gallery.image[images],
+            Pairs(text_rows, image_rows),
+        ).float()
+        scores[pairs.image, pairs.text] = logits[:, 1] - logits[:, 0]
+        if progress is not None:
+            progress(start + len(rows), len(order))
+    return scores
+
+
+def retrieval_figures(
+    similarity: Float[Tensor, "N T"],
+    match: Float[Tensor, "N T"] | None,
+    relevant: Bool[Tensor, "N T"],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """R@1/5/10 in percent, both ways, for each stage.
+
+    ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
+    ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds tell what
+    similarity has not told yet (the optimal discriminator is the ratio of the two densities;
+    BLIP adds the two as well). From matching on, scored pairs rank before all others, which keep
+    their contrastive order.
+    """
+    stages = {"contrastive": similarity}
+    if match is not None:
+        for stage, scores in {"matching": match, "combined": match + similarity}.items():
+            # Moved below every score of a scored pair, the others keep their order.
+            below = scores[scores.isfinite()].min() - 1 - similarity.max()
+            stages[stage] = torch.where(scores.isfinite(), scores, similarity + below)
+    return {
+        stage: {
+            "image_to_text": recall_at(scores, relevant),
+            "text_to_image": recall_at(scores.T, relevant.T),
+        }
+        for stage, scores in stages.items()
+    }
+
+
+def mean_recall(stages: dict[str, dict[str, dict[str, float]]]) -> float:
+    """Average R@1/5/10 both ways of the best stage: not every run trains all of them.
+
+    Chooses checkpoints on validation data; what is reported is a stage's own.
+    """
+    return max(map(average_recall, stages.values()))
+
+
+def average_recall(stage: dict[str, dict[str, float]]) -> float:
+    """Average R@1/5/10 both ways."""
+    values = [value for way in stage.values() for value in way.values()]
+    return sum(values) / len(values)
+
+
+def flat_retrieval_figures(
+    gallery: Gallery, match: Float[Tensor, "N T"] | None
+) -> dict[str, float]:
+    """Return ``retrieval_figures`` of a gallery by flat names, and the mean recalls."""
+    stages = retrieval_figures(gallery.similarity, match, gallery.relevant)
+    means = {f"{name}/mean_recall": average_recall(stage) for name, stage in stages.items()}
+    return {**flat(stages), **means, "mean_recall": mean_recall(stages)}

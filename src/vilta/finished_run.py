@@ -1,0 +1,201 @@
+"""What a run leaves behind and how it is loaded: settings, model, teacher, result files."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vilta.config import ObjectiveConfig, PretrainConfig
+from vilta.config.finetune import FinetuneConfig, TaskConfig
+from vilta.config.yaml_file import load_yaml
+from vilta.data.examples import Examples, PairItems
+from vilta.model import ViltaConfig, ViltaForPreTraining
+from vilta.model.attention import prefer_plain_attention
+from vilta.model.encoders import load_text_encoder, pixel_statistics
+from vilta.model.language_model import load_tokenizer
+from vilta.objectives.vocabulary import require_same_words
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.folder import CONFIG, MODEL
+
+
+def read_run(folder: str) -> FinetuneConfig | None:
+    """Return the settings of a fine-tuned run, or of its ``model`` folder; else None."""
+    path = Path(folder) / CONFIG
+    if not path.is_file() and Path(folder).resolve().name == MODEL:
+        path = Path(folder).resolve().parent / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        found = load_yaml(path, FinetuneConfig)
+    except ValueError:  # a pre-training run's settings
+        return None
+    return found if found.task else None
+
+
+def model_folder(start: str) -> Path:
+    """Return the folder of a run's released model, or ``start`` itself if it is one."""
+    folder = Path(start)
+    for place in (folder / MODEL, folder):
+        if (place / "config.json").is_file():
+            return place
+    if (folder / CONFIG).is_file():
+        raise ValueError(f"{start} holds no released model yet; finish it with --run.resume")
+    raise ValueError(f"{start} is no run and holds no released model (config.json is missing)")
+
+
+def released_class(start: str) -> str:
+    """Return the name of the class whose weights a run has released."""
+    return (ViltaConfig.from_pretrained(model_folder(start)).architectures or ["model"])[0]
+
+
+def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
+    """Load the released model of a run with the settings that its training ended with.
+
+    The text says what became of the teacher: ``found``, ``none needed``, or ``not found`` with the
+    reason and what is different without it.
+
+    Raises ``ValueError`` in one line if the folder is no finished pre-training run.
+    """
+    folder = Path(run_folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{run_folder} is no run: it has no config.yaml")
+    if (tuned := read_run(run_folder)) is not None:
+        raise ValueError(
+            f"{run_folder} was fine-tuned for a task; use: "
+            f"vilta evaluate {tuned.task} --from {run_folder} --data DATA"
+        )
+    if not (folder / "model" / "config.json").is_file():
+        raise ValueError(
+            f"{run_folder} holds no released model yet; finish it with "
+            f"vilta pretrain {run_folder}/config.yaml --run.resume"
+        )
+    trained = load_yaml(folder / "config.yaml", PretrainConfig)
+    model = ViltaForPreTraining.from_pretrained(folder / "model")
+    tokenizer = load_tokenizer(str(folder / "model"))
+    reason = "the momentum copy is not part of the released model"
+    try:
+        teacher = load_teacher(trained, tokenizer)
+    except ValueError as error:  # the teacher may be gone; a finished model does not need it
+        teacher, reason = None, " ".join(str(error).split())
+    objective, found = trained.objective, "found"
+    if teacher is None:
+        objective, found = _without_teacher(trained.objective), "none needed"
+    if objective != trained.objective:
+        found = f"not found: {reason}; {_difference(trained.objective)}"
+    task = PretrainingTask(model, tokenizer, objective, teacher)
+    task.step.fill_(trained.optimization.steps)  # the weight of soft labels may be ramped
+    return task, trained, found
+
+
+def say_missing_teacher(console: Console, teacher: str) -> None:
+    """Say in one line what ``load_run`` tells of a teacher that is missing."""
+    if teacher.startswith("not found"):
+        console.print(f"teacher {teacher}", markup=False)
+
+
+def load_task(
+    kind: type[FinetuningTask], start: str, settings: TaskConfig, items: Examples | PairItems
+) -> FinetuningTask:
+    """Load a run's released model for a task."""
+    folder = model_folder(start)
+    model = kind.model_class.from_pretrained(folder)
+    return kind(model, load_tokenizer(str(folder)), settings, items)
+
+
+def build_model(config: PretrainConfig) -> ViltaForPreTraining:
+    """Join the two encoders that the config names."""
+    settings = config.model
+    mean, std = pixel_statistics(settings.image)
+    model = ViltaForPreTraining.from_encoders(
+        settings.image,
+        settings.text,
+        fusion=settings.fusion,
+        fusion_layers=settings.fusion_layers,
+        hidden_size=settings.fusion_width,
+        num_attention_heads=settings.fusion_heads,
+        pooling=settings.pooling,
+        dropout=settings.dropout,
+        initializer_range=settings.initializer_range,
+        contrastive_width=settings.contrastive_width,
+        image_size=config.data.image_size,
+        max_text_tokens=config.data.max_text_tokens,
+        image_mean=mean,
+        image_std=std,
+    )
+    if config.run.device == "cpu" or not torch.accelerator.is_available():
+        for encoder in (model.vilta.vision, model.vilta.text):
+            prefer_plain_attention(encoder)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    frozen = {"image": model.vilta.vision, "text": model.vilta.text}
+    for name in settings.freeze:
+        frozen[name].requires_grad_(False)
+    return model
+
+
+def load_teacher(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | None:
+    """Load the frozen language model if an objective asks for one; it must share the words."""
+    objective = config.objective
+    if objective.soft_labels != "language_model" and objective.negatives != "soft_label":
+        return None
+    if not objective.teacher:
+        return load_text_encoder(config.model.text)
+    require_same_words(tokenizer, load_tokenizer(objective.teacher))
+    return load_text_encoder(objective.teacher)
+
+
+def result_path(folder: str, name: str, data: str) -> Path:
+    """Return the file for figures on ``data``: no other data of the same run are kept in it.
+
+    ``runs/mine/evaluation-val.json`` for ``data/val``; where that holds the figures on another
+    folder called ``val``, the name tells the whole path.
+    """
+    place, _, query = data.partition("?")
+    last = Path(place).stem + (f"-{query}" if query else "")
+    short, whole = (Path(folder) / f"{_plain(name)}-{_plain(text)}.json" for text in (last, data))
+    return whole if _holds_other(short, data) else short
+
+
+def blanks_told(blanks: int, total: int) -> str:
+    """Say that figures count items that could not be shown."""
+    return (
+        f"note: {blanks:,} of {total:,} items cannot be read and count with a blank image; "
+        "warnings above name them"
+    )
+
+
+def _holds_other(path: Path, data: str) -> bool:
+    """Whether a file holds an evaluation on other data."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(result, dict) and result.get("data", data) != data
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text)
+
+
+def _difference(objective: ObjectiveConfig) -> str:
+    """Name what is measured in another way than in training when the teacher is missing."""
+    parts = ["validation/mlm is without soft labels"] if objective.soft_labels != "none" else []
+    if objective.negatives == "soft_label":
+        parts.append("negatives are filtered by grounded instead of soft_label")
+    elif objective.negatives == "grounded":
+        parts.append("the filter of negatives leaves the teacher's share in")
+    return ", ".join(parts)
+
+
+def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
+    filtered = "grounded" if objective.negatives == "soft_label" else objective.negatives
+    return replace(objective, soft_labels="none", negatives=filtered)

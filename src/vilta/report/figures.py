@@ -1,0 +1,105 @@
+"""The figures of an evaluation, as tiles and as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vilta.evaluation.retrieval import STAGES
+from vilta.report.html import Table, Tile
+
+
+def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Tile]:
+    """Return the figures that say most, in percent; ``images`` gives the level of chance."""
+    tiles = []
+    ways = {"image_to_text": "image to text", "text_to_image": "text to image"}
+    for way, label in ways.items():
+        found = {
+            s: figures["retrieval"][s][way]["R@1"] for s in STAGES if s in figures["retrieval"]
+        }
+        *others, best = found
+        alone = f"contrast alone {found['contrastive']:.1f}" if others else f"{best} alone"
+        note = f"{alone}, chance {100 / images:.2g}"
+        tiles.append(Tile(percent(found[best]), f"R@1, {label}", note))
+    words = {view: values["top1"] for view, values in figures["masked_words"].items()}
+    if "with_image" in words:
+        note = _note(words, {"wrong_image": "wrong image", "text_only": "no image"})
+        tiles.append(Tile(percent(words["with_image"]), "masked words right with the image", note))
+    scenes = figures.get("scenes", {})
+    if "colour" in scenes:
+        note = _note(scenes, {"colour_wrong_image": "with a wrong image"})
+        tiles.append(Tile(percent(scenes["colour"]), "masked colours right", note))
+    if "edit" in scenes:
+        note = _note(scenes, {"edit_rejected": "rejected outright"})
+        tiles.append(Tile(percent(scenes["edit"]), "true caption beats a one-word edit", note))
+    if "paraphrase" in scenes:
+        note = "same meaning, other words"
+        tiles.append(Tile(percent(scenes["paraphrase"]), "paraphrases accepted", note))
+    if filter_name in figures.get("negatives", {}):
+        written = figures["negatives"][filter_name]
+        note = f"filter {filter_name}; {written['written']:.0f} % of the captions have one"
+        tiles.append(Tile(percent(written["still_true"]), "negatives still true", note))
+    return tiles
+
+
+def _note(figures: dict[str, float], labels: dict[str, str]) -> str:
+    """Name the figures that there are: an evaluation leaves out what it could not count."""
+    return ", ".join(f"{label} {figures[n]:.1f}" for n, label in labels.items() if n in figures)
+
+
+def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
+    """Return the figures as titled tables, all in percent but the losses."""
+    tables = {
+        "Retrieval": Table(
+            ("", "R@1", "R@5", "R@10"),
+            [
+                (
+                    f"{way.replace('_', ' ')}, {stage}",
+                    *(f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)),
+                )
+                for stage in STAGES
+                for way, values in figures["retrieval"].get(stage, {}).items()
+            ],
+        ),
+        "Masked words": Table(
+            ("", "top-1", "top-5"),
+            [
+                (view.replace("_", " "), f"{values['top1']:.1f}", f"{values['top5']:.1f}")
+                for view, values in figures["masked_words"].items()
+            ],
+        ),
+        "Matching": Table(
+            ("", "accuracy"),
+            [
+                (f"{name.removeprefix('itm/accuracy_').replace('_', '-')} pairs", f"{value:.1f}")
+                for name, value in figures["validation"].items()
+                if name.startswith("itm/accuracy_")
+            ],
+        ),
+        "Losses on held-out data": Table(
+            ("", "mean"),
+            [
+                (name, f"{value:.3f}")
+                for name, value in figures["validation"].items()
+                if "/" not in name
+            ],
+        ),
+    }
+    if "scenes" in figures:
+        tables["Scenes, by the oracle"] = Table(
+            ("", "%"),
+            [(name.replace("_", " "), f"{value:.1f}") for name, value in figures["scenes"].items()],
+        )
+    if "negatives" in figures:
+        tables["Synthesised negatives, by the oracle"] = Table(
+            ("filter", "captions with one", "still true", "no sentence"),
+            [
+                (name, *(f"{shares[k]:.1f}" for k in ("written", "still_true", "no_sentence")))
+                for name, shares in figures["negatives"].items()
+            ],
+        )
+    return tables
+
+
+def percent(value: float) -> str:
+    """Write a percentage with one digit after the point."""
+    return f"{value:.1f} %"

@@ -1,0 +1,86 @@
+"""What pages are made of. A page needs no other file; every text that comes in is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+SMALL_SIDE = 128
+"""Images up to this side are inlined without loss, larger ones as JPEG; our choice."""
+
+
+class Tile(NamedTuple):
+    """A key figure: its value, what it is, and what to compare it with."""
+
+    value: str
+    label: str
+    note: str
+
+
+class Table(NamedTuple):
+    """Head and rows, all as text."""
+
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole page of elements."""
+    style = files("vilta.commands").joinpath("style.css").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title>",
+            f"<style>\n{style}</style></head><body><main>",
+            *parts,
+            "</main></body></html>\n",
+        ]
+    )
+
+
+def tile_element(tile: Tile) -> str:
+    """Return a key figure."""
+    return (
+        f'<div class="tile"><b>{escape(tile.value)}</b><span>{escape(tile.label)}</span>'
+        f"<small>{escape(tile.note)}</small></div>"
+    )
+
+
+def table_element(title: str, table: Table) -> str:
+    """Return a table; a title makes it a card."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+    )
+    heading = f'<h3 style="margin-top:0">{escape(title)}</h3>' if title else ""
+    return f'<div class="card scroll">{heading}<table><tr>{head}</tr>{rows}</table></div>'
+
+
+def picture_element(light: bytes, dark: bytes, text: str) -> str:
+    """Return a plot from two PNG files, for a light and for a dark screen."""
+    on_light, on_dark = (
+        f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (light, dark)
+    )
+    return (
+        f'<div class="card curves"><picture><source srcset="{on_dark}" '
+        f'media="(prefers-color-scheme: dark)"><img src="{on_light}" alt="{escape(text)}">'
+        "</picture></div>"
+    )
+
+
+def data_uri(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
+    """Return an image as an address that holds it."""
+    kind = "png" if max(pixels.shape) <= SMALL_SIDE else "jpeg"
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=kind, quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,100 @@
+"""What a finished run left on disk: its training log and its evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vilta.metrics.names import flat
+from vilta.training.folder import METRICS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run's log, line by line, and its newest evaluation."""
+
+    steps: list[dict[str, Any]]
+    """Lines of ``metrics.jsonl`` with losses and statistics, by step."""
+    evaluations: list[dict[str, Any]]
+    """Flat figures of the evaluations during training, each with its ``step``."""
+    machine: dict[str, Any]
+    """The ``device`` and ``precision`` that the last steps were computed in."""
+    evaluation: dict[str, Any]
+    """Content of the newest ``evaluation-*.json``."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The nested figures of the newest evaluation."""
+        return self.evaluation["figures"]
+
+
+def read_record(run_folder: str) -> Record:
+    """Read the log and the newest evaluation of a run.
+
+    Raises ``ValueError`` in one line if the run was not evaluated or a file is not what it should
+    be.
+    """
+    folder = Path(run_folder)
+    found = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(
+            f"{run_folder} was not evaluated yet; run: vilta evaluate {run_folder} --data DATA"
+        )
+    try:
+        evaluation = json.loads(found[-1].read_text(encoding="utf-8"))
+    except ValueError:
+        evaluation = None
+    if not isinstance(evaluation, dict) or not {"data", "figures"} <= evaluation.keys():
+        raise ValueError(
+            f"{found[-1]} is no evaluation; delete it and run: "
+            f"vilta evaluate {run_folder} --data DATA"
+        )
+    lines = _log_lines(folder / METRICS)
+    machines = [line for line in lines if "device" in line]
+    return Record(
+        steps=[line for line in lines if "loss" in line],
+        evaluations=[
+            {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
+        ],
+        machine={name: line[name] for line in machines for name in ("device", "precision")},
+        evaluation=evaluation,
+    )
+
+
+def training_summary(record: Record, parameters: int) -> dict[str, Any]:
+    """Return how much training there was: steps, samples seen, minutes, parameters, and on what."""
+    summary: dict[str, Any] = {"parameters": parameters, **record.machine}
+    if record.steps:
+        first, last = record.steps[0], record.steps[-1]
+        # The log holds the pace, not the batch: samples/s times seconds is what one line covers.
+        per_step = round(first["samples_per_s"] * first["seconds"] / first["step"])
+        summary |= {
+            "steps": last["step"],
+            "samples": last["step"] * per_step,
+            "minutes": round(last["seconds"] / 60, 2),
+            "samples_per_second": round(last["step"] * per_step / last["seconds"], 1),
+        }
+    return summary
+
+
+def all_figures(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
+    """Join evaluation and training to one flat dict, as ``metrics.json`` holds it."""
+    about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "figures"}
+    return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(record.figures)}
+
+
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a torn line, as a killed run leaves it, is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(line, dict) and "step" in line:
+                lines.append({k: math.nan if v is None else v for k, v in line.items()})
+    return lines

@@ -1,0 +1,1 @@
+"""Published and plain file formats that hold a task's items."""

@@ -1,0 +1,116 @@
+"""The figures of a pre-trained model on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vilta.evaluation.masked_words import masked_word_figures
+from vilta.evaluation.retrieval import (
+    candidate_pairs,
+    encode_gallery,
+    match_scores,
+    mean_recall,
+    retrieval_figures,
+    trained_stages,
+)
+from vilta.evaluation.scenes import negative_truth, scene_figures
+from vilta.objectives.hard_negatives import SynthesisedNegatives
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.types import Batch
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@torch.no_grad()
+def evaluate_pretraining(
+    task: PretrainingTask,
+    loader: Any,
+    *,
+    top_k: int = 32,
+    full: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return retrieval, masked words, matching and, on scenes, the oracle's figures.
+
+    ``loader`` gives the rows of ``loader.dataset.table`` in order, with masked captions. The
+    result is a nested dict of percentages (losses aside). Random choices follow ``seed`` and leave
+    torch's own random state as it was.
+    """
+    say = progress or (lambda what, done, total: None)
+    table, tokenizer, model = loader.dataset.table, task.tokenizer, task.model
+    was_training = task.training
+    task.eval()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        figures: dict[str, Any] = {}
+        say("matching and losses", 0, 1)
+        figures["validation"] = _mean_parts(task, loader)
+        say("masked words", 0, 1)
+        figures["masked_words"] = masked_word_figures(model, loader)
+        say("encoding", 0, 1)
+        gallery = encode_gallery(
+            model, tokenizer, (batch.pixel_values for batch in loader), table["captions"]
+        )
+        stages = trained_stages(task.objective)
+        match = None
+        if "matching" in stages:
+            every = full or "contrastive" not in stages
+            wanted = candidate_pairs(
+                gallery.similarity, gallery.similarity.numel() if every else top_k
+            )
+            match = match_scores(
+                model, gallery, wanted, lambda done, total: say("matching pairs", done, total)
+            )
+        ranked = retrieval_figures(gallery.similarity, match, gallery.relevant)
+        figures["retrieval"] = {stage: ranked[stage] for stage in stages}
+        if len(table) and table[0]["source"] == "scenes":
+            say("asking the oracle", 0, 1)
+            figures["scenes"] = scene_figures(model, tokenizer, table, loader, seed)
+            figures["negatives"] = {
+                name: negative_truth(table, loader, tokenizer, _writer(task, name))
+                for name in ("none", "soft_label", "grounded")
+                if name != "soft_label" or task.teacher is not None
+            }
+    task.train(was_training)
+    figures["retrieval"]["mean_recall"] = mean_recall(figures["retrieval"])
+    return figures
+
+
+def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
+    """Average every logged part of the step over what it counts, however that is batched.
+
+    Words for the losses on masked words, valid rows for matching, pairs for all else, of which
+    contrast depends on the batch. A part that counts nothing in all the data is left out.
+    """
+    sums: dict[str, float] = {}
+    totals: dict[str, float] = {}
+    for batch in loader:
+        losses = task(batch.to(task.model.device))
+        words = len(batch.masked_positions)
+        counts = {"mlm": words, "text_mlm": words, **losses.counts}
+        for name, value in losses.parts.items():
+            count = float(counts.get(name, len(batch)))
+            if count and not value.isnan():
+                sums[name] = sums.get(name, 0.0) + count * value.item()
+                totals[name] = totals.get(name, 0.0) + count
+    return {
+        name: total / totals[name] * (100 if "accuracy" in name else 1)
+        for name, total in sums.items()
+    }
+
+
+def _writer(task: PretrainingTask, name: str) -> Callable[[Batch], SynthesisedNegatives]:
+    """Write negatives as the training step does, with the filter ``name``."""
+
+    def write(batch: Batch) -> SynthesisedNegatives:
+        batch = batch.to(task.model.device)
+        expected = task.expected_words(batch, task.model.vilta.encode_image(batch.pixel_values))
+        soft = task.soft_labels(batch)
+        return task.write_negatives(batch, expected.text_logits, expected.logits, soft, name)
+
+    return write

@@ -1,0 +1,70 @@
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vilta.commands.inspect import Sheet, run
+from vilta.config.tools import InspectConfig
+
+
+def write_pairs(folder, numbers, caption="picture <b>{}</b>"):
+    folder.mkdir()
+    for i in numbers:
+        pixels = np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        (folder / f"{i}.png").write_bytes(file.getvalue())
+        (folder / f"{i}.txt").write_text(caption.format(i))
+    return str(folder)
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = write_pairs(tmp_path / "train", range(6))
+    (tmp_path / "train" / "copy.png").write_bytes((tmp_path / "train" / "2.png").read_bytes())
+    (tmp_path / "train" / "copy.txt").write_text("a copy")
+    (tmp_path / "train" / "broken.png").write_bytes(b"<html>")
+    (tmp_path / "train" / "broken.txt").write_text("broken")
+    return folder
+
+
+def test_the_table_and_the_page(source, tmp_path, capsys):
+    other = write_pairs(tmp_path / "val", [4, 77], "another {}")
+    page = tmp_path / "pages" / "look.html"
+    run(source, InspectConfig(against=other, out=str(page), examples=4))
+    said = capsys.readouterr().out
+    for line in (
+        "images                                 8",
+        "same bytes as another  1",
+        "cannot be decoded          1",
+        "1 of 2 (50.0 %)",
+        f"wrote {page}",
+        "next: open",
+    ):
+        assert line in said, line
+    html = page.read_text()
+    assert html.count('<div class="card"><div class="pair">') == 4
+    assert "picture &lt;b&gt;" in html and "picture <b>" not in html
+    assert "http" not in html.replace("http-equiv", "") and "<script" not in html
+    assert "4.png" in html and "50.0 %" in html
+
+
+def test_nothing_usable_is_told(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"x")
+    (tmp_path / "in" / "a.txt").write_text(" ")
+    with pytest.raises(ValueError, match="no usable pair; 1 were skipped"):
+        run(str(tmp_path / "in"), InspectConfig(out=str(tmp_path / "p.html")))
+    assert not (tmp_path / "p.html").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 100, 1000])
+def test_the_sheet_is_spread_evenly(count):
+    sheet = Sheet(8)
+    for i in range(count):
+        sheet.offer({"number": i})
+    numbers = [row["number"] for row in sheet.rows]
+    assert min(count, 8) <= len(numbers) <= 16
+    assert len({b - a for a, b in itertools.pairwise(numbers)}) <= 1

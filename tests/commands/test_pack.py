@@ -1,0 +1,53 @@
+import datasets
+import pytest
+
+from vilta.commands.pack import run
+from vilta.config.tools import PackConfig
+from vilta.data.pack import packing
+
+
+def test_pack_says_what_it_wrote_and_what_comes_next(tmp_path, capsys):
+    out = str(tmp_path / "scenes")
+    run("scenes:12?seed=1&size=32", PackConfig(out=out, shard_rows=5))
+    assert len(datasets.load_from_disk(out)) == 12
+    said = capsys.readouterr().out
+    assert "12 images" in said and "3 shards" in said
+    assert f"--data.train {out}" in said
+
+
+def test_skipped_items_are_shown(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.jpg").write_bytes(b"x")
+    (folder / "bad.txt").write_text("a caption")
+    run_source = "scenes:1?size=32"
+    run(run_source, PackConfig(out=str(folder / "good")))
+    good = datasets.load_from_disk(str(folder / "good"))
+    good[0]["image"].save(folder / "good.png")
+    (folder / "good.txt").write_text("a scene")
+    capsys.readouterr()
+    run(str(folder), PackConfig(out=str(tmp_path / "out")))
+    said = capsys.readouterr().out
+    assert "1 skipped" in said and "bad.jpg: not an image" in said
+
+
+def test_an_interrupted_packing_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(self, row, digest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.Shard, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("scenes:4?size=32", PackConfig(out=str(tmp_path / "out")))
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_merged_images_are_counted(tmp_path, capsys):
+    folder = tmp_path / "in"
+    run("scenes:1?size=32", PackConfig(out=str(tmp_path / "one")))
+    folder.mkdir()
+    for name in ("a", "b"):
+        datasets.load_from_disk(str(tmp_path / "one"))[0]["image"].save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a scene, {name}")
+    run(str(folder), PackConfig(out=str(tmp_path / "out")))
+    said = capsys.readouterr().out
+    assert "1 images with 2 captions" in said and "1 had the bytes of another one" in said

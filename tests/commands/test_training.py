@@ -1,0 +1,269 @@
+"""The whole way on a few scenes: language model, pre-training, resumed and evaluated."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from vilta.commands import evaluate, pack, pretrain, pretrain_text
+from vilta.config import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    PretrainConfig,
+    PretrainTextConfig,
+    RunConfig,
+    TextDataConfig,
+    TextModelConfig,
+)
+from vilta.config.tools import EvaluateConfig, PackConfig
+from vilta.config.yaml_file import save_yaml
+
+TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
+IMAGE = {
+    "model_type": "vilta-conv-vit",
+    "stem_widths": [8, 16, 16],
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+STEPS = 8  # 40 scenes, 8 a step: step 5 ends an epoch
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    pretrain_text.run(
+        PretrainTextConfig(
+            data=TextDataConfig(train=TRAIN, workers=0),
+            model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
+            optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
+            run=RunConfig(out=str(folder / "run"), device="cpu", best_metric="text/top1"),
+        )
+    )
+    return str(folder / "run" / "model")
+
+
+@pytest.fixture(scope="module")
+def settings(text_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    (folder / "image.json").write_text(json.dumps(IMAGE))
+    return PretrainConfig(
+        data=DataConfig(train=TRAIN, val=VAL, image_size=32, workers=0),
+        model=ModelConfig(
+            image=str(folder / "image.json"),
+            text=text_model,
+            fusion_layers=1,
+            fusion_width=16,
+            fusion_heads=2,
+            contrastive_width=8,
+        ),
+        objective=ObjectiveConfig(mlm_start=2, itm_start=4, filter_ratio=10.0),
+        optimization=OptimizationConfig(steps=STEPS, batch_size=8, lr=1e-3),
+        run=RunConfig(out=str(folder / "run"), log_every=1, save_every=1, keep=STEPS, device="cpu"),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(settings):
+    pretrain.run(settings)
+    return settings.run.out
+
+
+def lines_of(folder):
+    text = Path(folder, "metrics.jsonl").read_text()
+    lines = [line for line in map(json.loads, text.splitlines()) if "device" not in line]
+    timed = {"seconds", "samples_per_s"}
+    return {
+        (line["step"], "evaluation" in line): {k: v for k, v in line.items() if k not in timed}
+        for line in lines
+    }
+
+
+def forget_after(run, step):
+    """Make a run one that was stopped at a step."""
+    shutil.rmtree(run / "model")
+    for checkpoint in (run / "checkpoints").iterdir():
+        if checkpoint.name.startswith("step-") and int(checkpoint.name[5:]) > step:
+            shutil.rmtree(checkpoint)
+
+
+def test_losses_begin_when_they_should(whole_run):
+    lines = lines_of(whole_run)
+    for step in range(1, STEPS + 1):
+        line = lines[step, False]
+        assert ("mlm" in line and line["mlm"] is not None) == (step > 2)
+        assert ("itm" in line and line["itm"] is not None) == (step > 4)
+        assert math.isfinite(line["loss"]) and math.isfinite(line["itc"])
+
+
+def test_the_seed_decides_the_run(settings, whole_run, tmp_path):
+    torch.manual_seed(99)
+    for seed, same in ((settings.run.seed, True), (settings.run.seed + 1, False)):
+        short = replace(settings.optimization, steps=1, warmup=0.0)
+        run = replace(settings.run, out=str(tmp_path / str(seed)), seed=seed)
+        pretrain.run(replace(settings, optimization=short, run=run))
+        loss = lines_of(tmp_path / str(seed))[1, False]["loss"]
+        assert (loss == lines_of(whole_run)[1, False]["loss"]) == same
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path, step):
+    """Contrast alone, with masked words, at the end of an epoch, and with matching."""
+    out = tmp_path / "run"
+    shutil.copytree(whole_run, out)
+    forget_after(out, step)
+    pretrain.run(replace(settings, run=replace(settings.run, out=str(out), resume=True)))
+    assert lines_of(out) == lines_of(whole_run)
+    expected = load_file(f"{whole_run}/model/model.safetensors")
+    found = load_file(out / "model" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_over_a_stream_is_resumed_like_any_other(settings, tmp_path):
+    pack.run(TRAIN, PackConfig(out=str(tmp_path / "packed"), shard_rows=9))
+    assert len(list((tmp_path / "packed").glob("*.arrow"))) == 5
+    data = replace(settings.data, train=f"stream:{tmp_path}/packed", val="", workers=1)
+    run = replace(settings.run, out=str(tmp_path / "run"))
+    pretrain.run(replace(settings, data=data, run=run))
+    expected = lines_of(run.out)
+    forget_after(tmp_path / "run", 3)
+    pretrain.run(replace(settings, data=data, run=replace(run, resume=True)))
+    assert lines_of(run.out) == expected
+
+
+ACCELERATE = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"]
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "accelerate launch": [
+        "accelerate.commands.launch",
+        *ACCELERATE,
+        "--mixed_precision=bf16",  # ours is the run's own
+        "--dynamo_backend=no",
+    ],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_train_what_one_process_trains(settings, tmp_path, launcher):
+    """To 1e-5 in float32, by the command line under either launcher.
+
+    Running statistics of batch norms are left out: each process has its own half of the batches.
+    """
+    exact = replace(settings.optimization, batch_size=4, precision="float32", steps=6)
+    save_yaml(replace(settings, optimization=exact), tmp_path / "config.yaml")
+    command = [sys.executable, "-m", *LAUNCHERS[launcher]]
+    flags = ["--run.out", str(tmp_path / "two")]
+    done = subprocess.run(
+        [*command, "-m", "vilta", "pretrain", str(tmp_path / "config.yaml"), *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "on 2 x cpu" in done.stdout and done.stdout.count("next: vilta evaluate") == 1
+    one = replace(settings.run, out=str(tmp_path / "one"))
+    pretrain.run(replace(settings, optimization=replace(exact, accumulate=2), run=one))
+    for (step, _), line in lines_of(tmp_path / "one").items():
+        found = lines_of(tmp_path / "two")[step, False]
+        losses = ["loss", "itc", *(["mlm", "text_mlm"] if step > 2 else [])]
+        assert [found[n] for n in losses] == pytest.approx([line[n] for n in losses], abs=1e-5)
+        if step == 6:
+            break
+    expected = load_file(tmp_path / "one" / "model" / "model.safetensors")
+    found = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    for name, weight in expected.items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5, msg=name)
+
+
+def test_evaluation_of_the_run(whole_run, capsys):
+    evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu"))
+    result = json.loads(Path(f"{whole_run}/evaluation-scenes-12-seed-1-size-32.json").read_text())
+    assert result["images"] == 12 and result["candidates"] == "all"
+    assert result["teacher"] == "found"
+    figures = result["figures"]
+    assert set(figures["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}
+    assert set(figures["masked_words"]) == {"with_image", "wrong_image", "text_only"}
+    assert set(figures["negatives"]) == {"none", "soft_label", "grounded"}
+    assert all(0 <= value <= 100 for value in figures["scenes"].values())
+    printed = capsys.readouterr().out
+    assert "combined" in printed and f"next: vilta report {whole_run}" in printed
+    again = f"{whole_run}/again.json"
+    evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu", out=again))
+    repeated = json.loads(Path(again).read_text())["figures"]
+    assert repeated == figures, "the same seed, the same figures"
+
+
+def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplog):
+    """Of four pictures for each use, one has no caption and one cannot be decoded."""
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.effect_noise((40, 40), 60 + i).save(tmp_path / name / f"{i}.png")
+            (tmp_path / name / f"{i}.txt").write_text("" if i == 1 else "a large red ball")
+        (tmp_path / name / "2.png").write_bytes(b"no image")
+    paths = {"train": str(tmp_path / "train"), "val": str(tmp_path / "val")}
+    changed = replace(
+        settings,
+        data=replace(settings.data, **paths),
+        optimization=replace(settings.optimization, steps=1, batch_size=6),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    pretrain.run(changed)
+    for name in paths:
+        assert f"{paths[name]}: 1 items skipped, the first: " in caplog.text
+    said = capsys.readouterr().out
+    assert int(re.search(r"bad samples replaced by others: (\d+)", said)[1]) >= 2
+    evaluate.run(str(tmp_path / "run"), EvaluateConfig(data=paths["val"], device="cpu"))
+    assert "note: 1 of 3 items cannot be read" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/evaluation-val.json").read_text())["blank_images"] == 1
+
+    for clean in ({"val": ""}, {"train": TRAIN}):
+        strict = replace(changed, data=replace(changed.data, **clean, strict=True))
+        with pytest.raises(ValueError, match=r"1\.\w+: .*no caption"):
+            pretrain.run(replace(strict, run=replace(changed.run, out=str(tmp_path / "new"))))
+
+
+@pytest.mark.parametrize(("ramp", "share"), [(0, 1.0), (4, 1.0), (2 * STEPS, 0.5)])
+def test_soft_labels_weigh_in_an_evaluation_what_they_did_at_the_end(
+    settings, whole_run, tmp_path, ramp, share
+):
+    (tmp_path / "model").symlink_to(Path(whole_run) / "model")
+    objective = replace(settings.objective, alpha_ramp_steps=ramp)
+    save_yaml(replace(settings, objective=objective), tmp_path / "config.yaml")
+    task, *_ = evaluate.load_run(str(tmp_path))
+    assert float(task.alpha()) == pytest.approx(share * objective.alpha)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": "/no/such/folder"}, "/no/such/folder"),
+        ({"train": "scenes:8?size=8"}, "16 pixels"),
+        ({"image_size": 8}, "16"),
+    ],
+)
+def test_bad_data_stop_before_training(settings, tmp_path, change, message):
+    bad = replace(
+        settings,
+        data=replace(settings.data, **change),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        pretrain.run(bad)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run" / "model").exists()

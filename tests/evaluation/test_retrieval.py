@@ -1,0 +1,97 @@
+import pytest
+import torch
+from pretraining_case import TOKENIZER
+from tiny_models import pixels_of, tiny_vilta
+
+from vilta.evaluation import retrieval
+from vilta.evaluation.retrieval import (
+    candidate_pairs,
+    encode_gallery,
+    match_scores,
+    retrieval_figures,
+)
+
+CAPTIONS = [
+    ["a red ball", "a red ball near the blue cube ."],
+    ["dogs running under a boat"],
+    ["the cube", "a green cube on grass", "grass"],
+    ["the skateboarder runs near the dog"],
+]
+OWNER = [0, 0, 1, 2, 2, 2, 3]
+TEXTS = [caption for group in CAPTIONS for caption in group]
+
+
+@pytest.fixture(params=["co-attention", "cross-attention"])
+def model(request):
+    return tiny_vilta(fusion=request.param)
+
+
+def encode(model):
+    return encode_gallery(model, TOKENIZER, pixels_of(4).split(3), CAPTIONS, batch_size=2)
+
+
+def plain_scores(model, image, text):
+    tokens = TOKENIZER(TEXTS[text], return_tensors="pt")
+    with torch.no_grad():
+        out = model(tokens["input_ids"], tokens["attention_mask"], pixels_of(4)[image][None])
+    cosine = (out.image_embeds @ out.text_embeds.T).item() * model.itc_head.scale().item()
+    return cosine, (out.match_logits[0, 1] - out.match_logits[0, 0]).item()
+
+
+def test_cached_states_score_as_whole_passes_do(model, monkeypatch):
+    monkeypatch.setattr(retrieval, "PAIRS_PER_CALL", 5)
+    gallery = encode(model)
+    calls = []
+    match = match_scores(
+        model, gallery, torch.ones(4, 7, dtype=torch.bool), lambda *a: calls.append(a)
+    )
+    for image in range(4):
+        for text in range(7):
+            cosine, logit = plain_scores(model, image, text)
+            assert gallery.similarity[image, text].item() == pytest.approx(cosine, abs=1e-4)
+            assert match[image, text].item() == pytest.approx(logit, abs=1e-4)
+            assert gallery.relevant[image, text].item() == (OWNER[text] == image)
+    assert calls[-1] == (28, 28) and len(calls) == 6
+
+
+def test_only_wanted_pairs_are_scored(model):
+    gallery = encode(model)
+    wanted = torch.rand(4, 7) < 0.5
+    some = match_scores(model, gallery, wanted)
+    every = match_scores(model, gallery, torch.ones_like(wanted))
+    assert torch.equal(some.isfinite(), wanted)
+    torch.testing.assert_close(some[wanted], every[wanted], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 100])
+def test_candidates_are_the_likeliest_either_way(top_k):
+    similarity = torch.randn(5, 8)
+    wanted = candidate_pairs(similarity, top_k)
+    for i in range(5):
+        for t in range(8):
+            text_rank = (similarity[i] > similarity[i, t]).sum()
+            image_rank = (similarity[:, t] > similarity[i, t]).sum()
+            assert wanted[i, t].item() == (text_rank < top_k or image_rank < top_k)
+
+
+def test_scored_pairs_rank_before_others_which_keep_their_order():
+    similarity = torch.tensor([[40.0, 90.0, 60.0, 50.0]])  # as a low temperature makes them
+    match = torch.tensor([[-torch.inf, -3.0, -torch.inf, -torch.inf]])
+    for relevant, rank in [(1, 1), (2, 2), (3, 3), (0, 4)]:
+        mask = torch.arange(4)[None] == relevant
+        figures = retrieval_figures(similarity, match, mask)["matching"]["image_to_text"]
+        assert figures["R@1"] == (100.0 if rank == 1 else 0.0)
+        assert figures["R@5"] == 100.0
+    wide = torch.arange(30.0)[None] + 20
+    match = torch.full_like(wide, -torch.inf)
+    match[0, 0] = 0.5
+    figures = retrieval_figures(wide, match, torch.arange(30)[None] == 29)["matching"]
+    assert figures["image_to_text"] == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}
+
+
+def test_figures_of_both_stages():
+    relevant = torch.eye(3, dtype=torch.bool)
+    figures = retrieval_figures(1 - relevant.float(), relevant.float(), relevant)
+    assert figures["contrastive"]["image_to_text"]["R@1"] == 0.0
+    assert figures["matching"]["text_to_image"] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
+    assert set(retrieval_figures(relevant.float(), None, relevant)) == {"contrastive"}

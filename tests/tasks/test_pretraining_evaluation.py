@@ -1,0 +1,98 @@
+import pytest
+import torch
+from pretraining_case import make_task
+
+from vilta.config import DataConfig
+from vilta.data.collate import PairCollator
+from vilta.data.loading import evaluation_loader
+from vilta.data.samples import PairDataset
+from vilta.data.sources import load_pairs
+from vilta.metrics.names import flat
+from vilta.objectives.masking import mask_words
+from vilta.tasks.pretraining_evaluation import evaluate_pretraining
+
+
+def make_loader(task, batch_size):
+    config = DataConfig(train="", image_size=32)
+    data = PairDataset(load_pairs("scenes:12?seed=5&size=32"), config, 0, False, "scenes")
+
+    def mask(ids, words, noise):
+        return mask_words(ids, words, noise, task.words.tables(), rate=0.4)
+
+    return evaluation_loader(
+        data, PairCollator(task.tokenizer, 24, mask, 0), batch_size=batch_size, workers=0
+    )
+
+
+def test_figures_follow_the_seed_and_leave_everything_as_it_was():
+    task = make_task(filter_ratio=0.9)
+    loader = make_loader(task, 4)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    said = []
+    first = evaluate_pretraining(task, loader, full=True, progress=lambda *what: said.append(what))
+    assert torch.equal(torch.get_rng_state(), before) and task.training
+    torch.manual_seed(6)
+    assert flat(evaluate_pretraining(task, loader, full=True)) == flat(first)
+    assert {"matching and losses", "matching pairs"} <= {what for what, _, _ in said}
+
+
+def test_parts_are_averages_over_what_they_count_and_accuracies_percentages():
+    task = make_task(negatives="off")
+    loader = make_loader(task, 5)  # the last batch holds 2
+    found = evaluate_pretraining(task, loader)["validation"]
+    task.eval()
+    with torch.no_grad():
+        seen = [(task(batch).parts, batch) for batch in loader]
+    for name in ("mlm", "text_mlm", "itc"):
+        sizes = [len(batch if name == "itc" else batch.masked_positions) for _, batch in seen]
+        summed = sum(size * part[name].item() for size, (part, _) in zip(sizes, seen, strict=True))
+        assert found[name] == pytest.approx(summed / sum(sizes), rel=1e-5)
+    assert 0 <= found["itm/accuracy_true"] <= 100
+
+
+def test_a_batch_without_a_negative_moves_no_accuracy():
+    """The last batch of 11 + 1 has no wrong partner; in batches of one nothing is left to tell."""
+    task = make_task(negatives="off")
+    with torch.no_grad():
+        task.model.itm_head.out.bias.copy_(torch.tensor([1e3, 0.0]))  # always: no match
+    found = evaluate_pretraining(task, make_loader(task, 11))["validation"]
+    assert found["itm/accuracy_other_text"] == found["itm/accuracy_other_image"] == 100
+    assert found["itm/accuracy_true"] == 0
+    found = evaluate_pretraining(task, make_loader(task, 1))["validation"]
+    assert not [name for name in found if "other_" in name]
+    assert found["itm/accuracy_true"] == 0
+
+
+def test_the_best_stage_counts_for_mean_recall():
+    task = make_task()
+    figures = evaluate_pretraining(task, make_loader(task, 12))["retrieval"]
+    best = figures.pop("mean_recall")
+    averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in figures.values()]
+    assert best == pytest.approx(max(averages)) and len(averages) == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "stage"), [({"itc_weight": 0.0}, "matching"), ({"itm_weight": 0.0}, "contrastive")]
+)
+def test_an_untrained_head_ranks_nothing(weights, stage):
+    """Without contrast matching scores every pair, however few candidates are asked for."""
+    task = make_task(**weights)
+    loader = make_loader(task, 12)
+    found = evaluate_pretraining(task, loader, top_k=1)["retrieval"]
+    assert set(found) == {stage, "mean_recall"}
+    untrained = task.model.itc_head if stage == "matching" else task.model.itm_head
+    with torch.no_grad():
+        for weight in untrained.parameters():
+            weight.copy_(torch.randn_like(weight))
+    assert evaluate_pretraining(task, loader, top_k=1)["retrieval"] == found
+    every = evaluate_pretraining(make_task(), loader, full=True)["retrieval"]
+    assert found[stage] == every[stage]
+
+
+def test_names_are_joined_with_slashes():
+    assert flat({"a": {"b": 1.0, "c": {"d": 2.0}}, "e": 3.0}) == {
+        "a/b": 1.0,
+        "a/c/d": 2.0,
+        "e": 3.0,
+    }

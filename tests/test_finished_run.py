@@ -1,0 +1,30 @@
+"""Where an evaluation's figures go."""
+
+import json
+
+from vilta.finished_run import result_path
+
+
+def keep(folder, data):
+    path = result_path(str(folder), "evaluation", data)
+    path.write_text(json.dumps({"data": data}))
+    return path
+
+
+def test_the_name_tells_the_data(tmp_path):
+    assert keep(tmp_path, "data/val").name == "evaluation-val.json"
+    assert keep(tmp_path, "scenes:9?seed=1&size=32").name.endswith("-scenes-9-seed-1-size-32.json")
+    assert result_path("runs", "memes:Memes", "test.csv").name == "memes-Memes-test.json"
+
+
+def test_other_data_never_overwrite_figures(tmp_path):
+    every = ["a/val", "b/val", "c/val.csv", "scenes:9?seed=1", "scenes:9?seed=2", "scenes:9"]
+    kept = [keep(tmp_path, data) for data in every]
+    assert len(set(kept)) == len(every)
+    assert [keep(tmp_path, data) for data in every] == kept, "the same data, the same file"
+
+
+def test_a_file_that_is_no_evaluation_does_not_matter(tmp_path):
+    for content in ("", "[1]", '{"run": "x"}'):
+        (tmp_path / "evaluation-val.json").write_text(content)
+        assert result_path(str(tmp_path), "evaluation", "a/val").name == "evaluation-val.json"
