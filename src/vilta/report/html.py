@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 def document(title: str, parts: Sequence[str]) -> str:
     """Return a whole page of elements."""
-    style = files("vilta.commands").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("vilta.report").joinpath("style.css").read_text(encoding="utf-8")
     return "\n".join(
         [
             "<!doctype html>",
