@@ -84,7 +84,7 @@ def test_tables_follow_their_module_and_are_not_saved():
 
 def test_tokenizer_that_cannot_serve():
     tokenizer = known_tokenizer(WORDS)
-    with pytest.raises(ValueError, match=r"has 17 words but the model only 16"):
+    with pytest.raises(ValueError, match=r"has 17 words but the model has embeddings for 16"):
         read_vocabulary(tokenizer, 16)
     core = tokenizer.backend_tokenizer
     with pytest.raises(ValueError, match="no mask token"):
