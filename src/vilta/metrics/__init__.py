@@ -1,1 +1,1 @@
-"""Figures of merit, with their rules."""
+"""Metrics that follow the rules of the official evaluators."""

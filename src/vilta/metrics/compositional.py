@@ -1,8 +1,8 @@
-"""Figures of benchmarks that oppose a caption to a slightly changed one.
+"""Metrics of benchmarks that compare a caption with a slightly altered one.
 
-All figures are in percent and not rounded. A score is any number that is higher where image and
-text match better; a tie counts as wrong, and so does a score that is no number. Without items
-there is no figure, and ValueError is raised.
+All metrics are percentages and not rounded. A score is any number that is higher where image and
+text match better; a tie counts as wrong, and so does NaN. ValueError is raised if there are no
+items.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class CategoryAccuracy(NamedTuple):
 
 
 def pairwise_accuracy(true: Float[Tensor, "N"], false: Float[Tensor, "N"]) -> float:
-    """Share of images that score their true caption higher than the false one.
+    """Return the percentage of images that score their true caption higher than the false one.
 
-    The figure of SugarCrepe, each of its files by itself (RAIVNLab/sugar-crepe, main_eval.py).
-    SugarCrepe++ has two true captions; the lower of their scores has to win (Sri-Harsha/scpp, the
-    image-to-text task).
+    SugarCrepe's metric, computed per file (RAIVNLab/sugar-crepe, main_eval.py). SugarCrepe++ has
+    two true captions, and the lower of their scores has to win (Sri-Harsha/scpp, the image-to-text
+    task).
     """
     return _percent(true > false)
 
 
 def winoground_scores(scores: Float[Tensor, "N 2 2"]) -> dict[str, float]:
-    """``text``, ``image`` and ``group`` score of N pairs of images with their pairs of captions.
+    """Return the ``text``, ``image`` and ``group`` score of N image pairs with caption pairs.
 
     `scores` is indexed [n, image, caption]; image i belongs to caption i. Text: each image scores
     its own caption higher than the other. Image: each caption scores its own image higher than the

@@ -1,4 +1,4 @@
-"""Accuracy and consistency of NLVR2: is a sentence true of a pair of photographs?
+"""Accuracy and consistency of NLVR2, which asks whether a sentence is true of two photos.
 
 Source: lil-lab/nlvr, nlvr2/eval/metrics.py at commit e6a286a.
 """
@@ -33,7 +33,7 @@ def nlvr2_figures(
 
 
 def _sentence(identifier: str) -> tuple[str, str, str]:
-    """Split, set and sentence; which of the set's image pairs it is judged for does not count."""
+    """Return split, set and sentence, without the number of the image pair."""
     parts = identifier.split("-")
     if len(parts) != 4:
         raise ValueError(f"{identifier!r} is not of the form split-set-pair-sentence")

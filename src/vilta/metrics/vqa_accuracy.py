@@ -1,7 +1,7 @@
-"""Accuracy of visual question answering against several annotators, as VQAv2's evaluator counts.
+"""VQA accuracy against several annotators, as the official VQAv2 evaluator computes it.
 
-Source: GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py at commit a013f00. What
-looks odd here is how published figures are made, and so it is kept and named.
+Source: GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py at commit a013f00. Its
+quirks are part of every published number, so they are reproduced and named here.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-# Meant to spare decimal points; it only looks at what follows, so ".5" keeps its point, "5." not.
+# Meant to keep decimal points, but checks only what follows: ".5" keeps its point, "5." loses it.
 _PERIOD = re.compile(r"\.(?!\d)")
-# The evaluator hands the flag `re.UNICODE` over as the number of replacements.
+# The evaluator passes the flag `re.UNICODE` (32) where `re.sub` expects the number of replacements.
 _MOST_PERIODS = 32
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _UP_TO_TEN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_UP_TO_TEN)}
 
-# Words are lower case when they are looked up, so those with a capital are never found.
+# Words are lower-cased before the lookup, so the entries with a capital letter are never found.
 _CONTRACTED = """
     ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't
     needn't oughtn't shan't shouldn't wasn't weren't won't wouldn't
@@ -42,7 +42,7 @@ _CONTRACTIONS = {
     for place, letter in enumerate(word)
     if letter == "'"
 } | {
-    # The evaluator's slips: two that stay as they are, one that loses its apostrophe.
+    # Typos in the evaluator's table: two entries map to themselves, one loses its apostrophe.
     "let's": "let's",
     "she's": "she's",
     "somebody'd": "somebodyd",
@@ -52,13 +52,13 @@ _SOFT_SCORES = (0.3, 0.6, 0.9, 1.0)
 
 
 def normalise_answer(answer: str) -> str:
-    """Spell an answer as the evaluator compares it: ``"Two dogs."`` becomes ``"2 dogs"``.
+    """Normalise an answer as the evaluator does: ``"Two dogs."`` becomes ``"2 dogs"``.
 
     In this order: line breaks and tabs become spaces; most punctuation (not apostrophe and colon)
-    becomes a space, or nothing if the answer has that mark next to a space, or has a comma between
-    digits; periods go unless a digit follows; lower case; number words up to ten become digits
-    ("none" is 0); articles go; contractions get a forgotten apostrophe back. Nothing may be left:
-    "the" becomes "".
+    becomes a space, or is removed if the answer has that mark next to a space or has a comma
+    between digits; periods are removed unless a digit follows; letters become lower case; number
+    words up to ten become digits ("none" is 0); articles are removed; missing apostrophes of
+    contractions are restored. The result may be empty: "the" becomes "".
     """
     return _unify_words(_strip_punctuation(_clean(answer)))
 
@@ -66,13 +66,13 @@ def normalise_answer(answer: str) -> str:
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Agreement of a prediction with the annotators' answers, in [0, 1].
 
-    Each annotator is left out in turn; a third is earned for each of the others who gave the
-    predicted answer, one at most; the mean over the annotators is returned. Of ten annotators one
-    equal answer is thus worth 0.3, two 0.6, three 0.9, four or more 1.
+    Each annotator is left out in turn; each of the others who gave the predicted answer adds a
+    third, up to 1; the result is the mean over the annotators. With ten annotators, one equal
+    answer is worth 0.3, two 0.6, three 0.9, four or more 1.
 
-    Prediction and answers are normalised only if the answers differ. Where all agree, only white
-    space around them and line breaks are levelled: "Yes." does not match ten times "yes". The
-    evaluator's authors meant to leave text read in the picture as it is.
+    Prediction and answers are normalised only if the answers differ. If all agree, only line
+    breaks and surrounding white space are, so "Yes." does not match ten times "yes": the
+    evaluator's authors meant to leave text that is read off the image untouched.
 
     Raises ValueError if there are no answers.
     """
@@ -87,11 +87,11 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def soft_scores(answers: Sequence[str]) -> dict[str, float]:
-    """Training targets in (0, 1] of a question: each normalised answer with its score.
+    """Return a question's training targets: each normalised answer with its score in (0, 1].
 
-    An answer that one annotator gave scores 0.3, two 0.6, three 0.9, four or more 1, which is its
-    `vqa_accuracy` with ten annotators who differ. METER's preparation counts the strings as they
-    are published, mostly normalised already; here different spellings of an answer add up.
+    An answer given by one annotator scores 0.3, by two 0.6, by three 0.9, by four or more 1, which
+    is its `vqa_accuracy` with ten annotators who differ. METER's preparation counts the published
+    strings, most of which are normalised already; here spellings of one answer are added up.
     """
     counts = Counter(normalise_answer(answer) for answer in answers)
     return {
@@ -102,10 +102,10 @@ def soft_scores(answers: Sequence[str]) -> dict[str, float]:
 def mean_vqa_accuracy(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], answer_types: Sequence[str]
 ) -> dict[str, float]:
-    """Mean accuracy over questions in percent: ``overall``, and each answer type by its name.
+    """Return the mean accuracy over questions in percent: ``overall``, and per answer type.
 
     The three sequences run over the same questions; VQAv2's types are "yes/no", "number" and
-    "other". Figures are not rounded (the evaluator prints two decimals).
+    "other". Nothing is rounded (the evaluator prints two decimals).
 
     Raises ValueError if there are no questions, or if the sequences differ in length.
     """
@@ -124,7 +124,7 @@ def _clean(answer: str) -> str:
 
 
 def _strip_punctuation(text: str) -> str:
-    """Whether a mark goes or becomes a space is decided by the text as it came, once for all."""
+    """Remove each mark or replace it by a space, as decided once from the unchanged text."""
     all_go = _DIGIT_COMMA_DIGIT.search(text) is not None
     replaced = {
         ord(mark): "" if all_go or f"{mark} " in text or f" {mark}" in text else " "

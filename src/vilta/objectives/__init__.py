@@ -1,1 +1,1 @@
-"""What pre-training minimises, as pure functions of tensors."""
+"""The losses of pre-training and what they need, as pure functions of tensors."""

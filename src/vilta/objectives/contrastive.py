@@ -9,7 +9,7 @@ from torch import Tensor
 def belong_together(
     image_ids: Int[Tensor, "B"], caption_ids: Int[Tensor, "B"]
 ) -> Bool[Tensor, "B B"]:
-    """Whether image i and text j are a true pair: they share the image, or the very caption."""
+    """Return whether image i and text j are positives: the same image, or the same caption."""
     return (image_ids[:, None] == image_ids[None]) | (caption_ids[:, None] == caption_ids[None])
 
 
@@ -18,7 +18,7 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy both ways over ``similarity[i, j]`` (image i, text j, scaled logits).
 
-    ``together`` is ``belong_together``: all true partners of a row share its target evenly.
+    ``together`` is ``belong_together``: the target of a row is spread evenly over its positives.
     """
     targets = together / together.sum(dim=1, keepdim=True)
     to_text = -(targets * similarity.float().log_softmax(dim=1)).sum(dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST = 1e-9
-"""Stands for a probability of zero, so that its logarithm is finite."""
+"""Replaces a probability of zero, so that its logarithm is finite."""
 
 
 def distillation_loss(
@@ -23,9 +23,9 @@ def distillation_loss(
     """``(1 - alpha) CE(one_hot, p) + alpha tau^2 KL(q || p_tau)``, the mean over ``M`` positions.
 
     ``q = softmax(teacher / tau)``, of which the ``top_k`` largest are kept and renormalised
-    (0: all). No gradient reaches the teacher. Without a teacher the loss is cross-entropy. No
-    position gives 0. Source: the method's abstract states that a frozen language encoder
-    gives soft labels; the formula is the usual one (arXiv 1503.02531), its form our choice.
+    (0: all). The teacher gets no gradient. Without a teacher the loss is cross-entropy; with
+    ``M = 0`` it is 0. Source: the paper's abstract states that a frozen language encoder provides
+    the soft labels; this standard form (arXiv 1503.02531) is our choice.
     """
     if len(targets) == 0:
         return logits.sum().float() * 0.0
@@ -65,12 +65,12 @@ def without_teacher(
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> Float[Tensor, "M V"]:
-    """Log-probabilities of a student, without the share that its teacher has taught it.
+    """Return the student's log-probabilities minus the floor that distillation puts under them.
 
-    A student of mixed labels ends at ``p = (1 - alpha) p_own + alpha q`` however well it knows the
-    answer: a word that the teacher expects keeps ``alpha q``. What is left, ``p - alpha q`` (not
-    below 0, not normalised), is what the student knows of its own. ``q`` and ``alpha`` are those
-    of ``distillation_loss``; exact for a temperature of 1. Our choice.
+    Trained on mixed labels, a student converges to ``p = (1 - alpha) p_own + alpha q``: however
+    well it knows the answer, every word that the teacher likes keeps at least ``alpha q``. This
+    returns ``log(p - alpha q)``, clamped at ``SMALLEST`` and not renormalised. ``q`` and ``alpha``
+    are those of ``distillation_loss``; exact for a temperature of 1. Our choice.
     """
     own = logits.float().softmax(dim=1)
     if teacher_logits is not None:
@@ -82,9 +82,9 @@ def without_teacher(
 
 
 def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:
-    """``value`` reached linearly over ``ramp_steps`` steps; stays on the device of ``step``.
+    """Return ``value`` scaled linearly from 0 over the first ``ramp_steps`` steps.
 
-    0 until ``step`` is above 0; without a ramp it is ``value`` at every step.
+    Computed on the device of ``step``. Without a ramp it is ``value`` at every step.
     """
     if ramp_steps <= 0:
         return value

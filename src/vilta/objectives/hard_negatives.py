@@ -1,4 +1,4 @@
-"""Captions that read well and are wrong about the image, written by the current text encoder."""
+"""Hard negatives: fluent captions that are wrong about the image, from the current text encoder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vilta.objectives.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisedNegatives:
-    """One rewritten caption per row, where one could be written."""
+    """One rewritten caption per row, where the row has a word that can be replaced."""
 
     input_ids: Int[Tensor, "B L"]
     """The caption with some words replaced; unchanged where ``valid`` is False."""
     changed: Bool[Tensor, "B L"]
     valid: Bool[Tensor, "B"]
     removed: Float[Tensor, ""]
-    """Share of the likeliest candidate words that the filter took away; for the log."""
+    """Share of the likeliest candidate words that the filter removed; logged."""
 
     def statistics(self) -> dict[str, Tensor]:
         """Return what is logged each step."""
@@ -49,16 +49,20 @@ def synthesise_negatives(
 ) -> SynthesisedNegatives:
     """Rewrite one to ``max_changes`` of each caption's masked words from its context.
 
-    ``text_logits`` is what the text alone expects at the masked positions. A word may be written
-    if it is a whole word, not the original nor an inflection of it, the text expects it at least
-    ``min_p`` times as much as its likeliest word (as in min-p sampling, arXiv 2407.01082: else
-    the draw would turn to nonsense where the text is sure), and its probability under
-    ``filter_logits`` (the image-conditioned model for ``grounded``, the teacher for
-    ``soft_label``) stays under ``filter_ratio`` times the original's: what the filter finds about
-    as likely as the original is probably true. Of the ``candidates`` likeliest allowed words one
-    is drawn. Only words that are a single token are rewritten, so pieces of words stay whole. All
-    other tokens, other masked words included, stay as they are. Runs on the device, no loop over
-    rows; randomness comes from torch's global generator.
+    ``text_logits`` are the text encoder's own language-model logits at the masked positions. A
+    replacement must be
+
+    - a whole word that is neither the original nor an inflection of it;
+    - at least ``min_p`` times as probable as the text's most probable word (min-p sampling, arXiv
+      2407.01082: where the context leaves one choice, the draw would otherwise be nonsense);
+    - less probable under ``filter_logits`` (the image-conditioned model for ``grounded``, the
+      teacher for ``soft_label``) than ``filter_ratio`` times the original: a word that the filter
+      finds about as probable as the original is probably true.
+
+    One of the ``candidates`` most probable allowed words is sampled. Only words that are a single
+    token are rewritten, so no word is left half replaced. All other tokens, other masked words
+    included, keep their original. Runs on the device without a loop over rows; randomness comes
+    from torch's global generator.
     """
     rows, length = input_ids.shape
     original = input_ids.flatten()[masked_positions]  # [M]
@@ -79,26 +83,26 @@ def synthesise_negatives(
     plausible, removed = _filter(
         text_logits, allowed, original, filter_logits, filter_ratio, candidates
     )
-    words, found = _draw(text_logits, allowed & ~plausible, candidates, temperature)
+    words, found = _draw(text_logits, allowed & ~plausible, candidates, temperature)  # [M] each
 
-    # Of the masked words with a candidate, a random one to max_changes of each caption change.
+    # In each caption, a random 1 to max_changes of the masked words that have a candidate change.
     order = torch.full((rows * length,), torch.inf, device=input_ids.device)
-    lots = torch.rand(len(original), device=input_ids.device).masked_fill(~found, torch.inf)
+    lots = torch.rand(len(original), device=input_ids.device).masked_fill(~found, torch.inf)  # [M]
     order[masked_positions] = lots
-    order = order.view(rows, length)
-    quota = torch.randint(1, max_changes + 1, (rows, 1), device=input_ids.device)
-    changed = (order.argsort(dim=1).argsort(dim=1) < quota) & order.isfinite()
+    order = order.view(rows, length)  # [B, L]
+    quota = torch.randint(1, max_changes + 1, (rows, 1), device=input_ids.device)  # [B, 1]
+    changed = (order.argsort(dim=1).argsort(dim=1) < quota) & order.isfinite()  # [B, L]
 
     written = input_ids.flatten().clone()
     written[masked_positions] = words
-    written = torch.where(changed, written.view(rows, length), input_ids)
+    written = torch.where(changed, written.view(rows, length), input_ids)  # [B, L]
     return SynthesisedNegatives(
         input_ids=written, changed=changed, valid=changed.any(dim=1), removed=removed
     )
 
 
 def _single_token(word_ids: Int[Tensor, "B L"], positions: Int[Tensor, "M"]) -> Bool[Tensor, "M"]:
-    """Whether the word at each position consists of that token alone."""
+    """Return whether the word at each position is a single token."""
     edge = word_ids.new_full((len(word_ids), 1), -2)
     padded = torch.cat([edge, word_ids, edge], dim=1)
     alone = (padded[:, 1:-1] != padded[:, :-2]) & (padded[:, 1:-1] != padded[:, 2:])
@@ -113,7 +117,7 @@ def _filter(
     ratio: float,
     candidates: int,
 ) -> tuple[Bool[Tensor, "M V"], Float[Tensor, ""]]:
-    """Words the filter finds plausible, and which share of the likeliest allowed ones that is."""
+    """Return the words that the filter finds plausible, and their share of the top candidates."""
     if filter_logits is None:
         return torch.zeros_like(allowed), text_logits.new_zeros(())
     # p(w) >= ratio * p(original), compared as logits: the normaliser is the same on both sides.
@@ -132,7 +136,7 @@ def _draw(
     candidates: int,
     temperature: float,
 ) -> tuple[Int[Tensor, "M"], Bool[Tensor, "M"]]:
-    """Draw a word per position from the likeliest allowed ones; False where there is none."""
+    """Sample a word per position from the top allowed ones; False where none is allowed."""
     scores = logits.float().masked_fill(~allowed, -torch.inf)
     top = scores.topk(min(candidates, scores.shape[1]), dim=1)
     # Gumbel-max: adding this noise and taking the largest is a draw from the softmax.

@@ -1,4 +1,4 @@
-"""Which words of a caption are hidden."""
+"""Masking of whole words."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ def mask_words(
     content_weight: float = 1.0,
     scheme: str = "mask",
 ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """Hide whole words; return the masked captions and where they differ in role.
+    """Mask whole words; return the masked captions and which tokens were selected.
 
-    Of each caption's words, ``rate`` (rounded, at least one) are chosen without replacement, a
-    content word ``content_weight`` times as likely as another. All pieces of a chosen word are
-    hidden: by the mask token, or with ``scheme="80-10-10"`` by the mask token, a random token or
-    the token itself (arXiv 1810.04805). ``word_ids`` number a caption's words from 0 and are -1
-    elsewhere. ``noise`` is uniform in [0, 1) and decides everything, so the result is a function
-    of its arguments. A caption without words keeps all its tokens.
+    A fraction ``rate`` of each caption's words (rounded, at least one) is drawn without
+    replacement; a content word is ``content_weight`` times as likely to be drawn as a stop-word.
+    All pieces of a drawn word are replaced: by the mask token, or with ``scheme="80-10-10"`` by
+    the mask token, a random token or the token itself (arXiv 1810.04805). ``word_ids`` number a
+    caption's words from 0 and are -1 elsewhere. ``noise`` is uniform in [0, 1) and the only source
+    of randomness, so the result is a function of the arguments. A caption without words is
+    returned unchanged.
     """
     is_word = word_ids >= 0
     first = is_word & (word_ids != word_ids.roll(1, dims=1))
     first[:, 0] = is_word[:, 0]
 
-    # Exponential races: the smallest -log(u)/w of a row win, each word with odds w.
-    weights = torch.where(vocabulary.content[input_ids], content_weight, 1.0)
-    race = -torch.log(noise[..., 0].clamp(min=1e-12)) / weights
-    rank = race.masked_fill(~first, torch.inf).argsort(dim=1).argsort(dim=1)
-    count = (first.sum(dim=1, keepdim=True) * rate + 0.5).floor().clamp(min=1)
-    chosen = first & (rank < count)
+    # Exponential race: taking the smallest -log(u)/w is a draw without replacement with odds w.
+    weights = torch.where(vocabulary.content[input_ids], content_weight, 1.0)  # [B, L]
+    race = -torch.log(noise[..., 0].clamp(min=1e-12)) / weights  # [B, L]
+    rank = race.masked_fill(~first, torch.inf).argsort(dim=1).argsort(dim=1)  # [B, L]
+    count = (first.sum(dim=1, keepdim=True) * rate + 0.5).floor().clamp(min=1)  # [B, 1]
+    chosen = first & (rank < count)  # [B, L], first pieces only
 
-    # Every piece looks up whether its word's first piece was chosen; column 0 is for no word.
+    # Spread the choice from a word's first piece to all of its pieces; column 0 holds non-words.
     by_word = torch.zeros(len(input_ids), input_ids.shape[1] + 1, dtype=torch.bool)
     by_word = by_word.to(input_ids.device)
     by_word.scatter_(1, torch.where(chosen, word_ids + 1, 0), True)
-    selected = by_word.gather(1, word_ids + 1) & is_word
+    selected = by_word.gather(1, word_ids + 1) & is_word  # [B, L]
 
     hidden = torch.full_like(input_ids, vocabulary.mask_id)
     if scheme == "80-10-10":
         dice = noise[..., 1]
-        # The second tenth of the dice's range, stretched, also picks the random token.
+        # Within [0.8, 0.9) the same number, rescaled to [0, 1), picks the random token.
         pick = ((dice - 0.8) * 10 * len(vocabulary.regular)).long()
         drawn = vocabulary.regular[pick.clamp(0, len(vocabulary.regular) - 1)]
         hidden = torch.where(dice < 0.8, hidden, torch.where(dice < 0.9, drawn, input_ids))

@@ -1,4 +1,4 @@
-"""Image-text matching: in-batch negatives, and a loss whose groups are averaged apart."""
+"""Image-text matching: in-batch negatives, and a loss that averages each group separately."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vilta.objectives.contrastive import belong_together
 
 
 class InBatchNegatives(NamedTuple):
-    """``R`` rows that pair a text with an image that it does not belong to."""
+    """``R`` rows that pair a text with an image it does not describe."""
 
     text: Int[Tensor, "R"]
     image: Int[Tensor, "R"]
     other_text: Bool[Tensor, "R"]
-    """True where a true pair got another text, False where it got another image."""
+    """True where the text of a true pair was exchanged, False where the image was."""
     valid: Bool[Tensor, "R"]
-    """False where the batch holds no wrong partner; the row then pairs i with i."""
+    """False where the batch has no wrong partner to offer; the row then pairs i with i."""
 
     def groups(
         self, logits: Float[Tensor, "R 2"], weight: float
@@ -42,11 +42,11 @@ def draw_in_batch_negatives(
 ) -> InBatchNegatives:
     """Give each pair another text *and* another image (``R = 2B``, texts first), or one of the two.
 
-    ``similarity[i, j]`` compares image i with text j (logits, any size): a partner is drawn from
+    ``similarity[i, j]`` are the logits of image i and text j. A partner is drawn from
     ``softmax(hardness * similarity)``, in log space so that nothing overflows. Hardness 1 draws as
-    ALBEF does (arXiv 2107.07651), 0 or a similarity of None uniformly. With ``both=False`` a coin
-    decides for each pair which of the two is exchanged (``R = B``). A pair that shares the image
-    id or the caption is never drawn: it would be true.
+    ALBEF does (arXiv 2107.07651); 0, or a similarity of None, draws uniformly. With ``both=False``
+    a coin flip per pair decides which of the two is exchanged (``R = B``). Pairs that share the
+    image id or the caption are never drawn, because they are positives.
     """
     size, device = len(image_ids), image_ids.device
     allowed = ~belong_together(image_ids, caption_ids)
@@ -74,11 +74,11 @@ def draw_in_batch_negatives(
 
 
 class MatchingLoss(NamedTuple):
-    """The loss, and by group what it is made of; detached but for the total."""
+    """The loss, and detached metrics per group."""
 
     total: Float[Tensor, ""]
     parts: dict[str, Tensor]
-    """``loss_`` and ``accuracy_`` of each group; NaN where no row of it was valid."""
+    """``loss_`` and ``accuracy_`` of each group; NaN for a group without a valid row."""
     counts: dict[str, Tensor]
     """How many rows each part is the mean of."""
 
@@ -89,8 +89,8 @@ def matching_loss(
 ) -> MatchingLoss:
     """Cross-entropy of match (1) and no match (0), each group averaged over its own valid rows.
 
-    ``groups`` maps the name of a kind of negatives to its logits, which rows count, and the
-    group's weight. The true pairs weigh 1. A group without a valid row adds 0.
+    ``groups`` maps the name of a kind of negatives to its logits, the mask of its valid rows, and
+    its weight. The true pairs have weight 1. A group without a valid row adds 0.
     """
     ones = torch.ones(len(true_logits), dtype=torch.bool, device=true_logits.device)
     total = true_logits.new_zeros((), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the objectives must know of a tokenizer's words, as tensors over the vocabulary."""
+"""What the objectives need to know about a tokenizer's words, as tensors over the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-# Words that carry little of a picture. Masking and rewriting prefer all others (our choice, after
-# arXiv 2109.02040, which found that most masked tokens are stop-words and punctuation). Words of
-# place that a picture shows (above, under, ...) are not among them.
+# Words that say little about an image. Masking prefers all others (our choice, after arXiv
+# 2109.02040, which found that most masked tokens are stop-words and punctuation). Prepositions of
+# place (above, under, ...) are left out, because an image shows what they mean.
 STOP_WORDS = frozenset(
     """
     a about after again against all am an and any are aren as at be because been before being
@@ -30,17 +30,17 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Facts about each of ``V`` tokens; those a model has beyond its tokenizer are special."""
+    """Properties of each of ``V`` tokens; ids beyond the tokenizer's own count as special."""
 
     mask_id: int
     whole: Bool[Tensor, "V"]
     """The token begins a word, is made of letters, and is not special."""
     content: Bool[Tensor, "V"]
-    """A whole word, or the first piece of one, that is no stop-word."""
+    """A whole word, or the first piece of one, that is not a stop-word."""
     stem: Int[Tensor, "V"]
     """Tokens with the same stem are inflections of one word."""
     regular: Int[Tensor, "N"]
-    """Ids of all tokens that are not special: what a random replacement is drawn from."""
+    """Ids of all tokens that are not special; random replacements are drawn from them."""
 
     def to(self, device: torch.device | str) -> Vocabulary:
         """Return the tables on ``device``."""
@@ -51,7 +51,7 @@ class Vocabulary:
 
 
 class VocabularyTables(nn.Module):
-    """Carries a ``Vocabulary`` along with a module to its device; nothing of it is saved."""
+    """A ``Vocabulary`` that moves to a module's device with it and is never saved."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -74,16 +74,16 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     """Build the tables for a model with ``size`` word embeddings.
 
     WordPiece marks continuations (``##ing``); byte-level BPE and SentencePiece mark beginnings
-    (a space, written G-dot or a low line). What byte-level BPE writes for its bytes are letters,
-    whatever they stand for, so its tokens are decoded first. Raises ``ValueError`` without a mask
-    token or if the tokenizer has more words than the model.
+    (``Ġ`` and ``▁``). Byte-level BPE spells every byte as a letter, punctuation included, so its
+    tokens are decoded before they are tested for letters. Raises ``ValueError`` if the tokenizer
+    has no mask token or more words than the model.
     """
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token; masked language modelling needs one")
     if len(tokenizer) > size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} words but the model only {size}; "
-            "they do not belong together"
+            f"the tokenizer has {len(tokenizer)} words but the model has embeddings for {size}; "
+            "use the tokenizer that was saved with the model"
         )
     stemmer = snowballstemmer.stemmer("english")
     special = set(tokenizer.all_special_ids)
@@ -111,9 +111,9 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
 
 
 def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher whose words are not the student's, id by id.
+    """Raise ``ValueError`` unless teacher and student have the same word at every id.
 
-    Raises ``ValueError`` with both sizes and the first word that differs.
+    The message gives both sizes and the first word that differs.
     """
     ours, theirs = len(student), len(teacher)
     for i in range(max(ours, theirs)):
@@ -127,7 +127,7 @@ def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
 
 
 def hash_of_words(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of every word and special id: equal for equal vocabularies alone."""
+    """Return a hash of every word and special id, which identifies the vocabulary."""
     words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     content = json.dumps([words, sorted(tokenizer.all_special_ids), tokenizer.mask_token_id])
     return hashlib.sha256(content.encode()).hexdigest()
