@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,7 +15,6 @@ from vilta.config.finetune import FinetuneConfig, TaskConfig
 from vilta.config.yaml_file import load_yaml
 from vilta.data.examples import Examples, PairItems
 from vilta.model import ViltaConfig, ViltaForPreTraining
-from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import load_text_encoder, pixel_statistics
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import require_same_words
@@ -129,9 +127,6 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         image_mean=mean,
         image_std=std,
     )
-    if config.run.device == "cpu" or not torch.accelerator.is_available():
-        for encoder in (model.vilta.vision, model.vilta.text):
-            prefer_plain_attention(encoder)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     frozen = {"image": model.vilta.vision, "text": model.vilta.text}

@@ -20,7 +20,6 @@ from vilta.data.order import derived
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
-from vilta.model.attention import prefer_plain_attention
 from vilta.model.encoders import check_image_encoder, check_text_length
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
@@ -139,9 +138,6 @@ def start_model(
         model = kind.model_class.from_pretrained(folder, **sizes)
     check_image_encoder(model.vilta.vision, model.config.image_size)
     check_text_length(model.vilta.text, model.config.max_text_tokens)
-    if config.run.device == "cpu" or not torch.accelerator.is_available():
-        for encoder in (model.vilta.vision, model.vilta.text):
-            prefer_plain_attention(encoder)
     return model, load_tokenizer(str(folder))
 
 

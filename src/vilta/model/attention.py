@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+
+from vilta.model.dropout import dropout
 
 
 class Attention(nn.Module):
@@ -49,26 +50,34 @@ def attend(
     queries: Float[Tensor, "R h S d"],
     keys: Float[Tensor, "R h Z d"],
     values: Float[Tensor, "R h Z d"],
-    mask: Bool[Tensor, "R 1 1 Z"] | None,
+    mask: Bool[Tensor, "R 1 #S Z"] | None,
+    *,
+    scale: float | None = None,
+    drop: float = 0.0,
 ) -> Float[Tensor, "R h S d"]:
     """Scaled dot-product attention through whichever form is faster.
 
-    bf16 with gradients on a CPU: plain matrix products, several times as fast as torch's fused
-    kernel there; everywhere else the fused kernel.
+    On a CPU with gradients, plain matrix products serve bf16 (several times as fast there as
+    torch's fused kernel) and ``drop``, the share of attention weights that is dropped; everywhere
+    else the fused kernel. ``scale`` is ``d ** -0.5`` unless it is given.
     """
-    plain = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    plain = queries.device.type == "cpu" and (queries.dtype == torch.bfloat16 or drop > 0)
     if not (plain and torch.is_grad_enabled()):
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    return attention_weights(queries, keys, mask).to(values.dtype) @ values
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=drop, scale=scale
+        )
+    weights = attention_weights(queries, keys, mask, scale).to(values.dtype)
+    return dropout(weights, drop, training=True) @ values
 
 
 def attention_weights(
     queries: Float[Tensor, "R h S d"],
     keys: Float[Tensor, "R h Z d"],
-    mask: Bool[Tensor, "R 1 1 Z"] | None,
+    mask: Bool[Tensor, "R 1 #S Z"] | None,
+    scale: float | None = None,
 ) -> Float[Tensor, "R h S Z"]:
     """Return how much of each source position a query reads; the last dimension sums to one."""
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    scores = (queries * (scale or queries.shape[-1] ** -0.5)) @ keys.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1)
@@ -101,12 +110,3 @@ def feed_forward(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
     )
-
-
-def prefer_plain_attention(encoder: PreTrainedModel) -> None:
-    """Make a transformers encoder use plain matrix products, for bf16 training on a CPU.
-
-    See ``attend``. Encoders without attention, or without a choice, stay as they are.
-    """
-    if getattr(encoder, "_supports_sdpa", False):
-        encoder.set_attn_implementation("eager")

@@ -14,6 +14,7 @@ from transformers.utils import can_return_tuple
 from vilta.model import encoders
 from vilta.model.attention import recorded_attention
 from vilta.model.configuration import ViltaConfig
+from vilta.model.encoder_attention import speed_up
 from vilta.model.fusion import FusedStates, Fusion, Pairs
 from vilta.model.heads import pool
 from vilta.model.outputs import ViltaOutput, paired
@@ -27,9 +28,9 @@ class ViltaModel(ViltaPreTrainedModel):
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
-        self.vision = AutoModel.from_config(config.vision_config)
-        self.text = encoders.check_language_model(
-            AutoModelForMaskedLM.from_config(config.text_config)
+        self.vision = speed_up(AutoModel.from_config(config.vision_config))
+        self.text = speed_up(
+            encoders.check_language_model(AutoModelForMaskedLM.from_config(config.text_config))
         )
         vision_width = encoders.image_width(config.vision_config)
         self.image_norm = nn.LayerNorm(vision_width)

@@ -33,6 +33,8 @@ from transformers import (
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
+from vilta.model.encoder_attention import speed_up
+
 
 def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     """Load an image encoder from a hub id or folder, or build one at random from a config.
@@ -58,7 +60,7 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
             f"{config.model_type!r} has no masked language model in transformers; take an encoder "
             "such as BERT, RoBERTa, DistilBERT, ModernBERT or MPNet"
         )
-    return check_language_model(_load(AutoModelForMaskedLM, source, config))
+    return speed_up(check_language_model(_load(AutoModelForMaskedLM, source, config)))
 
 
 @contextmanager

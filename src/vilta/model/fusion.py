@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vilta.model.attention import Attention, feed_forward
 from vilta.model.configuration import ViltaConfig
+from vilta.model.dropout import Dropout
 
 
 class Pairs(NamedTuple):
@@ -127,7 +128,7 @@ class Layer(nn.Module):
         self.self_attention = Attention(width, config.num_attention_heads)
         self.cross = Attention(width, config.num_attention_heads)
         self.mlp = feed_forward(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def read_self(
         self, x: Float[Tensor, "R S D"], mask: Bool[Tensor, "R 1 1 S"] | None, queries: int | None

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vilta.model.encoder_attention import speed_up
 from vilta.model.encoders import check_language_model, damage_told
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -57,18 +58,17 @@ def new_language_model(
     vocabulary: int, width: int, layers: int, heads: int, dropout: float, positions: int
 ) -> PreTrainedModel:
     """Build a BERT masked language model with random weights."""
-    return AutoModelForMaskedLM.from_config(
-        BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            max_position_embeddings=positions,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=positions,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
+    return speed_up(AutoModelForMaskedLM.from_config(config))
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -98,4 +98,4 @@ def continue_language_model(source: str) -> PreTrainedModel:
     lost = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".")]
     if lost:
         raise ValueError(f"{source!r} lacks {len(lost)} encoder weights, first: {sorted(lost)[0]}")
-    return check_language_model(model)
+    return speed_up(check_language_model(model))
