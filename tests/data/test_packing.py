@@ -57,12 +57,12 @@ def test_packed_pairs_open_with_datasets_and_keep_their_bytes(folder, tmp_path):
     for shard in manifest["shards"]:
         assert hashlib.sha256((out / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
     reasons = {
-        item["source"].rsplit("/", 1)[1]: item["reason"] for item in manifest["skipped_items"]
+        item["source"].rpartition("/")[2]: item["reason"] for item in manifest["skipped_items"]
     }
     assert reasons["2.jpg"] == "empty file"
     assert "not an image" in reasons["3.jpg"]
     assert "too small: 200x3" in reasons["4.jpg"]
-    assert "No such file" in reasons["gone.jpg"]
+    assert "no such image" in reasons["gone.jpg"]
 
 
 def test_load_pairs_maps_a_packed_folder(folder, tmp_path):
@@ -88,6 +88,9 @@ def test_shrinking(folder, tmp_path):
 
 
 def test_strict_stops_and_leaves_nothing(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"gone\.jpg: no such image"):
+        pack(str(folder), PackConfig(out=str(tmp_path / "out"), strict=True))
+    (folder / "gone.jpg").write_bytes(jpeg(40))
     with pytest.raises(ValueError, match=r"2\.jpg: empty file"):
         pack(str(folder), PackConfig(out=str(tmp_path / "out"), strict=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
@@ -104,7 +107,7 @@ def test_out_must_be_named_and_free(folder, tmp_path):
 
 def test_nothing_usable_is_an_error(folder, tmp_path):
     (folder / "metadata.jsonl").write_text('{"file_name": "3.jpg", "captions": ["x"]}')
-    with pytest.raises(ValueError, match=r"no usable pair; 1 were skipped.*not an image"):
+    with pytest.raises(ValueError, match=r"no usable pair; 7 were skipped.*not an image"):
         pack(str(folder), PackConfig(out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.sources import find_reader, load_pairs
+from vilta.data.sources import SourceOptions, find_reader, load_pairs
 from vilta.data.sources.files import json_array
 
 
@@ -24,7 +24,7 @@ def jpeg(shade=0, size=(40, 30)):
 
 
 def rows_of(path, **settings):
-    reader = find_reader(str(path), **settings)
+    reader = find_reader(str(path), SourceOptions(**settings))
     return list(reader.rows()), reader
 
 
@@ -281,10 +281,12 @@ def test_tars_of_any_origin(tmp_path):
         add(archive, "README", b"hello")
         add(archive, "x/0001.jpg", jpeg())
         add(archive, "x/0001.json", b'{"text": ["one", "two"], "alt": "three"}')
-        add(archive, "x/0002.left.PNG", b"no suffix of an image")
+        add(archive, "x/0002.left.PNG", jpeg(2))
+        add(archive, "x/0007.note", b"no suffix of an image")
         add(archive, "x/0003.txt", b"no image")
         add(archive, "x/0004.webp", jpeg())
-        add(archive, "x/0001.txt", b"far apart")
+        add(archive, "x/0001.txt", b"too late, it has captions")
+        add(archive, "x/0002.caption", b"far apart")
         add(archive, "../../0005.jpg", jpeg())
         add(archive, "../../0005.txt", b"a name is only a name")
         link = tarfile.TarInfo("x/0006.jpg")
@@ -292,9 +294,18 @@ def test_tars_of_any_origin(tmp_path):
         archive.addfile(link)
         add(archive, "x/0006.txt", b"a link")
     rows, reader = rows_of(tmp_path / "a.tar.gz")
-    assert [row["captions"] for row in rows] == [["one", "two"], ["a name is only a name"]]
-    reasons = "; ".join(s.reason for s in reader.skipped)
-    assert "adjacent" in reasons and reasons.count("no image among") == 3
+    assert [row["captions"] for row in rows] == [
+        ["one", "two"],
+        ["far apart"],
+        ["a name is only a name"],
+    ]
+    reasons = [s.reason.split(" among")[0] for s in reader.skipped]
+    assert reasons == [
+        "its sample had image and text before",
+        *["no image"] * 2,
+        "no caption",
+        "no image",
+    ]
     assert not (tmp_path.parent / "0005.jpg").exists()
     assert rows_of(tmp_path / "a.tar.gz", caption_column="alt")[0][0]["captions"] == ["three"]
 
@@ -321,7 +332,9 @@ def test_parquet_as_the_hub_writes_it(tmp_path):
     assert [list(row["captions"]) for row in rows_of(tmp_path, split="test")[0]] == [["x"], ["y"]]
     with pytest.raises(ValueError, match="a split must be named; there are: test, train"):
         find_reader(str(tmp_path))
-    rows, reader = rows_of(tmp_path / "data" / "*.parquet")
+    with pytest.raises(ValueError, match="a split must be named; there are: test, train"):
+        find_reader(str(tmp_path / "data" / "*.parquet"))
+    rows, reader = rows_of(tmp_path / "data" / "*.parquet?split=train+test")
     assert len(rows) == 4 and reader.total == 4
 
 
@@ -352,7 +365,7 @@ def test_a_data_set_by_the_name_that_datasets_knows(tmp_path, monkeypatch):
     name = f"hub:{tmp_path / 'set'}"
     assert [row["captions"] for row in rows_of(name)[0]] == [["x"]]
     with pytest.raises(ValueError, match="there are: train"):
-        find_reader(name, "test")
+        find_reader(f"{name}?split=test")
     with pytest.raises(ValueError, match=r"^hub:[^\n]* cannot be loaded"):
         find_reader(f"hub:{tmp_path / 'nowhere'}")
 

@@ -54,7 +54,11 @@ def vqa(question=ASKED, annotations=None):
         ("nlvr2", {"dev.json": {"identifier": "dev-1-0-0"}}, "no field 'sentence'"),
         ("snli-ve", {"dev.jsonl": {"Flickr30K_ID": "1"}}, "no field 'sentence2'"),
         ("classification", {"a.csv": "image,text,label\n1.jpg,a\n"}, "line 2: it has no label"),
-        ("classification", {"a.csv": b"image,text,label\n1.jpg,\xff,a\n"}, "not readable CSV"),
+        (
+            "classification",
+            {"a.csv": b"image,text,label\n1.jpg,\xff,a\n"},
+            "line 2: not readable as UTF-8",
+        ),
         ("fine-grained", {"a.csv": "image,caption,edit\n1.jpg,a\n"}, "line 2: it has no edit"),
         ("fine-grained", {"a.json": [ARO, without(ARO, "true_caption")]}, "'true_caption'"),
         ("fine-grained", {"a.json": [ARO | {"bbox_x": 1}]}, "no field 'bbox_y'"),

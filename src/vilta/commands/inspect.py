@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vilta.data.inspection import (
     same_captions,
     same_images,
 )
+from vilta.data.pack.packing import source_options
 from vilta.data.sources import Reader, Row, find_reader, nothing_usable
 from vilta.data.transforms import decode_image, shrink
 from vilta.report.curves import DARK, LIGHT, Theme, style_axes
@@ -52,12 +54,13 @@ def run(source: str, config: InspectConfig) -> None:
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
     console = Console(soft_wrap=True)
-    reader = find_reader(source, config.split, config.caption_column)
+    reader = find_reader(source, source_options(config))
     sheet = Sheet(config.examples)
     found = _read(reader, console, sheet)
     tables = _tables(reader, found)
     if config.against:
-        others = find_reader(config.against, config.against_split, config.caption_column)
+        there = replace(source_options(config), split=config.against_split, images="")
+        others = find_reader(config.against, there)
         tables["also in the other data"] = _leakage(found, _read(others, console), others.name)
     for title, table in tables.items():
         shown = ScreenTable(*table.head, title=title, title_justify="left", box=None)

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from vilta.data.order import Key, stable_hash
-from vilta.data.sources import load_pairs
+from vilta.data.sources import SourceOptions, load_pairs, named_options
+from vilta.data.sources.table_file import is_table, table_captions
+from vilta.data.sources.tables import decoded, decoded_bytes, lines_of
 from vilta.types import Sample
 
 
@@ -50,21 +52,33 @@ class TextDataset:
 
 
 def caption_lines(path: str) -> list[str]:
-    """Return the captions of a text file (one a line, may be .gz) or of a source of pairs.
+    """Return the captions of a text file (one a line, may be .gz), a table or a source of pairs.
 
-    Blank lines are left out. Raises ``ValueError`` with one line if nothing can be read.
+    Blank lines are left out, and the images of a table are not looked for. A path may name an
+    encoding: ``captions.txt?encoding=latin-1``. Raises ``ValueError`` with one line if nothing can
+    be read.
     """
-    if not path.endswith((".txt", ".txt.gz")):
+    place, options = named_options(path, SourceOptions())
+    file = Path(place)
+    if is_table(file, options):
+        lines = table_captions(file, options)
+    elif not place.endswith((".txt", ".txt.gz")):
         return [c for row in load_pairs(path)["captions"] for c in row if c and not c.isspace()]
-    if not Path(path).is_file():
-        raise ValueError(f"no such text file: {path}")
-    opened = gzip.open if path.endswith(".gz") else open
+    elif not file.is_file():
+        raise ValueError(f"no such text file: {place}")
+    else:
+        lines = lines_of(_text(file, options.encoding))
+    lines = [line.strip() for line in lines if line and not line.isspace()]
+    if not lines:
+        raise ValueError(f"{place} holds no captions")
+    return lines
+
+
+def _text(path: Path, encoding: str) -> str:
+    if path.suffix != ".gz":
+        return decoded(path, encoding)
     try:
-        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file]
+        data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError(f"{path} holds no captions")
-    return lines
+    return decoded_bytes(data, str(path), encoding)

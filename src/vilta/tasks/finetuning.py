@@ -20,7 +20,7 @@ from vilta.config import DataConfig
 from vilta.config.finetune import TaskConfig
 from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
 from vilta.data.images import Images, find_images
-from vilta.data.sources import ScenesName, scenes_named
+from vilta.data.sources import ScenesName, SourceOptions, named_options, scenes_named
 from vilta.model import ViltaProcessor
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
@@ -99,11 +99,12 @@ class FinetuningTask(Task):
             if (named := scenes_named(part)) is not None:
                 rows += cls.scenes(named, settings)
                 places[f"scenes:{named.size}"] = part
-            elif not Path(part).exists():
-                raise ValueError(f"no such file or folder: {part}")
-            else:
-                rows += cls.rows(part, settings)
-                places[part if Path(part).is_dir() else os.path.dirname(part) or "."] = part
+                continue
+            place = named_options(part, SourceOptions())[0]
+            if not Path(place).exists():
+                raise ValueError(f"no such file or folder: {place}")
+            rows += cls.rows(part, settings)
+            places[place if Path(place).is_dir() else os.path.dirname(place) or "."] = part
         if len(places) > 1 and not images:  # each folder may have its own 0.png
             first, second, *_ = places.values()
             raise ValueError(

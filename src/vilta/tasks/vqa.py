@@ -31,7 +31,7 @@ from vilta.metrics.vqa_accuracy import (
 from vilta.model import ViltaForVisualQuestionAnswering
 from vilta.scenes import Draws, make_scene, questions
 from vilta.tasks.finetuning import Row
-from vilta.tasks.formats.csv_lines import csv_lines
+from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, list_field
 from vilta.tasks.label_task import LabellingTask, by_kind
 from vilta.types import ExampleBatch, Losses
@@ -55,7 +55,7 @@ class VisualQuestionAnswering(LabellingTask):
     @classmethod
     def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
         """Read VQAv2's question file, easy-VQA's folder, or a CSV of image, question, answer."""
-        if path.endswith(".csv"):
+        if is_csv(path):
             return _csv_rows(path)
         place = Path(path)
         if place.is_dir():

@@ -25,10 +25,18 @@ from typing import Any
 import datasets
 import PIL
 
-from vilta.config.tools import PackConfig
+from vilta.config.tools import InspectConfig, PackConfig
 from vilta.config.yaml_file import to_dict
 from vilta.data.pack.shards import Shard, Writer, read_batches
-from vilta.data.sources import FEATURES, Reader, Row, Skipped, find_reader, nothing_usable
+from vilta.data.sources import (
+    FEATURES,
+    Reader,
+    Row,
+    Skipped,
+    SourceOptions,
+    find_reader,
+    nothing_usable,
+)
 from vilta.data.transforms import decode_image, shrink
 
 FORMAT = "vilta pairs, version 3"
@@ -82,7 +90,7 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     if config.shard_rows < 1 or config.short_side < 0 or config.workers < 0:
         raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
     out = _free_folder(config.out)
-    reader = find_reader(source, config.split, config.caption_column, config.region_crops)
+    reader = find_reader(source, source_options(config))
     folder = out.parent / f".{out.name}.partial"
     try:
         what = {"format": FORMAT, "source": source, "settings": _settings(config)}
@@ -108,6 +116,18 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     if config.push:
         _push(out, config)
     return manifest
+
+
+def source_options(config: PackConfig | InspectConfig) -> SourceOptions:
+    """Return what the flags of a verb say about its source."""
+    return SourceOptions(
+        split=config.split,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        encoding=config.encoding,
+        images=config.images,
+        region_crops=isinstance(config, PackConfig) and config.region_crops,
+    )
 
 
 def _begin(folder: Path, what: dict[str, Any]) -> Work:

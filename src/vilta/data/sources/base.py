@@ -26,10 +26,21 @@ FEATURES = datasets.Features(
     }
 )
 """The pair table."""
-CAPTION_COLUMNS = ("captions", "caption", "text", "sentences", "txt", "TEXT")
-"""Where captions are looked for if no column is named."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".img",
+)
 """File names that are taken for images; the content decides in the end."""
+TEXT_SUFFIXES = (".txt", ".caption", ".cap")
+"""File names that are taken for captions, beside an image of the same name."""
 MANIFEST = "manifest.json"
 """File by which a folder packed by `vilta pack` is known."""
 AGAIN = "#"
@@ -184,16 +195,6 @@ def clean_captions(captions: Any) -> list[str]:
     return [text for text in texts if text]
 
 
-def caption_column(columns: Iterable[str], wanted: str, where: str) -> str:
-    """Return the column that holds the captions; a ``ValueError`` names those there are."""
-    columns = list(columns)
-    for name in (wanted,) if wanted else CAPTION_COLUMNS:
-        if name in columns:
-            return name
-    looked = wanted or " / ".join(CAPTION_COLUMNS)
-    raise ValueError(f"{where}: no caption column {looked}; name one of: {listed(columns)}")
-
-
 def listed(names: Iterable[Any]) -> str:
     """Join names found in the data for an error message of one line, whatever they are."""
     return ", ".join(" ".join(str(name).split())[:40] for name in names)
@@ -209,12 +210,20 @@ def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
     raise no_such_split(splits, wanted, where)
 
 
+def chosen_splits(splits: Iterable[str], wanted: str, where: str) -> list[str]:
+    """Return the splits to read, of which several are joined by a plus: ``train+restval``."""
+    splits = list(splits)
+    return [chosen_split(splits, part, where) for part in wanted.split("+")]
+
+
 def no_such_split(splits: list[str], wanted: str, where: str) -> ValueError:
     """Return the error for a split that is not there, or for none where there are several."""
     known = f"there are: {listed(splits) or 'none'}"
     if wanted:
         return ValueError(f"{where}: no split {wanted!r}; {known}")
-    return ValueError(f"{where}: a split must be named; {known} (write {where}?split=NAME)")
+    return ValueError(
+        f"{where}: a split must be named; {known} (write {where}?split=NAME, or NAME+NAME)"
+    )
 
 
 def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:

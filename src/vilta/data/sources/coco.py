@@ -11,6 +11,7 @@ from typing import Any
 
 from vilta.data.sources.base import Skipped, chosen_split
 from vilta.data.sources.files import NamedImagesReader, read_json
+from vilta.data.sources.options import SourceOptions
 
 PREFIX = "captions_"
 """What the files' names begin with; the rest is the split, e.g. train2014."""
@@ -22,7 +23,7 @@ class CocoReader(NamedImagesReader):
 
     what = "COCO caption file"
 
-    def __init__(self, path: Path, content: Any) -> None:
+    def __init__(self, path: Path, content: Any, options: SourceOptions) -> None:
         if not is_coco(content):
             raise ValueError(f"{path} is no COCO caption file: images and annotations are missing")
         unusable: list[Skipped] = []
@@ -42,7 +43,8 @@ class CocoReader(NamedImagesReader):
                 reason = f"there is no image with the id {number or 'that it lacks'}"
                 unusable.append(Skipped(source=f"{path}: annotation {place}", reason=reason))
         inside = path.parent.name == "annotations"
-        root = path.parent.parent if inside else path.parent
+        beside = path.parent.parent if inside else path.parent
+        root = Path(options.images) if options.images else beside
         super().__init__(str(path), root, captions, "coco", unusable)
 
 
@@ -53,7 +55,7 @@ def is_coco(content: Any) -> bool:
     )
 
 
-def find_coco(folder: Path, split: str) -> CocoReader | None:
+def find_coco(folder: Path, options: SourceOptions) -> CocoReader | None:
     """Return the reader of a folder with COCO's caption files, or None."""
     places = (folder, folder / "annotations")
     files = {
@@ -61,8 +63,8 @@ def find_coco(folder: Path, split: str) -> CocoReader | None:
     }
     if not files:
         return None
-    path = files[chosen_split(files, split, str(folder))]
-    return CocoReader(path, read_json(path))
+    path = files[chosen_split(files, options.split, str(folder))]
+    return CocoReader(path, read_json(path), options)
 
 
 def _identity(entry: Any, field: str) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,29 +22,39 @@ from vilta.data.sources.base import (
     Item,
     Place,
     Reader,
-    caption_column,
-    chosen_split,
-    listed,
+    chosen_splits,
 )
+from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
 from vilta.data.sources.downloads import ERROR, STATUS, failure
+from vilta.data.sources.image_cells import files_below, image_bytes, path_in
+from vilta.data.sources.options import SourceOptions
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
-IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "img", "image_bytes")
-"""Where images are looked for."""
 ID_COLUMNS = ("image_id", "key", "id")
 """Where an image's name is looked for; without one it is the number of the row."""
-SPLITS = {"train", "val", "validation", "dev", "test", "restval"}
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "restval"}
 """Parts of file names that are taken for a split."""
+AnyFile = TypeVar("AnyFile", Path, Place, str)
 BATCH = 64
 """Rows that are read at once: images are large."""
 
 
 class ColumnarReader(Reader):
-    """Files with a column of images and one of captions; a file that has not is skipped."""
+    """Files with a column of images and one of captions; a file that has not is skipped.
 
-    def __init__(self, files: Sequence[Place], name: str, what: str, column: str) -> None:
+    With ``by_name`` the files are those whose names tell the split that is wanted.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Place],
+        name: str,
+        what: str,
+        options: SourceOptions,
+        by_name: bool = False,
+    ) -> None:
         super().__init__(name)
-        self.files, self.what, self.column = files, what, column
+        self.files, self.what, self.options, self.by_name = files, what, options, by_name
         own = (files[0].parent / MANIFEST).is_file()  # written by `vilta pack`: its ids are unique
         self.counts_anew = len(files) > 1 and not own
         """Whether ids may start from 0 in each file."""
@@ -59,70 +69,108 @@ class ColumnarReader(Reader):
 
     def count(self) -> int:
         """Return the number of items; Parquet files know theirs, downloads by their status."""
-        if all(f.suffix == ".parquet" for f in self.files):
+        if not self.splits and all(f.suffix == ".parquet" for f in self.files):
             with suppress(OSError, pa.ArrowException):
                 return sum(map(_downloaded, self.files))
         return super().count()
 
+    @cached_property
+    def splits(self) -> set[str]:
+        """The splits whose rows are read, by their column `split`; none where all rows are.
+
+        Raises ``ValueError`` if there are several and none is named.
+        """
+        known: set[str] = set()
+        for file in self.files:
+            with suppress(OSError, pa.ArrowException):  # the reading itself will say it
+                known |= _splits_of(file)
+        wanted = self.options.split
+        if not known and (self.by_name or not wanted):
+            return set()
+        if self.by_name and len(known) == 1 and wanted not in known:
+            return set()  # the names say `validation`, the column `val`
+        return set(chosen_splits(sorted(known), wanted, self.name))
+
     def items(self) -> Iterator[Item]:
         """Yield the rows in the order of the files."""
+        splits = self.splits
         for file in self.files:
             try:
-                yield from self._rows_of(file)
+                yield from self._rows_of(file, splits)
             except (OSError, pa.ArrowException, ValueError) as error:
                 self.skip(str(file), " ".join(str(error).split()))
 
-    def _rows_of(self, path: Place) -> Iterator[Item]:
+    def _rows_of(self, path: Place, splits: set[str]) -> Iterator[Item]:
         number = 0
+        file_bytes = files_below(Path(self.options.images) if self.options.images else path.parent)
         for batch in _batches(path):
             names = batch.schema.names
-            image = next((name for name in IMAGE_COLUMNS if name in names), None)
-            if image is None:
-                raise ValueError(f"no column of images ({listed(names)})")
-            captions = caption_column(names, self.column, path.name)
-            known = next((name for name in ID_COLUMNS if name in names), "")
-            wanted = {image, captions, known, "status", "error_message"} & set(names)
+            image = image_column(names, self.options, path.name)
+            captions = caption_columns(names, self.options, path.name)
+            known = next((name for name in ID_COLUMNS if name in names and name != image), "")
+            wanted = {image, *captions, known, SPLIT, "status", "error_message"} & set(names)
             for row in batch.select(sorted(wanted)).to_pylist():
                 source = f"{path.name}#{number}"
                 number += 1
+                if splits and row.get(SPLIT) not in splits:
+                    continue
                 if (reason := failure(row)) is not None:
                     self.skip(source, reason)
                     continue
+                try:
+                    texts = captions_in(row, captions)
+                except ValueError as error:
+                    self.skip(source, str(error))
+                    continue
                 identity = row.get(known) if known else None
-                image_id = f"{path.stem}#{number - 1}" if identity is None else str(identity)
-                if identity is not None and self.counts_anew:
-                    image_id = f"{path.stem}/{image_id}"
+                if identity is None:
+                    image_id = f"{path.stem}#{number - 1}"
+                else:
+                    image_id = f"{path.stem}/{identity}" if self.counts_anew else str(identity)
                 yield Item(
-                    captions=row[captions],
-                    image_id=image_id,
+                    captions=texts,
+                    image_id=path_in(row[image]) or image_id,
                     source=source,
-                    read=partial(_image_bytes, row[image], path.parent),
+                    read=partial(image_bytes, row[image], file_bytes),
                 )
 
 
-def find_columnar(folder: Path, split: str, column: str) -> ColumnarReader | None:
+def find_columnar(folder: Path, options: SourceOptions) -> ColumnarReader | None:
     """Return the reader of a folder with Parquet or Arrow files, or None."""
     for suffix in SUFFIXES:
         files = sorted(folder.glob(f"*{suffix}")) or sorted((folder / "data").glob(f"*{suffix}"))
         if files:
-            return columnar_reader(_of_split(files, split, folder), str(folder), column)
+            return columnar_reader(files, str(folder), options)
     return None
 
 
-def columnar_reader(files: Sequence[Place], name: str, column: str) -> ColumnarReader:
-    """Return the reader of files with the same suffix."""
+def columnar_reader(files: Sequence[Place], name: str, options: SourceOptions) -> ColumnarReader:
+    """Return the reader of files with the same suffix, of those that are the wanted split."""
     kind = "Parquet" if files[0].suffix == ".parquet" else "Arrow"
-    return ColumnarReader(files, name, f"{kind} files", column)
+    chosen = files_of_split(files, options.split, name, may_have_column=True)
+    by_name = bool(options.split) and chosen is not None
+    return ColumnarReader(
+        files if chosen is None else chosen, name, f"{kind} files", options, by_name
+    )
 
 
-def _of_split(files: list[Path], split: str, folder: Path) -> list[Path]:
-    """Return the files whose name tells the split; all if no name tells one."""
-    words = {f: set(re.split(r"[^a-z0-9]+", f.stem.lower())) & SPLITS for f in files}
-    found = sorted(set().union(*words.values()))
+def files_of_split(
+    files: Sequence[AnyFile], split: str, where: str, may_have_column: bool = False
+) -> Sequence[AnyFile] | None:
+    """Return the files whose names tell the split; all if no name tells one.
+
+    None if the names do not know the split that is wanted, where a column may. Raises
+    ``ValueError`` if there are several splits and none is named, or one that is not there.
+    """
+    names = [str(file).rpartition("/")[2].lower() for file in files]
+    words = [SPLITS.intersection(re.split(r"[^a-z0-9]+", name)) for name in names]
+    found = sorted(set().union(*words))
     if not split and len(found) < 2:
         return files
-    chosen = chosen_split(found, split, str(folder))
-    return [f for f in files if chosen in words[f]]
+    if may_have_column and len(found) < 2 and split not in found:
+        return None
+    chosen = set(chosen_splits(found, split, where))
+    return [file for file, known in zip(files, words, strict=True) if chosen & known]
 
 
 def _batches(path: Place) -> Iterator[pa.RecordBatch]:
@@ -162,12 +210,14 @@ def _source(path: Place) -> Any:
     return path if isinstance(path, Path) else path.open("rb")
 
 
-def _image_bytes(cell: Any, folder: Place) -> bytes:
-    """Return the bytes of a cell; ``OSError`` if it holds no image."""
-    if isinstance(cell, dict):
-        if cell.get("bytes") is None and isinstance(cell.get("path"), str):
-            return (folder / cell["path"]).read_bytes()
-        cell = cell.get("bytes")
-    if not isinstance(cell, bytes):
-        raise OSError(f"the image is a {type(cell).__name__}, not bytes")
-    return cell
+def _splits_of(path: Place) -> set[str]:
+    """Return the values of a file's column `split`; none if it has none."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(_source(path)) as table:
+            if SPLIT not in table.schema_arrow.names:
+                return set()
+            values = table.read(columns=[SPLIT]).column(0).unique().to_pylist()
+    else:
+        parts = (b.column(SPLIT) for b in _batches(path) if SPLIT in b.schema.names)
+        values = [value for part in parts for value in part.unique().to_pylist()]
+    return {value for value in values if isinstance(value, str) and value}

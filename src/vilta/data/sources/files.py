@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from vilta.data.sources.base import IMAGE_SUFFIXES, Item, Place, Reader, Skipped
 
@@ -47,11 +47,13 @@ class NamedImagesReader(Reader):
         for each in self.unusable:
             self.skip(each.source, each.reason)
         files = ImageFiles(self.root)
-        names = Counter(name.replace("\\", "/").rpartition("/")[2] for name in self.captions)
+        of_path: dict[Path, list[Any]] = {}
         for where, captions in self.captions.items():
             path = find_or_skip(self, files, where, where)
-            if path is None:
-                continue
+            if path is not None:  # two names may lead to the same file
+                of_path.setdefault(path, []).extend(captions)
+        names = Counter(path.name for path in of_path)
+        for path, captions in of_path.items():
             place = path.relative_to(self.root).as_posix()
             name = path.name if names[path.name] == 1 else place
             image_id = f"{self.data_set}/{name}" if self.data_set else place
@@ -73,13 +75,9 @@ class ImageFiles:
     def ends(self) -> dict[str, list[Path]]:
         """The files by each end of their paths."""
         ends: dict[str, list[Path]] = {}
-        for folder, folders, names in os.walk(self.root):
-            folders.sort()
-            for name in sorted(names):
-                if name.lower().endswith(IMAGE_SUFFIXES):
-                    path = Path(folder, name)
-                    for end in path_ends(path.relative_to(self.root).as_posix()):
-                        ends.setdefault(end, []).append(path)
+        for path in image_paths(self.root):
+            for end in path_ends(path.relative_to(self.root).as_posix()):
+                ends.setdefault(end, []).append(path)
         return ends
 
     @cached_property
@@ -118,6 +116,15 @@ class ImageFiles:
         return found[0] if found else None
 
 
+def image_paths(root: Path) -> Iterator[Path]:
+    """Yield the image files below a folder, by name."""
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                yield Path(folder, name)
+
+
 def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Path | None:
     """Return the file of a key; where there is none, or not one, ``where`` is skipped."""
     try:
@@ -149,8 +156,8 @@ def json_array(path: Path) -> Iterator[Any]:
     Raises ``ValueError`` with one line, at the place where the file breaks off.
     """
     decode = json.JSONDecoder().raw_decode
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        text = file.read(CHUNK)
+    with open(path, encoding="utf-8-sig") as file:
+        text = _read(file, path)
         place = len(text) - len(text.lstrip())
         if not text.startswith("[", place):
             raise ValueError(f"{path} is not a JSON array")
@@ -163,12 +170,19 @@ def json_array(path: Path) -> Iterator[Any]:
             try:
                 value, place = decode(text, place)
             except (ValueError, RecursionError):
-                more = file.read(CHUNK)
+                more = _read(file, path)
                 if not more or len(text) - place > LARGEST_OBJECT:
                     raise ValueError(f"{path} is broken JSON, or ends in the middle") from None
                 text, place = text[place:] + more, 0
             else:
                 yield value
+
+
+def _read(file: TextIO, path: Path) -> str:
+    try:
+        return file.read(CHUNK)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8, as JSON must be") from None
 
 
 def tar_members(path: Place) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from vilta.data.sources.base import Skipped
 from vilta.data.sources.files import NamedImagesReader
+from vilta.data.sources.options import SourceOptions
+from vilta.data.sources.tables import decoded, lines_of
 
 SUFFIXES = (".token", ".token.txt")
 
@@ -19,19 +21,19 @@ class TokenFileReader(NamedImagesReader):
 
     what = "token file"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: SourceOptions) -> None:
         captions: dict[str, list[str]] = {}
         bad: list[Skipped] = []
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                head, tab, caption = line.rstrip("\n").partition("\t")
-                name, mark, _ = head.rpartition("#")
-                if tab and mark and name:
-                    captions.setdefault(name, []).append(caption)
-                elif line.strip():
-                    where = f"{path}:{number}"
-                    bad.append(Skipped(source=where, reason="not NAME#NUMBER<tab>caption"))
-        super().__init__(str(path), path.parent, captions, "flickr", bad)
+        for number, line in enumerate(lines_of(decoded(path, options.encoding)), start=1):
+            head, tab, caption = line.partition("\t")
+            name, mark, _ = head.rpartition("#")
+            if tab and mark and name:
+                captions.setdefault(name, []).append(caption)
+            elif line.strip():
+                where = f"{path}:{number}"
+                bad.append(Skipped(source=where, reason="not NAME#NUMBER<tab>caption"))
+        root = Path(options.images) if options.images else path.parent
+        super().__init__(str(path), root, captions, "flickr", bad)
 
 
 def is_token_file(path: Path) -> bool:
@@ -39,10 +41,10 @@ def is_token_file(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def find_token_file(folder: Path) -> TokenFileReader | None:
+def find_token_file(folder: Path, options: SourceOptions) -> TokenFileReader | None:
     """Return the reader of a folder with a token file, or None."""
     files = sorted(f for f in folder.iterdir() if is_token_file(f) and f.is_file())
     if len(files) > 1:
         names = ", ".join(f.name for f in files)
         raise ValueError(f"{folder} holds several token files; name one of them: {names}")
-    return TokenFileReader(files[0]) if files else None
+    return TokenFileReader(files[0], options) if files else None

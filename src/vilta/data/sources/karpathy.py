@@ -16,6 +16,7 @@ from typing import Any
 
 from vilta.data.sources.base import Item, Reader, Skipped, no_such_split
 from vilta.data.sources.files import NamedImagesReader, path_ends, read_json, tar_members
+from vilta.data.sources.options import SourceOptions
 
 Entry = dict[str, Any]
 
@@ -25,12 +26,13 @@ class KarpathyReader(NamedImagesReader):
 
     what = "Karpathy split file"
 
-    def __init__(self, path: Path, content: Any, split: str) -> None:
-        data_set, entries, nameless = _entries(content, split, str(path))
+    def __init__(self, path: Path, content: Any, options: SourceOptions) -> None:
+        data_set, entries, nameless = _entries(content, options.split, str(path))
+        root = Path(options.images) if options.images else path.parent
         captions: dict[str, list[str]] = {}
         for entry in entries:
             captions.setdefault(_image_path(entry), []).extend(_captions(entry))
-        super().__init__(str(path), path.parent, captions, data_set, nameless)
+        super().__init__(str(path), root, captions, data_set, nameless)
 
 
 class KarpathyTarReader(Reader):
@@ -80,14 +82,14 @@ def is_karpathy(content: Any) -> bool:
     return not images or (isinstance(images[0], dict) and "sentences" in images[0])
 
 
-def find_karpathy(folder: Path, split: str) -> KarpathyReader | None:
+def find_karpathy(folder: Path, options: SourceOptions) -> KarpathyReader | None:
     """Return the reader of a folder with a split file, here or one folder below, or None."""
     below = (f for f in sorted(folder.iterdir()) if f.is_dir())
     files = _split_files(folder) or [f for inner in below for f in _split_files(inner)]
     if len(files) > 1:
         names = ", ".join(f.name for f in files)
         raise ValueError(f"{folder} holds several split files; name one of them: {names}")
-    return KarpathyReader(files[0], read_json(files[0]), split) if files else None
+    return KarpathyReader(files[0], read_json(files[0]), options) if files else None
 
 
 def _split_files(folder: Path) -> list[Path]:

@@ -11,10 +11,12 @@ from upath import UPath
 
 from vilta.data.sources.base import Place, Reader
 from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
-from vilta.data.sources.columnar import columnar_reader
+from vilta.data.sources.columnar import columnar_reader, files_of_split
+from vilta.data.sources.options import SourceOptions, named_options
 from vilta.data.sources.webdataset import WebDatasetReader
 
-SUFFIXES = (".tar", *COLUMNAR)
+TARS = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (*TARS, *COLUMNAR)
 """What a shard's name ends with."""
 HUB = "hub:"
 """What the name of a data set of the hub begins with, as in hub:owner/name."""
@@ -28,8 +30,11 @@ def find_shards(pattern: str) -> list[str]:
     (``{00000..00331}``, as WebDataset writes them); it may begin with a protocol of fsspec, such as
     ``s3://``, or be ``hub:owner/name``, the files of a data set of the hub.
 
-    Raises ``ValueError`` with one line if there are none.
+    ``pattern?split=NAME`` takes those whose names tell the split, or their rows of it.
+
+    Raises ``ValueError`` with one line if there are none, or if the names tell several splits.
     """
+    pattern, options = named_options(pattern, SourceOptions())
     if pattern.startswith(HUB):
         pattern = "hf://datasets/" + pattern.removeprefix(HUB)
     try:
@@ -39,15 +44,20 @@ def find_shards(pattern: str) -> list[str]:
         raise ValueError(f"{pattern} cannot be listed: {line}") from None
     if not found:
         raise ValueError(f"{pattern}: no shards there; looked for {', '.join(SUFFIXES)}")
-    return found
+    rows_may_say = not found[0].endswith(TARS)
+    chosen = files_of_split(found, options.split, pattern, rows_may_say)
+    if chosen is None:  # their rows say it
+        return [f"{text}?split={options.split}" for text in found]
+    return list(chosen)
 
 
 def shard_reader(shard: str) -> Reader:
     """Return the reader of one of these shards."""
+    shard, options = named_options(shard, SourceOptions())
     place = _place(shard)
-    if place.suffix == ".tar":
-        return WebDatasetReader([place], shard, "")
-    return columnar_reader([place], shard, "")
+    if place.name.endswith(TARS):
+        return WebDatasetReader([place], shard, options)
+    return columnar_reader([place], shard, options)
 
 
 def file_name(shard: str) -> str:
@@ -74,13 +84,13 @@ def _places(pattern: str) -> list[str]:
         fixed = next(i for i, part in enumerate(place.parts) if glob.has_magic(part))
         root = place.parents[len(place.parts) - fixed - 1]
         found = root.glob("/".join(place.parts[fixed:]))
-    elif place.suffix in SUFFIXES:
+    elif place.name.endswith(SUFFIXES):
         if isinstance(place, UPath):
             _ = place.fs  # says what is missing if the protocol needs another package
         return [pattern]
     else:
         found = place.rglob("*")
-    return sorted(str(file) for file in found if file.suffix in SUFFIXES)
+    return sorted(str(file) for file in found if file.name.endswith(SUFFIXES))
 
 
 def _place(text: str) -> Place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from vilta.data.sources.base import (
     MANIFEST,
     Item,
     Reader,
-    caption_column,
     chosen_split,
-    listed,
+    chosen_splits,
+    no_such_split,
 )
+from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
+from vilta.data.sources.image_cells import files_below, image_bytes
+from vilta.data.sources.options import SourceOptions
 
 SAVED = ("state.json", "dataset_dict.json")
 """Files by which a folder saved by `datasets` is known."""
@@ -32,15 +35,24 @@ SCENES = "scenes:"
 class TableReader(Reader):
     """A table with an image column and a caption column; the ids may be missing."""
 
-    def __init__(self, content: datasets.Dataset, name: str, what: str, column: str = "") -> None:
+    def __init__(
+        self,
+        content: datasets.Dataset,
+        name: str,
+        what: str,
+        options: SourceOptions | None = None,
+        root: Path | None = None,
+    ) -> None:
         super().__init__(name)
-        self.what, self.content = what, content
+        options = options or SourceOptions()
+        self.what, self.content = what, _rows_of_split(content, options.split, name)
+        self.file_bytes = files_below(Path(options.images) if options.images else root or Path())
         images = [c for c, f in content.features.items() if isinstance(f, datasets.Image)]
-        if not images:
-            found = listed(content.column_names)
-            raise ValueError(f"{name}: no column of images; found: {found}")
-        self.image = "image" if "image" in images else images[0]
-        self.captions = caption_column(content.column_names, column, name)
+        if "image" in images or len(images) != 1 or options.image_column:
+            self.image = image_column(content.column_names, options, name)
+        else:
+            self.image = images[0]
+        self.captions = caption_columns(content.column_names, options, name)
 
     @property
     def total(self) -> int:
@@ -49,26 +61,39 @@ class TableReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the rows in order."""
-        plain = self.content.cast_column(self.image, datasets.Image(decode=False))
+        plain = self.content
+        if isinstance(plain.features[self.image], datasets.Image):
+            plain = plain.cast_column(self.image, datasets.Image(decode=False))
         for number, row in enumerate(plain):
             where = f"{self.name}#{number}"
+            try:
+                texts = captions_in(row, self.captions)
+            except ValueError as error:
+                self.skip(where, str(error))
+                continue
             yield Item(
-                captions=row[self.captions],
+                captions=texts,
                 image_id=where if row.get("image_id") is None else str(row["image_id"]),
                 source=where if row.get("source") is None else str(row["source"]),
-                read=partial(_cell_bytes, row[self.image]),
+                read=partial(self._bytes, row[self.image]),
             )
+
+    def _bytes(self, cell: Any) -> bytes:
+        """Return the image of a cell; none for an empty one."""
+        if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
+            return Path(cell["path"]).read_bytes()  # `datasets` has made it absolute
+        return image_bytes(cell, self.file_bytes) if cell else b""
 
     def table(self) -> datasets.Dataset:
         """Return the table itself, still mapped from disk, if it is a pair table."""
-        if self.content.features != FEATURES or self.captions != "captions":
+        if self.content.features != FEATURES or self.captions != ["captions"]:
             return super().table()
         if len(self.content) == 0:
             raise ValueError(f"{self.name} ({self.what}) is empty")
         return self.content
 
 
-def find_saved(folder: Path, split: str, column: str) -> TableReader | None:
+def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
     """Return the reader of a folder in the on-disk layout of `datasets`, or None."""
     if not any((folder / name).is_file() for name in SAVED):
         return None
@@ -79,24 +104,25 @@ def find_saved(folder: Path, split: str, column: str) -> TableReader | None:
         raise ValueError(f"{folder} was saved by `datasets` but cannot be opened: {line}") from None
     name, what = str(folder), "folder saved by `datasets`"
     if isinstance(content, datasets.DatasetDict):
-        split = chosen_split(map(str, content), split, name)
-        return TableReader(content[split], f"{name}/{split}", what, column)
+        split, options = _split_or_column(content, options, name)
+        return TableReader(content[split], f"{name}/{split}", what, options, folder)
     if (folder / MANIFEST).is_file():
         what = "packed pairs"
-    if split:
-        chosen_split(_packed_splits(folder), split, name)
-    return TableReader(content, name, what, column)
+    if options.split and SPLIT not in content.column_names:
+        chosen_split(_packed_splits(folder), options.split, name)
+        options = replace(options, split="")
+    return TableReader(content, name, what, options, folder)
 
 
-def find_hub(name: str, split: str, column: str) -> TableReader:
+def find_hub(name: str, options: SourceOptions) -> TableReader:
     """Return the reader of a data set of the hub; ``datasets`` downloads and keeps it."""
     try:
         content = datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"hub:{name} cannot be loaded: {line}") from None
-    split = chosen_split(map(str, content), split, f"hub:{name}")
-    return TableReader(content[split], f"hub:{name}/{split}", "data set of the hub", column)
+    split, options = _split_or_column(content, options, f"hub:{name}")
+    return TableReader(content[split], f"hub:{name}/{split}", "data set of the hub", options)
 
 
 def find_scenes(path: str, split: str) -> TableReader | None:
@@ -138,6 +164,33 @@ def scenes_named(path: str) -> ScenesName | None:
     return named
 
 
+def _split_or_column(
+    content: dict[Any, datasets.Dataset], options: SourceOptions, where: str
+) -> tuple[str, SourceOptions]:
+    """Return the split to take, and the options for its column ``split``.
+
+    Flickr30k on the hub, say, is one split, whose column tells the real ones.
+    """
+    splits = list(map(str, content))
+    if len(splits) == 1 and SPLIT in content[splits[0]].column_names:
+        return splits[0], options
+    return chosen_split(splits, options.split, where), replace(options, split="")
+
+
+def _rows_of_split(content: datasets.Dataset, split: str, name: str) -> datasets.Dataset:
+    """Return the rows whose column ``split`` is the wanted one, if there is such a column."""
+    if SPLIT not in content.column_names:
+        if split:
+            raise no_such_split([], split, name)
+        return content
+    column = content[SPLIT][:]
+    known = sorted({str(value) for value in column if value not in (None, "")})
+    if not known and not split:
+        return content
+    wanted = set(chosen_splits(known, split, name))
+    return content.select([row for row, value in enumerate(column) if str(value) in wanted])
+
+
 def _packed_splits(folder: Path) -> list[str]:
     """Return the split that a packed folder was made of, if it was made of one."""
     try:
@@ -145,12 +198,3 @@ def _packed_splits(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return [split] if split else []
-
-
-def _cell_bytes(cell: dict[str, Any] | None) -> bytes:
-    """Return the bytes of an undecoded image cell; none for an empty cell."""
-    if not cell:
-        return b""
-    if cell.get("bytes") is not None:
-        return cell["bytes"]
-    return Path(cell["path"]).read_bytes()

@@ -1,8 +1,8 @@
-"""WebDataset tars: members of one sample are adjacent and share the name up to the first dot.
+"""WebDataset tars: members of one sample share the name up to the first dot.
 
-A sample has an image (`.jpg`, `.png`, ...) and its captions in a `.txt`, or in a `.json` under one
-of the usual names. What img2dataset leaves beside its tars, a table with a status for each
-download, names those that failed.
+They are mostly adjacent. A sample has an image (`.jpg`, `.png`, ...) and its captions in a `.txt`,
+`.caption` or `.cap`, or in a `.json` under one of the usual names. What img2dataset leaves beside
+its tars, a table with a status for each download, names those that failed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,28 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
-from vilta.data.sources.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Item, Place, Reader, listed
+from vilta.data.sources.base import (
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    Item,
+    Place,
+    Reader,
+    listed,
+)
+from vilta.data.sources.columns import caption_columns, captions_in
 from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.files import tar_members
+from vilta.data.sources.options import SourceOptions
+from vilta.data.sources.tables import decoded_bytes
 
 LARGEST_MEMBER = 2**28
 """Bytes of a member; a larger one is skipped unread (our choice)."""
+MOST_WAITING = 2**31
+"""Bytes of samples that wait for their image or their text (our choice)."""
 
 Sample = dict[str, bytes]
 """The content of a sample's members by suffix."""
@@ -30,9 +43,9 @@ class WebDatasetReader(Reader):
 
     what = "WebDataset tars"
 
-    def __init__(self, tars: Sequence[Place], name: str, column: str) -> None:
+    def __init__(self, tars: Sequence[Place], name: str, options: SourceOptions) -> None:
         super().__init__(name)
-        self.tars, self.column = tars, column
+        self.tars, self.options = tars, options
 
     @property
     def total(self) -> None:
@@ -41,58 +54,90 @@ class WebDatasetReader(Reader):
     def items(self) -> Iterator[Item]:
         """Yield the samples in the order of the tars."""
         for tar in self.tars:
-            for key, reason in failed_downloads(tar.with_suffix(".parquet")):
+            stem = tar.name.partition(".tar")[0]
+            for key, reason in failed_downloads(tar.with_name(f"{stem}.parquet")):
                 self.skip(f"{tar.name}:{key}", reason)
             for key, sample in self._samples(tar):
                 source = f"{tar.name}:{key}"
-                suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
-                if suffix is None:
+                image = _image(sample)
+                if image is None:
                     self.skip(source, f"no image among its members ({listed(sample)})")
                     continue
+                try:
+                    captions = _captions(sample, self.options, source)
+                except ValueError as error:
+                    self.skip(source, str(error))
+                    continue
                 yield Item(
-                    captions=_captions(sample, self.column),
-                    image_id=f"{tar.stem}/{key}",
+                    captions=captions,
+                    image_id=f"{stem}/{key}",
                     source=source,
-                    read=partial(bytes, sample[suffix]),
+                    read=partial(bytes, image),
                 )
 
     def _samples(self, tar: Place) -> Iterator[tuple[str, Sample]]:
-        """Yield each key with its members; a key that comes again later is skipped."""
+        """Yield each key with its members, once the next key begins and it has image and text.
+
+        What lacks one of them waits for it to the end of the tar: some tars hold all images first.
+        """
+        waiting: dict[str, Sample] = {}
         done: set[str] = set()
-        key, sample = "", Sample()
+        size, last = 0, ""
         try:
             for member, read in tar_members(tar):
                 name = PurePosixPath(member.name)
                 stem, dot, suffix = name.name.partition(".")
                 if not dot or not stem:
                     continue  # no sample's member, such as a README
-                if str(name.parent / stem) != key:
-                    if sample:
-                        yield key, sample
-                    done.add(key)
-                    key, sample = str(name.parent / stem), {}
-                where = f"{tar.name}:{member.name}"
+                key = str(name.parent / stem)
+                if last != key and last in waiting and _whole(waiting[last]):
+                    done.add(last)
+                    size -= sum(map(len, waiting[last].values()))
+                    yield last, waiting.pop(last)
+                last, where = key, f"{tar.name}:{member.name}"
                 if key in done:
-                    self.skip(where, "its sample has ended before; members of one must be adjacent")
+                    self.skip(where, "its sample had image and text before")
                 elif member.size > LARGEST_MEMBER:
                     self.skip(where, f"larger than {LARGEST_MEMBER // 2**20} MiB")
                 else:
-                    sample[f".{suffix.lower()}"] = read()
-            if sample:
-                yield key, sample
+                    while waiting and size + member.size > MOST_WAITING:
+                        oldest = next(iter(waiting))
+                        done.add(oldest)
+                        size -= sum(map(len, waiting[oldest].values()))
+                        yield oldest, waiting.pop(oldest)
+                    data = read()
+                    size += len(data)
+                    waiting.setdefault(key, {})[f".{suffix.lower()}"] = data
+            yield from waiting.items()
         except (tarfile.TarError, OSError, EOFError) as error:
             # The sample at hand is incomplete; what came before was good.
-            self.skip(str(tar), f"the tar ends early, after {key or 'nothing'}: {error}")
+            self.skip(str(tar), f"the tar ends early, after {last or 'nothing'}: {error}")
+            for key, sample in waiting.items():
+                if key != last:
+                    yield key, sample
 
 
-def _captions(sample: Sample, column: str) -> Any:
+def _image(sample: Sample) -> bytes | None:
+    """Return the image of a sample; its suffix may have parts, as in `1.left.jpg`."""
+    exact = (sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample)
+    other = (data for suffix, data in sample.items() if suffix.endswith(IMAGE_SUFFIXES))
+    return next(chain(exact, other), None)
+
+
+def _whole(sample: Sample) -> bool:
+    return _image(sample) is not None and any(s in sample for s in (*TEXT_SUFFIXES, ".json"))
+
+
+def _captions(sample: Sample, options: SourceOptions, where: str) -> Any:
     """Return what the sample says in words; None if nothing."""
-    if ".json" in sample and (column or ".txt" not in sample):
+    text = next((sample[suffix] for suffix in TEXT_SUFFIXES if suffix in sample), None)
+    if ".json" in sample and (options.caption_column or text is None):
         try:
             content = json.loads(sample[".json"])
         except (ValueError, RecursionError):
             return None
-        names = (column,) if column else CAPTION_COLUMNS
-        known = content if isinstance(content, dict) else {}
-        return next((known[name] for name in names if name in known), None)
-    return sample.get(".txt", b"").decode("utf-8", "replace")
+        if not isinstance(content, dict):
+            return None
+        columns = caption_columns(content, options, where)
+        return captions_in(content, columns)
+    return None if text is None else decoded_bytes(text, where, options.encoding)

@@ -16,7 +16,7 @@ from vilta.data.sources.files import read_json
 from vilta.data.transforms import decode_image
 from vilta.tasks.finetuning import Row
 from vilta.tasks.formats.aro import ORDER_FILES, order_texts
-from vilta.tasks.formats.csv_lines import csv_lines
+from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, json_lines, list_field
 
 AGREED = 2
@@ -33,7 +33,7 @@ def read_set(path: str) -> list[Row]:
 
 
 def _read_file(path: Path) -> list[Row]:
-    if path.suffix == ".csv":
+    if is_csv(path):
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     listed = enumerate(content) if isinstance(content, list) else ()

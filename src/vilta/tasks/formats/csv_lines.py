@@ -1,26 +1,42 @@
-"""Tables of one's own: CSV files whose first line names the columns."""
+"""Tables of one's own: CSV or TSV files whose first line names the columns."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+
+from vilta.data.sources import SourceOptions, named_options
+from vilta.data.sources.base import listed
+from vilta.data.sources.tables import columns_of, separated_rows
+
+
+def is_csv(path: str | Path) -> bool:
+    """Tell whether a path, which may end in ``?encoding=NAME``, is that of such a table."""
+    return named_options(str(path), SourceOptions())[0].endswith((".csv", ".tsv"))
 
 
 def csv_lines(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the lines of a table by column; ``ValueError`` names what is missing, and where."""
+    """Return the lines of a table by column; ``ValueError`` names what is missing, and where.
+
+    A path may name the encoding of its file: ``answers.csv?encoding=latin-1``.
+    """
+    name, options = named_options(str(path), SourceOptions())
+    place = Path(name)
+
+    def fits(names: list[str]) -> bool:
+        return set(columns) <= set(names)
+
+    try:
+        found = columns_of(place, fits)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from None
+    if missing := [c for c in columns if c not in found]:
+        raise ValueError(
+            f"{name} has no column {missing[0]!r}; it needs {','.join(columns)} and has "
+            f"{listed(found)}"
+        )
     lines: list[dict[str, str]] = []
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        try:
-            missing = [c for c in columns if c not in (table.fieldnames or ())]
-            if missing:
-                needed = ",".join(columns)
-                raise ValueError(f"{path} has no column {missing[0]!r}; it needs {needed}")
-            for line in table:
-                short = [c for c in columns if line[c] is None]
-                if short:
-                    raise ValueError(f"{path}, line {table.line_num}: it has no {short[0]}")
-                lines.append(line)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not readable CSV: {error}") from None
+    for number, line in separated_rows(place, fits, options.encoding):
+        if short := [c for c in columns if c not in line]:
+            raise ValueError(f"{name}, line {number}: it has no {short[0]}")
+        lines.append(line)
     return lines

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vilta.data.sources.tables import decoded, lines_of
+
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file; ``ValueError`` names the line that is none."""
     items: list[dict[str, Any]] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines_of(decoded(path)), start=1):
         if not line.strip():
             continue
         try:

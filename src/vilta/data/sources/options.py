@@ -1,0 +1,43 @@
+"""What a person says about a source beyond where it is: its split, its columns, its encoding."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read a source; an empty field means: find out."""
+
+    split: str = ""
+    image_column: str = ""
+    caption_column: str = ""
+    """Several are joined by commas."""
+    encoding: str = ""
+    images: str = ""
+    """Folder of the images that a file names, if they are not below the file's own."""
+    region_crops: bool = False
+    """Visual Genome: each region is an image of its own."""
+
+
+IN_A_NAME = tuple(f.name for f in fields(SourceOptions) if f.name != "region_crops")
+"""Options that may stand in a source's name: ``captions.csv?encoding=latin-1&split=val``."""
+_QUERY = re.compile(r"\?(?=(?:" + "|".join(IN_A_NAME) + ")=)")
+
+
+def named_options(path: str, options: SourceOptions) -> tuple[str, SourceOptions]:
+    """Return a path without the options in it, and the options with them.
+
+    Raises ``ValueError`` for an option that does not exist.
+    """
+    found = _QUERY.search(path)
+    if found is None:
+        return path, options
+    given = dict(parse_qsl(path[found.end() :].replace("+", "%2B"), keep_blank_values=True))
+    if unknown := [name for name in given if name not in IN_A_NAME]:
+        raise ValueError(f"{path}: no option {unknown[0]!r}; there are: {', '.join(IN_A_NAME)}")
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
+    return path[: found.start()], replace(options, **changes)
