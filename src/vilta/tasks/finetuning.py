@@ -26,12 +26,12 @@ from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
 
 TASKS = {
-    "retrieval": "vilta.evaluation.retrieval:ImageTextRetrieval",
+    "retrieval": "vilta.tasks.retrieval:ImageTextRetrieval",
     "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
     "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
     "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
     "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
-    "masked-words": "vilta.evaluation.masked_words:MaskedWords",
+    "masked-words": "vilta.tasks.masked_words:MaskedWords",
     "classification": "vilta.tasks.classification:Classification",
 }
 """Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
