@@ -26,7 +26,6 @@ from vilta.config import DataConfig
 from vilta.config.finetune import TaskConfig
 from vilta.data.loading import evaluation_loader
 from vilta.evaluation.retrieval import (
-    ImageTextRetrieval,
     candidate_pairs,
     encode_gallery,
     match_scores,
@@ -36,6 +35,7 @@ from vilta.finished_run import model_folder
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
 from vilta.model.language_model import load_tokenizer
+from vilta.tasks.retrieval import ImageTextRetrieval
 from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
 
 OUT = Path(__file__).parents[1] / "results" / "retrieval.json"

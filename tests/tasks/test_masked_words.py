@@ -11,10 +11,11 @@ from vilta.config.finetune import TaskConfig
 from vilta.data import parts_of_speech as tagger
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader
-from vilta.evaluation.masked_words import MaskedWords as Task
-from vilta.evaluation.masked_words import masked_word_logits, parts_of_speech
+from vilta.data.parts_of_speech import parts_of_speech
+from vilta.evaluation.masked_words import masked_word_logits
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import read_vocabulary
+from vilta.tasks.masked_words import MaskedWords as Task
 from vilta.types import Sample
 
 SCENES = "scenes:8?seed=4&size=32"

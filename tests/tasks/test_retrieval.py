@@ -4,13 +4,13 @@ from task_case import loader_of, make_task
 
 from vilta.config import DataConfig
 from vilta.config.finetune import TaskConfig
-from vilta.evaluation.retrieval import ImageTextRetrieval as Task
 from vilta.evaluation.retrieval import (
     encode_gallery,
     match_scores,
     retrieval_figures,
-    split_gallery,
 )
+from vilta.tasks.retrieval import ImageTextRetrieval as Task
+from vilta.tasks.retrieval import split_gallery
 
 SCENES = "scenes:9?seed=4&size=32"
 
