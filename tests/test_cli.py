@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 import types
@@ -5,7 +6,9 @@ import types
 import pytest
 
 from vilta import cli
+from vilta.commands import screen
 from vilta.config import PretrainConfig
+from vilta.config.apps import MatchConfig, SearchConfig
 from vilta.config.tools import PackConfig, ReportConfig
 
 
@@ -57,6 +60,60 @@ def test_report_takes_its_run(recipe):
     assert recipe.calls == [("runs/demo", ReportConfig(examples=3))]
 
 
+def test_flags_may_stand_anywhere(recipe):
+    wanted = ("runs/demo", "photos", "two dogs", SearchConfig(top=3, json=True))
+    for line in (
+        ["search", "--top", "3", "--json", "runs/demo", "photos", "two dogs"],
+        ["search", "runs/demo", "--top", "3", "photos", "--json", "two dogs"],
+        ["search", "runs/demo", "photos", "two dogs", "--top=3", "--json"],
+    ):
+        cli.run(line)
+        assert recipe.calls.pop() == wanted
+    cli.run(["search", "runs/demo", "photos"])
+    assert recipe.calls.pop() == ("runs/demo", "photos", "", SearchConfig())
+    cli.run(["match", "runs/demo", "x.png", "a", "b", "-o", "y.png"])
+    assert recipe.calls.pop() == ("runs/demo", "x.png", ["a", "b"], MatchConfig(out="y.png"))
+
+
+def test_o_is_where_a_run_goes(recipe):
+    cli.run(["pretrain", "-o", "runs/x"])
+    ((config,),) = recipe.calls
+    assert config.run.out == "runs/x"
+
+
+def test_q_silences_the_notes_and_nothing_else(recipe, capsys):
+    def says(*_):
+        screen.notes.print("a note")
+        screen.results.print("a result")
+
+    recipe.run = says
+    try:
+        cli.run(["report", "runs/demo", "-q"])
+    finally:
+        screen.notes.quiet = False
+    quiet = capsys.readouterr()
+    cli.run(["report", "runs/demo"])
+    loud = capsys.readouterr()
+    assert (quiet.out, quiet.err) == ("a result\n", "")
+    assert (loud.out, loud.err) == ("a result\n", "a note\n")
+
+
+def test_help_and_version_are_verbs_too(monkeypatch, capsys):
+    cli.run(["help"])
+    assert "usage: vilta VERB" in capsys.readouterr().out
+    assert ends_with(monkeypatch, "help", "pack") == 0
+    assert "vilta pack SOURCE" in capsys.readouterr().out
+    for word in ("version", "--version"):
+        cli.run([word])
+        assert capsys.readouterr().out.startswith("vilta 0.")
+
+
+def test_next_can_be_pasted(capsys):
+    screen.say_next("vilta", "evaluate", "runs/my run", "--data", "scenes:10?seed=0")
+    said = capsys.readouterr().err.removeprefix("next: ")
+    assert shlex.split(said) == ["vilta", "evaluate", "runs/my run", "--data", "scenes:10?seed=0"]
+
+
 def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
     assert ends_with(monkeypatch, "pack", "--out", "x") == 2
     assert "SOURCE is missing" in capsys.readouterr().err
@@ -67,6 +124,10 @@ def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
     [
         (["pretrian"], ["unknown verb 'pretrian'", "'pretrain'"]),
         (["xyzzy"], ["unknown verb", "pretrain-text"]),
+        (["search", "runs/x"], ["FOLDER is missing after 'search'", "for example: vilta search"]),
+        (["match", "runs/x", "a.png"], ["CAPTION is missing"]),
+        (["report", "runs/x", "y"], ["'y' is one word too many", "quote"]),
+        (["help", "xyzzy"], ["unknown verb 'xyzzy'"]),
         (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command line: ``vilta VERB``. Each verb is a recipe, imported only when it is called.
+"""The command line: ``vilta VERB``. Each verb is a module that is imported when it is called.
 
 Settings are the defaults of ``vilta.config``, then a YAML file, then flags.
 """
@@ -13,86 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vilta.config import finetune, pretrain, tools
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """A row of the verb table."""
-
-    recipe: str
-    """Module whose ``run`` does the work: ``run(config)``, or ``run(positional, config)``."""
-    config: type
-    """Config class: its fields are the flags."""
-    positional: str
-    """What stands between the verb and its flags: a YAML file where it says CONFIG.yaml, in
-    brackets if it may be left out."""
-    example: str
-    """Arguments of a call, shown when the positional one is missing."""
-    help: str
-
-    @property
-    def takes_yaml(self) -> bool:
-        """Whether the positional argument is a config file and nothing else."""
-        return self.positional.startswith("[")
-
-    def is_yaml(self, argument: str) -> bool:
-        """Whether this argument is a config file."""
-        may_be = "CONFIG.yaml" in self.positional and argument.endswith((".yaml", ".yml"))
-        return self.takes_yaml or may_be
-
-
-VERBS = {
-    "pack": Verb(
-        recipe="vilta.commands.pack",
-        config=tools.PackConfig,
-        positional="SOURCE",
-        example='"scenes:1000?seed=0" --out data/scenes',
-        help="write image-text pairs as shards, ready for training",
-    ),
-    "inspect": Verb(
-        recipe="vilta.commands.inspect",
-        config=tools.InspectConfig,
-        positional="SOURCE",
-        example="data/train --against data/val",
-        help="look at pairs before training: counts, duplicates, leakage, pictures",
-    ),
-    "pretrain-text": Verb(
-        recipe="vilta.commands.pretrain_text",
-        config=pretrain.PretrainTextConfig,
-        positional="[CONFIG.yaml]",
-        example="configs/demo-text.yaml",
-        help="train the language model that reads captions and teaches",
-    ),
-    "pretrain": Verb(
-        recipe="vilta.commands.pretrain",
-        config=pretrain.PretrainConfig,
-        positional="[CONFIG.yaml]",
-        example="configs/demo.yaml --run.out runs/mine",
-        help="pre-train image encoder, text encoder and fusion",
-    ),
-    "finetune": Verb(
-        recipe="vilta.commands.finetune",
-        config=finetune.FinetuneConfig,
-        positional="TASK|CONFIG.yaml",
-        example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
-        help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
-    ),
-    "evaluate": Verb(
-        recipe="vilta.commands.evaluate",
-        config=tools.EvaluateConfig,
-        positional="RUN|TASK",
-        example="runs/demo --data runs/demo-data/val",
-        help="figures of a pre-trained run, or of a task (with --from RUN)",
-    ),
-    "report": Verb(
-        recipe="vilta.commands.report",
-        config=tools.ReportConfig,
-        positional="RUN",
-        example="runs/demo",
-        help="draw a run as one HTML page with pictures",
-    ),
-}
+from vilta.arguments import split_arguments
+from vilta.verbs import VERBS, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +22,10 @@ class Call:
     """A command line, understood."""
 
     verb: Verb
-    positional: str | None
+    arguments: list[str | list[str]]
+    """What stands beside the flags, as ``Verb.bind`` gives it."""
     config: Any
+    quiet: bool
 
 
 def main() -> None:
@@ -122,55 +46,62 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises ``ValueError`` for what the user can mend, ``SystemExit`` after help or a bad flag.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
+    first = arguments[0] if arguments else "help"
+    if first in ("-h", "--help") or (first == "help" and len(arguments) < 2):
         print(_overview())
         return
-    if arguments[0] == "--version":
+    if first in ("version", "--version"):
         from vilta import __version__
 
         print(f"vilta {__version__}")
         return
-    call = parse(arguments)
+    call = parse([arguments[1], "--help"] if first == "help" else arguments)
     recipe: Callable[..., None] = importlib.import_module(call.verb.recipe).run
     _show_downloads_only()
-    if call.verb.takes_yaml:
-        recipe(call.config)
-    else:
-        recipe(call.positional, call.config)
+    if call.quiet:
+        from vilta.commands.screen import notes
+
+        notes.quiet = True
+    recipe(*([] if call.verb.takes_yaml else call.arguments), call.config)
 
 
 def parse(arguments: Sequence[str]) -> Call:
-    """Read ``VERB [POSITIONAL] [--flag value ...]`` without importing the recipe.
+    """Read ``VERB ARGUMENT... --flag value ...``, in any order, without importing the recipe.
 
-    Raises ``ValueError`` for an unknown verb, a missing positional argument or a bad config file;
+    Raises ``ValueError`` for an unknown verb, arguments too few or too many, or a bad config file;
     ``SystemExit`` (2) after a flag that is wrong, (0) after help.
     """
     import tyro
 
-    name, rest = arguments[0], list(arguments[1:])
+    name = arguments[0]
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
         raise ValueError(f"unknown verb {name!r}; {hint}")
     verb = VERBS[name]
-    positional = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    wants_help = "-h" in rest or "--help" in rest
-    if positional is None and not verb.takes_yaml and not wants_help:
-        raise ValueError(
-            f"{verb.positional} is missing after {name!r}; for example: vilta {name} {verb.example}"
-        )
+    alone, flags = split_arguments(arguments[1:], verb.config)
+    quiet = [flag for flag in flags if flag in ("-q", "--quiet")]
+    flags = [flag for flag in flags if flag not in quiet]
+    bound: list[str | list[str]] = []
+    if not {"-h", "--help"} & set(flags):
+        try:
+            bound = verb.bind(alone)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} after {name!r}; for example: vilta {name} {verb.example}"
+            ) from None
     default = verb.config()
-    if positional is not None and verb.is_yaml(positional):
+    if alone and verb.is_yaml(alone[0]):
         from vilta.config.yaml_file import load_yaml
 
-        default = load_yaml(positional, verb.config)
+        default = load_yaml(alone[0], verb.config)
     settings = tyro.cli(
         verb.config,
         default=default,
-        args=rest,
+        args=flags,
         prog=f"vilta {name} {verb.positional}",
     )
-    return Call(verb=verb, positional=positional, config=settings)
+    return Call(verb=verb, arguments=bound, config=settings, quiet=bool(quiet))
 
 
 def _show_downloads_only() -> None:
@@ -190,14 +121,15 @@ def _overview() -> str:
     width = max(map(len, calls))
     return "\n".join(
         [
-            "usage: vilta VERB ... [--flag value ...]",
+            "usage: vilta VERB ... [--flag value ...] [-o OUT] [-q]",
             "",
             "Vision-language pre-training through textual augmentation (ViLTA, ICCV 2023).",
             "",
             *(f"  {call:{width}}  {text}" for call, text in calls.items()),
             "",
-            "`vilta VERB --help` lists the flags of a verb. Flags win over the YAML file, which",
-            "wins over the defaults. VILTA_DEBUG=1 shows where an error came from.",
+            "`vilta VERB --help` lists the flags of a verb; they may stand anywhere. They win over",
+            "the YAML file, which wins over the defaults. -o is --out or --run.out; -q prints only",
+            "results. VILTA_DEBUG=1 shows where an error came from.",
         ]
     )
 

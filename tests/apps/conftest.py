@@ -1,15 +1,9 @@
-"""A tiny random run and a folder of noisy photos; ``tiny_models`` becomes importable."""
-
-import sys
-from pathlib import Path
+"""A tiny random run and a folder of noisy photos."""
 
 import pytest
+from small_run import noise, write_run
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "model")]
-
-from small_run import noise, write_run  # noqa: E402
-
-from vilta.model import ViltaForImageTextRetrieval  # noqa: E402
+from vilta.model import ViltaForImageTextRetrieval
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from torch import Tensor
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import MIN_SIDE, decode_image, upright_rgb
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 """A path, the bytes of an image file, a PIL image, or an array ``[H, W, 3]`` or ``[H, W]`` of
-uint8 (0 to 255)."""
+uint8 (0 to 255), or what ``pixels_of`` has made of one: a tensor ``[3, S, S]``."""
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode; Pillow lets them run side by side."""
@@ -27,7 +27,7 @@ DECODERS = min(8, os.cpu_count() or 1)
 
 def as_list(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
     """Return one image or several as a list; an array ``[N, H, W, 3]`` is ``N`` images."""
-    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | Tensor):
         return [images]
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
@@ -42,9 +42,8 @@ def pixels_of(images: Sequence[ImageInput], size: int) -> UInt8[Tensor, "N 3 S S
     if not images:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(DECODERS) as pool:
-        names = (f"image {number}" for number in range(len(images)))
-        pictures = pool.map(lambda image, name: open_image(image, name=name), images, names)
-        return torch.stack([evaluation_tensor(picture, size) for picture in pictures])
+        names = [f"image {number}" for number in range(len(images))]
+        return torch.stack(list(pool.map(_pixels, images, names, [size] * len(images))))
 
 
 def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> Image.Image:
@@ -53,6 +52,8 @@ def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> I
     Raises ``ValueError`` in one line, which begins with the path, or with ``name``.
     """
     try:
+        if isinstance(image, Tensor):
+            raise ValueError("a tensor is not a picture any more")
         if isinstance(image, Image.Image):
             return upright_rgb(image)
         if isinstance(image, np.ndarray):
@@ -65,6 +66,14 @@ def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> I
         raise ValueError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _pixels(image: ImageInput, name: str, size: int) -> UInt8[Tensor, "3 S S"]:
+    if isinstance(image, Tensor):
+        if image.shape != (3, size, size) or image.dtype != torch.uint8:
+            raise ValueError(f"{name}: a tensor must be uint8 of shape [3, {size}, {size}]")
+        return image
+    return evaluation_tensor(open_image(image, name=name), size)
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

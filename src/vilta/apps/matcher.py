@@ -13,12 +13,11 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.apps.calibration import calibrated
 from vilta.apps.heatmap import HeatMaps, heat_maps
-from vilta.apps.image_input import ImageInput, as_list, open_image, pixels_of
+from vilta.apps.image_input import ImageInput, as_list, pixels_of
 from vilta.apps.proofreading import Guess, Proofreading, fill_blanks, proofread
 from vilta.apps.released import Released, load_released
-from vilta.data.transforms import evaluation_tensor
+from vilta.metrics.calibration import calibrated
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
 from vilta.training.precision import choose_device
@@ -205,8 +204,7 @@ class Matcher:
     def heat_maps(self, image: ImageInput, caption: str) -> HeatMaps:
         """Say where in the image each word's share of the match comes from."""
         self._need(self.matching, "matching", "itm_weight")
-        picture = open_image(image)
-        pixels = evaluation_tensor(picture, self.image_size)[None].to(self.device)
+        pixels = pixels_of([image], self.image_size).to(self.device)
         return heat_maps(self.model, self.tokenizer, pixels, caption)
 
     def image_batches(

@@ -89,7 +89,7 @@ class PhotoIndex:
         about = {"layout": LAYOUT, "model": model, "folder": str(self.folder), "width": str(width)}
         try:
             place.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(place / "photos.sqlite", timeout=30)
+            self._db = sqlite3.connect(place / "photos.sqlite", timeout=30, check_same_thread=False)
             self._db.executescript(_TABLES)
             known = dict(self._db.execute("SELECT name, value FROM about"))
             self.replaced = bool(known) and known != about

@@ -29,6 +29,8 @@ class Found(NamedTuple):
     """A photo that was found."""
 
     path: Path
+    row: int
+    """Its number in the index."""
     score: float
     """What ranks; comparable within one query."""
     probability: float
@@ -103,12 +105,14 @@ class PhotoSearch:
         again = [int(i) for i in order[:rerank]]
         if not query.terms or not self.matcher.matching:
             return [
-                Found(photos[i].path, float(scores[i]), float("nan"), photos[i].copies)
+                Found(
+                    photos[i].path, photos[i].row, float(scores[i]), float("nan"), photos[i].copies
+                )
                 for i in order[:top]
             ]
         found = self._matched(query, [photos[i] for i in again], scores[again])
         rest = [
-            Found(photos[i].path, float(scores[i]), float("nan"), photos[i].copies)
+            Found(photos[i].path, photos[i].row, float(scores[i]), float("nan"), photos[i].copies)
             for i in order[rerank:top]
         ]
         return (found + rest)[:top]
@@ -141,7 +145,13 @@ class PhotoSearch:
             total += sign * odds
             chance *= probability if sign > 0 else 1 - probability
         found = [
-            Found(photos[i].path, float(scores[i] + total[at]), float(chance[at]), photos[i].copies)
+            Found(
+                path=photos[i].path,
+                row=photos[i].row,
+                score=float(scores[i] + total[at]),
+                probability=float(chance[at]),
+                copies=photos[i].copies,
+            )
             for at, i in enumerate(readable)
         ]
         return sorted(found, key=lambda each: -each.score)

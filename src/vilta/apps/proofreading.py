@@ -2,9 +2,11 @@
 
 Each word is hidden in its turn. The masked-word head tells how likely it is with the image, the
 text encoder's own head how likely without. The words that the first would rather write are put in
-its place, and matching says how much better the caption fits then. The threshold above which a word
-is accused is not guessed: it is set on held-out captions such that ``UNACCUSED`` of them have no
-accused word (``accusation_threshold``, conformal in form), and stored with the model.
+its place, and matching says how much better the caption fits then: the word where that is most is
+the suspect. A caption that matches well as it stands is doubted less (``suspicion``). The threshold
+above which a word is accused is not guessed: it is set on held-out captions such that ``UNACCUSED``
+of them have no accused word (``accusation_threshold``, conformal in form), and stored with the
+model.
 """
 
 from __future__ import annotations
@@ -29,10 +31,8 @@ BLANK = "___"
 """Stands for a word to be filled in."""
 ALTERNATIVES = 4
 """Words tried in a word's place; our choice."""
-UNACCUSED = 0.95
+UNACCUSED = 0.9
 """Share of held-out captions in which no word may be accused; our choice."""
-UNCALIBRATED_THRESHOLD = 2.0
-"""Where no held-out captions have set one: the other word makes a match e^2 times as likely."""
 
 
 class Guess(NamedTuple):
@@ -55,8 +55,10 @@ class WordCheck:
     """Log-odds given the other words alone."""
     instead: str
     """What the model would rather write there, the most fitting of a few; empty: nothing."""
+    better: float
+    """Log-odds of a match with ``instead`` less those of the caption as it stands; 0 without."""
     suspicion: float
-    """Log-odds of a match with ``instead`` less those with the word itself."""
+    """``better`` less the log-odds of the caption as it stands."""
     accused: bool
 
 
@@ -101,12 +103,12 @@ def proofread(
     with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image)
     own, own_alone = (_of_word(logits, tokens, words) for logits in (with_image, alone))
     likeliest = _alternatives(with_image, own, tokens, words, vocabulary)
-    rise = _match_rise(model, tokenizer, image, caption, words, likeliest)
+    odds, rise = _match_rise(model, tokenizer, image, caption, words, likeliest)
     threshold = model.config.proofread_threshold
     checks = []
     for i, word in enumerate(words):
         best = max(rise[i], key=rise[i].__getitem__, default="")
-        suspicion = rise[i].get(best, 0.0)
+        better = rise[i].get(best, 0.0)
         checks.append(
             WordCheck(
                 word=word.text,
@@ -115,8 +117,9 @@ def proofread(
                 with_image=_log_odds(own[i]),
                 without_image=_log_odds(own_alone[i]),
                 instead=best,
-                suspicion=suspicion,
-                accused=suspicion > threshold,
+                better=better,
+                suspicion=better - odds,
+                accused=bool(best) and better - odds > threshold,
             )
         )
     return Proofreading(caption=caption, words=tuple(checks))
@@ -153,12 +156,12 @@ def fill_blanks(
 def accusation_threshold(suspicions: Sequence[float]) -> float:
     """Return the threshold that leaves ``UNACCUSED`` of held-out captions without an accused word.
 
-    ``suspicions`` holds the highest of each caption. With ``n`` of them it is the
+    ``suspicions`` holds the highest of each caption, at least one. With ``n`` of them it is the
     ``ceil((n + 1) * UNACCUSED)``-th smallest, as in split conformal prediction.
     """
     ordered = sorted(suspicions)
     place = math.ceil((len(ordered) + 1) * UNACCUSED)
-    return max(ordered[min(place, len(ordered)) - 1], 0.0) if ordered else UNCALIBRATED_THRESHOLD
+    return ordered[min(place, len(ordered)) - 1]
 
 
 def _with_words(model: WithMatching) -> ViltaForPreTraining:
@@ -220,8 +223,8 @@ def _match_rise(
     caption: str,
     words: Sequence[Word],
     alternatives: Sequence[Sequence[int]],
-) -> list[dict[str, float]]:
-    """How much the log-odds of a match rise with each alternative in its word's place."""
+) -> tuple[float, list[dict[str, float]]]:
+    """Log-odds of the caption, and how much they rise with each alternative in its word's place."""
     texts, owner = [caption], []
     for i, (word, tokens) in enumerate(zip(words, alternatives, strict=True)):
         for token in tokens:
@@ -243,7 +246,7 @@ def _match_rise(
     rise: list[dict[str, float]] = [{} for _ in words]
     for (i, other), value in zip(owner, odds[1:], strict=True):
         rise[i][other] = value - odds[0]
-    return rise
+    return odds[0], rise
 
 
 def _log_odds(log_probability: float) -> float:

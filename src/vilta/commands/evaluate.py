@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vilta.apps.run_calibration import calibrate
 from vilta.commands import evaluate_task
 from vilta.config.tools import EvaluateConfig
 from vilta.data.loading import evaluation_loader
@@ -20,7 +21,7 @@ from vilta.evaluation.retrieval import STAGES, trained_stages
 from vilta.finished_run import blanks_told, load_run, result_path, say_missing_teacher
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
-from vilta.training.folder import replace_text
+from vilta.training.folder import MODEL, replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 
@@ -51,6 +52,11 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     dtype, reason = choose_dtype(config.precision, device, task.model)
     console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
     say_missing_teacher(console, teacher)
+    if config.calibrate:
+        pixels = (batch.pixel_values for batch in loader)
+        captions = dataset.table["captions"][:]
+        console.print(calibrate(task.model, task.tokenizer, pixels, captions, config.data))
+        task.model.config.save_pretrained(Path(run_folder) / MODEL)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
         figures = evaluate_pretraining(
@@ -99,6 +105,10 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     for name, value in figures["validation"].items():
         if name.startswith("itm/accuracy_"):
             matching.add_row(f"{name.removeprefix('itm/accuracy_')} pairs", f"{value:.1f}")
+    for name, label in {"ece_raw": "raw", "ece": "calibrated"}.items():
+        if "calibration" in figures:
+            error = f"{figures['calibration'][name]:.1f}"
+            matching.add_row(f"calibration error, {label}", error)
     found = [retrieval, words, matching]
     if "scenes" in figures:
         scenes = Table("scenes (oracle)", "%")

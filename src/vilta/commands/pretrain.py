@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from jaxtyping import UInt8
 from PIL import Image
 
+from vilta.apps.run_calibration import calibrate
+from vilta.commands.screen import notes
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
@@ -26,7 +30,7 @@ from vilta.objectives.vocabulary import (
 )
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
-from vilta.training.folder import check_run_folder
+from vilta.training.folder import MODEL, check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128
@@ -51,7 +55,7 @@ def run(config: PretrainConfig) -> None:
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
     dataset, content = training_data(data, config.run.seed)
-    evaluate = pictures = None
+    evaluate = pictures = loader = None
     if data.val:
         pairs = load_pairs(data.val, strict=data.strict)
         held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
@@ -61,7 +65,7 @@ def run(config: PretrainConfig) -> None:
         evaluate = partial(evaluate_on_the_way, task, loader)
         pictures = partial(example_pictures, task, held_out, masked)
 
-    train(
+    summary = train(
         task,
         loader_for(dataset, masked, steps, data, seed=config.run.seed),
         optimization=steps,
@@ -76,11 +80,26 @@ def run(config: PretrainConfig) -> None:
         samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
         bad_samples=lambda: dataset.counts["bad"],
     )
+    if loader is not None and len(loader.dataset) > 1 and not summary.stopped:
+        calibrate_release(task, loader, Path(config.run.out) / MODEL, data.val)
 
 
 def evaluate_on_the_way(task: PretrainingTask, loader: Any) -> dict[str, float]:
-    """Return the metrics of ``evaluate_pretraining`` by flat names."""
-    return flat(evaluate_pretraining(task, loader, top_k=EVALUATION_TOP_K))
+    """Return the metrics of ``evaluate_pretraining`` by flat names.
+
+    Calibration is left out: it is done when the run ends.
+    """
+    found = evaluate_pretraining(task, loader, top_k=EVALUATION_TOP_K)
+    return flat({k: v for k, v in found.items() if k not in ("calibration", "reliability")})
+
+
+def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: str) -> None:
+    """Calibrate the released model on held-out pairs, and say so; the first process does it."""
+    if PartialState().is_main_process:
+        captions = loader.dataset.table["captions"][:]
+        pixels = (batch.pixel_values for batch in loader)
+        notes.print(calibrate(task.model, task.tokenizer, pixels, captions, name))
+        task.model.config.save_pretrained(folder)
 
 
 def example_pictures(

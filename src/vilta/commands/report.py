@@ -18,6 +18,7 @@ from vilta.report.figures import key_tiles, metric_tables
 from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_figures, read_record, training_summary
+from vilta.report.reliability import reliability_pictures
 from vilta.training.folder import FIGURES, REPORT, replace_text
 
 __all__ = ["run"]
@@ -46,6 +47,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
         about=_about(record, summary),
         tiles=key_tiles(record.figures, record.evaluation["images"], examples.filter_name),
         curves=(curves, draw_curves(record, DARK)),
+        reliability=reliability_pictures(record.figures),
         examples=examples,
         tables=metric_tables(record.figures),
         everything=everything,

@@ -34,6 +34,9 @@ class EvaluateConfig:
     """Score every image-text pair by matching, as methods without a first stage do."""
     folds: int = 0
     """For retrieval as a task: mean over so many parts of the images (COCO 1k: 5)."""
+    calibrate: bool = False
+    """For a pre-training run: first set what turns scores into probabilities on these data, and
+    keep it with the model; training does it on `data.val` when it ends."""
     batch_size: int = 128
     """Pairs in one forward pass."""
     seed: int = 0

@@ -23,7 +23,7 @@ class ViltaConfig(PreTrainedConfig):
     ``ranking``: which of the two heads that compare images with texts are trained.
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
-    the held-out pairs that set them (empty: none did). See ``vilta.apps.calibration``.
+    the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
     Raises ``ValueError`` for an unknown fusion kind, pooling or ranking, or heads that do not
     divide the width.
     """

@@ -84,6 +84,10 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
             ],
         ),
     }
+    if "calibration" in figures:
+        errors = figures["calibration"]
+        rows = [("raw", f"{errors['ece_raw']:.1f}"), ("calibrated", f"{errors['ece']:.1f}")]
+        tables["Calibration error of match probabilities"] = Table(("", "%"), rows)
     if "scenes" in figures:
         tables["Scenes, by the oracle"] = Table(
             ("", "%"),

@@ -57,12 +57,13 @@ def render_page(
     about: str,
     tiles: Sequence[Tile],
     curves: tuple[bytes, bytes],
+    reliability: tuple[bytes, bytes] | None,
     examples: Examples,
     tables: dict[str, Table],
     everything: dict[str, Any],
     commands: Sequence[str],
 ) -> str:
-    """Return the page; ``curves`` are two PNG files, for a light and for a dark screen.
+    """Return the page; plots are two PNG files, for a light and for a dark screen.
 
     ``everything`` is listed as it is, and ``commands`` are the command lines behind the page.
     """
@@ -81,6 +82,7 @@ def render_page(
         '<p class="faint">Dots are evaluations on held-out data.</p>',
         picture_element(*curves, "losses and statistics over the training steps"),
         *_examples(examples, show),
+        *_reliability(reliability),
         "<h2>All figures</h2>",
         '<p class="faint">In percent, except for the losses.</p>',
         '<div class="tables">',
@@ -93,6 +95,18 @@ def render_page(
         f"<pre>{escape(chr(10).join(commands))}</pre>",
     ]
     return document(title, parts)
+
+
+def _reliability(pictures: tuple[bytes, bytes] | None) -> list[str]:
+    if pictures is None:
+        return []
+    return [
+        "<h2>Is a probability to be believed?</h2>",
+        '<p class="faint">Of the pairs that were given a probability, how many belong together. '
+        "Half of all pairs do, and half of the others are the most alike. On the diagonal the "
+        "probability is honest.</p>",
+        picture_element(*pictures, "reliability diagrams, raw and calibrated"),
+    ]
 
 
 def _examples(examples: Examples, show: Show) -> list[str]:

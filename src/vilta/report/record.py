@@ -82,8 +82,9 @@ def training_summary(record: Record, parameters: int) -> dict[str, Any]:
 
 def all_figures(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
     """Join evaluation and training to one flat dict, as ``metrics.json`` holds it."""
+    shown = {n: v for n, v in record.figures.items() if n != "reliability"}
     about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "figures"}
-    return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(record.figures)}
+    return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(shown)}
 
 
 def _log_lines(path: Path) -> list[dict[str, Any]]:

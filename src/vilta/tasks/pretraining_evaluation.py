@@ -17,6 +17,7 @@ from vilta.evaluation.retrieval import (
     trained_stages,
 )
 from vilta.evaluation.scenes import negative_truth, scene_figures
+from vilta.metrics.calibration import Calibration, calibration_figures, calibration_pairs
 from vilta.objectives.hard_negatives import SynthesisedNegatives
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.types import Batch
@@ -63,9 +64,17 @@ def evaluate_pretraining(
             wanted = candidate_pairs(
                 gallery.similarity, gallery.similarity.numel() if every else top_k
             )
-            match = match_scores(
-                model, gallery, wanted, lambda done, total: say("matching pairs", done, total)
+            sample = calibration_pairs(gallery.similarity, gallery.relevant, seed)
+            scores = match_scores(
+                model,
+                gallery,
+                wanted | sample,
+                lambda done, total: say("matching pairs", done, total),
             )
+            match = scores.masked_fill(~wanted, -torch.inf)
+            if len(table) > 1:
+                stored = Calibration(model.config.match_temperature, model.config.match_bias)
+                figures |= calibration_figures(scores[sample], gallery.relevant[sample], stored)
         ranked = retrieval_figures(gallery.similarity, match, gallery.relevant)
         figures["retrieval"] = {stage: ranked[stage] for stage in stages}
         if len(table) and table[0]["source"] == "scenes":

@@ -106,8 +106,13 @@ def remove_folder(target: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small text file atomically and flush it to the disk."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically and flush it to the disk."""
     temporary = path.parent / f"{_TEMPORARY}{path.name}"
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)

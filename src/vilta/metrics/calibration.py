@@ -9,7 +9,7 @@ contrast finds most alike. So 0.8 says: of such pairs with this score, four in f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,12 @@ class Reliability:
         """Expected calibration error (ECE): the mean gap of probability and frequency, 0 to 1."""
         rows = zip(self.confidence, self.frequency, self.weight, strict=True)
         return sum(weight * abs(sure - often) for sure, often, weight in rows)
+
+    def bins(self) -> dict[str, dict[str, float]]:
+        """Return the bins by number, as a file holds them."""
+        rows = zip(self.confidence, self.frequency, self.weight, strict=True)
+        names = ("confidence", "frequency", "weight")
+        return {str(i): dict(zip(names, row, strict=True)) for i, row in enumerate(rows)}
 
 
 def calibrated(
@@ -128,3 +134,17 @@ def calibration_pairs(
         every = (~relevant[image].cpu()).nonzero()[:, 0]
         wanted[image, every[torch.randint(len(every), (own,), generator=generator)]] = True
     return wanted.to(relevant.device)
+
+
+def calibration_figures(
+    log_odds: Float[Tensor, "N"], match: Bool[Tensor, "N"], stored: Calibration
+) -> dict[str, Any]:
+    """Return the calibration error (percent) and the bins, raw and with what the model stores."""
+    raw, kept = (
+        reliability(calibrated(log_odds.cpu().numpy(), *each), match.cpu().numpy())
+        for each in (Calibration(1.0, 0.0), stored)
+    )
+    return {
+        "calibration": {"ece_raw": 100 * raw.error, "ece": 100 * kept.error},
+        "reliability": {"raw": raw.bins(), "calibrated": kept.bins()},
+    }

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.apps.calibration import (
+from vilta.metrics.calibration import (
     balanced,
     calibrated,
     calibration_pairs,

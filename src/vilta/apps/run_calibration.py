@@ -1,0 +1,87 @@
+"""Calibration of a trained model on held-out pairs, and where the result is kept: its config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vilta.apps.proofreading import accusation_threshold, proofread
+from vilta.evaluation.retrieval import encode_gallery, match_scores
+from vilta.metrics.calibration import calibration_pairs, fit
+from vilta.model import ViltaForPreTraining
+from vilta.model.modeling import WithMatching
+from vilta.objectives.vocabulary import read_vocabulary
+
+IMAGES = 1000
+"""Most images that the temperature is fitted on; our choice."""
+PROOFREAD = 300
+"""Most captions that the threshold of proofreading is set on; our choice."""
+
+
+@torch.no_grad()
+def calibrate(
+    model: WithMatching,
+    tokenizer: PreTrainedTokenizerBase,
+    pixels: Iterable[Tensor],
+    captions: list[list[str]],
+    name: str,
+) -> str:
+    """Set temperature, bias and the proofreading threshold in ``model.config``; say what they are.
+
+    ``pixels`` are batches of uint8 ``[B, 3, S, S]``, in the order of ``captions``; the first
+    ``IMAGES`` of them count. ``name`` is what the data are called. A model without trained matching
+    is left as it is. Raises ``ValueError`` if there are fewer than two images.
+    """
+    if model.config.ranking == "contrastive":
+        return "not calibrated: the run trained no matching"
+    if len(captions) < 2:
+        raise ValueError("calibration needs at least two images with captions")
+    captions = captions[:IMAGES]
+    gallery = encode_gallery(model, tokenizer, _first(pixels, len(captions)), captions)
+    pairs = calibration_pairs(gallery.similarity, gallery.relevant)
+    odds = match_scores(model, gallery, pairs)[pairs]
+    found = fit(odds.cpu(), gallery.relevant[pairs].cpu())
+    config = model.config
+    config.match_temperature, config.match_bias = found
+    config.calibrated_on = f"{len(captions):,} images of {name}"
+    told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
+    if isinstance(model, ViltaForPreTraining):
+        config.proofread_threshold = _threshold(model, tokenizer, gallery.image, captions)
+        told += f", a word is accused from {config.proofread_threshold:.2f} on"
+    return f"calibrated on {config.calibrated_on}: {told}"
+
+
+def _threshold(
+    model: ViltaForPreTraining,
+    tokenizer: PreTrainedTokenizerBase,
+    images: Float[Tensor, "N P C"],
+    captions: list[list[str]],
+) -> float:
+    """Return the threshold that accuses no word of nearly all held-out captions."""
+    vocabulary = read_vocabulary(tokenizer, model.mlm_head.bias.numel()).to(model.device)
+    highest = []
+    for image, (caption, *_) in islice(zip(images, captions, strict=False), PROOFREAD):
+        try:
+            found = proofread(model, tokenizer, image[None], caption, vocabulary)
+        except ValueError:  # a caption of signs alone has no word to accuse
+            continue
+        suspects = [word.suspicion for word in found.words if word.instead]
+        highest.append(max(suspects, default=-math.inf))
+    usable = any(map(math.isfinite, highest))
+    return accusation_threshold(highest) if usable else model.config.proofread_threshold
+
+
+def _first(batches: Iterable[Any], count: int) -> Iterable[Tensor]:
+    """Yield the first ``count`` images."""
+    for batch in batches:
+        yield batch[:count]
+        count -= len(batch)
+        if count <= 0:
+            return

@@ -1,0 +1,71 @@
+"""Which words of a command line are flags and which stand alone, in whatever order they come.
+
+How many words a flag takes follows from its field's type in the config class, so that
+``vilta search --top 3 RUN FOLDER "a dog"`` and ``vilta search RUN FOLDER "a dog" --top 3`` are one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_origin, get_type_hints
+
+
+class Split(NamedTuple):
+    """A command line in two."""
+
+    alone: list[str]
+    """Words that stand alone, in order."""
+    flags: list[str]
+    """Flags with their values."""
+
+
+def split_arguments(arguments: Sequence[str], config: type) -> Split:
+    """Tell the words that stand alone from the flags of ``config`` and their values.
+
+    ``-o`` stands for ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that
+    ``config`` lacks keeps the word after it, for the parser to complain about.
+    """
+    takes = dict(_fields(config))
+    short = {"-o": next((f"--{name}" for name in ("out", "run.out") if name in takes), "-o")}
+    alone: list[str] = []
+    flags: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            alone += rest
+            break
+        word = short.get(word, word)
+        if not word.startswith("-") or word == "-":
+            alone.append(word)
+            continue
+        flags.append(word)
+        name = word.lstrip("-").replace("-", "_")
+        if "=" in word or word in ("-h", "--help", "-q", "--quiet"):
+            continue
+        many = takes.get(name, 0 if name.rpartition(".")[2].startswith("no_") else 1)
+        while rest and many and (many == 1 or not rest[0].startswith("-")):
+            flags.append(rest.pop(0))
+            many -= many == 1
+    return Split(alone, flags)
+
+
+def _fields(config: type, prefix: str = "") -> list[tuple[str, int]]:
+    """Return the flags of a config class, each with how many words it takes: 0, 1 or 2 (many)."""
+    found: list[tuple[str, int]] = []
+    hints = get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        hint: Any = hints[field.name]
+        name = prefix + _flag_name(field.name, hint)
+        if dataclasses.is_dataclass(hint):
+            found += _fields(hint, f"{name}.")  # type: ignore[arg-type]
+        else:
+            found.append((name, 0 if hint is bool else 2 if get_origin(hint) is tuple else 1))
+    return found
+
+
+def _flag_name(field: str, hint: Any) -> str:
+    """Return the name of a field's flag: its own, or the one that its type gives it."""
+    renamed = (getattr(extra, "name", None) for extra in getattr(hint, "__metadata__", ()))
+    return next((name for name in renamed if name), field)

@@ -1,0 +1,63 @@
+"""`vilta match RUN IMAGE CAPTION...`: how well captions match an image, and which words say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vilta.apps.heatmap import HeatMaps, draw_heat_maps
+from vilta.apps.image_input import open_image
+from vilta.apps.matcher import Matcher
+from vilta.commands.screen import notes, print_json, results
+from vilta.config.apps import MatchConfig
+from vilta.training.folder import replace_bytes
+
+
+def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfig) -> None:
+    """Print the probability of each caption, best first, and what each of its words adds to it.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if config.out and not config.out.endswith(".png"):
+        raise ValueError(f"--out names a PNG file, such as heat.png; got {config.out}")
+    matcher = Matcher(run_folder, device=config.device)
+    if not matcher.calibrated:
+        notes.print(
+            "these probabilities are not calibrated (vilta evaluate RUN --data DATA --calibrate)"
+        )
+    picture = open_image(image)
+    chances = matcher.match(picture, captions)
+    order = sorted(range(len(captions)), key=lambda i: -chances[i])
+    for place, number in enumerate(order):
+        found = matcher.heat_maps(picture, captions[number])
+        written = _heat_file(config.out, place) if config.out else None
+        if written is not None:
+            title = f"{chances[number]:.0%}  {captions[number]}"
+            replace_bytes(written, draw_heat_maps(picture, found, title))
+        _show(captions[number], float(chances[number]), found, written, config.json)
+
+
+def _heat_file(out: str, place: int) -> Path:
+    path = Path(out)
+    return path if place == 0 else path.with_stem(f"{path.stem}-{place + 1}")
+
+
+def _show(
+    caption: str, probability: float, found: HeatMaps, written: Path | None, as_json: bool
+) -> None:
+    words = list(zip(found.words, found.contribution, strict=True))
+    if as_json:
+        print_json(
+            {
+                "caption": caption,
+                "probability": probability,
+                "log_odds": found.log_odds,
+                "words": [{"word": word, "contribution": share} for word, share in words],
+                "heat_maps": str(written) if written else None,
+            }
+        )
+        return
+    results.print(f"{probability:5.1%}  {caption}")
+    results.print("        " + "  ".join(f"{word} {share:+.1f}" for word, share in words))
+    if written:
+        notes.print(f"wrote {written}")

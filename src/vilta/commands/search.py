@@ -1,0 +1,87 @@
+"""`vilta search RUN FOLDER QUERY`: photos that match a text, or that are like another photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from vilta.apps.image_input import open_image
+from vilta.apps.matcher import Matcher
+from vilta.apps.photo_search import Found, PhotoSearch, Query
+from vilta.commands.screen import notes, print_json, progress, results
+from vilta.config.apps import SearchConfig
+from vilta.report.html import data_uri, document
+from vilta.training.folder import replace_text
+
+THUMBNAIL = 320
+"""Longest side of a photo in the gallery, in pixels."""
+
+
+def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
+    """Index ``folder``, search it, print what was found; without a query, index alone.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if config.top < 1 or config.rerank < 1 or not 0 <= config.threshold <= 1:
+        raise ValueError("--top and --rerank must be at least 1, --threshold between 0 and 1")
+    asked = Query.parse(query, config.plus, config.minus)
+    matcher = Matcher(run_folder, device=config.device)
+    search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
+    if search.index.replaced:
+        notes.print("the index was made by another model, or of another folder; making a new one")
+    with progress("indexing") as tell:
+        done = search.update(tell)
+    if done.new or done.gone or done.skipped:
+        notes.print(f"indexed {done.new:,} new photos; {done.gone:,} are gone")
+    skipped = search.index.skipped()
+    if config.why_skipped:
+        for path, reason in skipped:
+            print_json({"path": str(path), "reason": reason}) if config.json else results.print(
+                f"skipped {path}: {reason}"
+            )
+    elif skipped:
+        notes.print(f"{len(skipped):,} files cannot be read; --why-skipped lists them")
+    if not asked.terms and not config.like:
+        notes.print(f"{len(search.index.photos()):,} photos are indexed; give a text to search for")
+        return
+    like = Path(config.like) if config.like else None
+    found = search.search(asked, like=like, top=config.top, rerank=config.rerank)
+    well = [each for each in found if not each.probability < config.threshold]
+    if asked.terms and matcher.matching:  # what matching did not look at has no probability
+        well = [each for each in well if not np.isnan(each.probability)]
+    _show(well, config)
+    if not well:
+        best = f" (the best: {found[0].path}, {found[0].probability:.0%})" if found else ""
+        notes.print(f"nothing here matches well{best}; --threshold 0 shows the best in any case")
+    if config.out:
+        replace_text(Path(config.out), gallery(query or f"like {config.like}", well))
+        notes.print(f"wrote {config.out}")
+
+
+def gallery(title: str, found: Sequence[Found]) -> str:
+    """Return a page with what was found, thumbnails inside."""
+    cards = []
+    for each in found:
+        picture = open_image(each.path, THUMBNAIL)
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        chance = "" if np.isnan(each.probability) else f"{each.probability:.0%}"
+        cards.append(
+            f'<div class="card"><img src="{data_uri(np.asarray(picture))}" alt="">'
+            f'<p class="text">{chance} <small>{escape(str(each.path))}</small></p></div>'
+        )
+    empty = [] if found else ["<p>Nothing here matches well.</p>"]
+    head = [f"<h1>{escape(title)}</h1>", *empty, '<div class="grid">']
+    return document(title, [*head, *cards, "</div>"])
+
+
+def _show(found: Sequence[Found], config: SearchConfig) -> None:
+    for each in found:
+        if config.json:
+            print_json(each._asdict() | {"path": str(each.path)})
+            continue
+        chance = "     " if np.isnan(each.probability) else f"{each.probability:5.0%}"
+        copies = f"  ({each.copies} copies)" if each.copies > 1 else ""
+        results.print(f"{chance}  {each.score:7.2f}  {each.path}{copies}")

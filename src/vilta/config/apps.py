@@ -1,0 +1,58 @@
+"""Settings of the verbs that use a trained model, in the form of ``vilta.config``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """What every verb that uses a trained model can be told."""
+
+    json: bool = False
+    """Print results as lines of JSON."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes the accelerator if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(AppConfig):
+    """Find photos in a folder by words, or by another photo.
+
+    The folder is indexed first; later calls look only at what changed. In the query, ` +a hat` must
+    hold as well and ` -people` must not.
+    """
+
+    like: str = ""
+    """Image file to find the like of; with a query, both count."""
+    plus: tuple[str, ...] = ()
+    """Texts that must hold as well."""
+    minus: tuple[str, ...] = ()
+    """Texts that must not hold."""
+    top: int = 10
+    """Most photos to show."""
+    threshold: float = 0.5
+    """Show only photos that match with at least this probability; 0 shows the best in any case."""
+    rerank: int = 50
+    """Candidates of the contrastive search that matching looks at closely."""
+    out: str = ""
+    """HTML file to write with what was found."""
+    index: str = ""
+    """Folder that keeps the index. Empty: one in the user's cache; never among the photos."""
+    why_skipped: bool = False
+    """List the files that are not in the index, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig(AppConfig):
+    """Say how well captions match an image, and which words carry the match."""
+
+    out: str = ""
+    """PNG file to write with a heat map for each word: where in the image its share of the match
+    comes from. With several captions, -2, -3 ... go before the suffix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofreadConfig(AppConfig):
+    """Find the words of a caption that the image does not bear out."""

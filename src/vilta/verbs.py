@@ -1,0 +1,127 @@
+"""The verbs of the command line: what each takes, and the module that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vilta.config import apps, finetune, pretrain, tools
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A row of the verb table."""
+
+    recipe: str
+    """Module whose ``run`` does the work: ``run(config)``, or ``run(positional, config)``."""
+    config: type
+    """Config class: its fields are the flags."""
+    positional: str
+    """What stands beside the flags, in this order: a word in brackets may be left out, one with
+    ``...`` may be several, and CONFIG.yaml is a file with settings."""
+    example: str
+    """Arguments of a call, shown when the positional one is missing."""
+    help: str
+
+    @property
+    def takes_yaml(self) -> bool:
+        """Whether a config file is all that stands beside the flags."""
+        return self.positional == "[CONFIG.yaml]"
+
+    def is_yaml(self, argument: str) -> bool:
+        """Whether this argument is a config file."""
+        may_be = "CONFIG.yaml" in self.positional and argument.endswith((".yaml", ".yml"))
+        return self.takes_yaml or may_be
+
+    def bind(self, words: Sequence[str]) -> list[str | list[str]]:
+        """Return what each name of ``positional`` stands for; "" for one that was left out.
+
+        Raises ``ValueError`` that names the first one that is missing, or the first too many.
+        """
+        names, rest = self.positional.split(), list(words)
+        bound: list[str | list[str]] = []
+        for name in names:
+            if not rest and not name.startswith("["):
+                raise ValueError(f"{name.rstrip('.')} is missing")
+            if name.endswith("..."):
+                bound.append(rest)
+                rest = []
+            else:
+                bound.append(rest.pop(0) if rest else "")
+        if rest:
+            raise ValueError(f"{rest[0]!r} is one word too many (quote what belongs together)")
+        return bound
+
+
+VERBS = {
+    "pack": Verb(
+        recipe="vilta.commands.pack",
+        config=tools.PackConfig,
+        positional="SOURCE",
+        example='"scenes:1000?seed=0" --out data/scenes',
+        help="write image-text pairs as shards, ready for training",
+    ),
+    "inspect": Verb(
+        recipe="vilta.commands.inspect",
+        config=tools.InspectConfig,
+        positional="SOURCE",
+        example="data/train --against data/val",
+        help="look at pairs before training: counts, duplicates, leakage, pictures",
+    ),
+    "pretrain-text": Verb(
+        recipe="vilta.commands.pretrain_text",
+        config=pretrain.PretrainTextConfig,
+        positional="[CONFIG.yaml]",
+        example="configs/demo-text.yaml",
+        help="train the language model that reads captions and teaches",
+    ),
+    "pretrain": Verb(
+        recipe="vilta.commands.pretrain",
+        config=pretrain.PretrainConfig,
+        positional="[CONFIG.yaml]",
+        example="configs/demo.yaml --run.out runs/mine",
+        help="pre-train image encoder, text encoder and fusion",
+    ),
+    "finetune": Verb(
+        recipe="vilta.commands.finetune",
+        config=finetune.FinetuneConfig,
+        positional="TASK|CONFIG.yaml",
+        example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
+        help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
+    ),
+    "evaluate": Verb(
+        recipe="vilta.commands.evaluate",
+        config=tools.EvaluateConfig,
+        positional="RUN|TASK",
+        example="runs/demo --data runs/demo-data/val",
+        help="figures of a pre-trained run, or of a task (with --from RUN)",
+    ),
+    "report": Verb(
+        recipe="vilta.commands.report",
+        config=tools.ReportConfig,
+        positional="RUN",
+        example="runs/demo",
+        help="draw a run as one HTML page with pictures",
+    ),
+    "search": Verb(
+        recipe="vilta.commands.search",
+        config=apps.SearchConfig,
+        positional="RUN FOLDER [QUERY]",
+        example='runs/demo photos "two dogs on a beach"',
+        help="find photos by words, or like another photo",
+    ),
+    "match": Verb(
+        recipe="vilta.commands.match",
+        config=apps.MatchConfig,
+        positional="RUN IMAGE CAPTION...",
+        example='runs/demo photo.jpg "a dog on a beach" --out heat.png',
+        help="how well captions match an image, and which words carry it",
+    ),
+    "proofread": Verb(
+        recipe="vilta.commands.proofread",
+        config=apps.ProofreadConfig,
+        positional="RUN IMAGE CAPTION",
+        example='runs/demo photo.jpg "a dog on a beach"',
+        help="the words of a caption that the image does not bear out",
+    ),
+}

@@ -1,0 +1,116 @@
+"""The verbs that use a trained model, on a tiny random run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import noise
+
+from vilta import Matcher, cli
+from vilta.commands import match, proofread, search
+from vilta.config.apps import MatchConfig, ProofreadConfig, SearchConfig
+
+
+def lines(capsys):
+    out = capsys.readouterr()
+    return [json.loads(line) for line in out.out.splitlines()], out.err
+
+
+@pytest.fixture
+def index(tmp_path):
+    return str(tmp_path / "index")
+
+
+def test_search_prints_what_matches_well(tiny_run, photo_folder, index, capsys):
+    run = [str(tiny_run), str(photo_folder), "a red ball"]
+    search.run(*run, SearchConfig(index=index, json=True, threshold=0.0, top=4))
+    found, notes = lines(capsys)
+    assert "indexed 6 new photos" in notes and len(found) == 4
+    chances = [each["probability"] for each in found]
+    best = Matcher(tiny_run, device="cpu").match(found[0]["path"], "a red ball")
+    assert chances[0] == pytest.approx(float(best[0]), abs=1e-4)
+    bar = sorted(chances)[-2]
+    search.run(*run, SearchConfig(index=index, json=True, threshold=bar))
+    well, notes = lines(capsys)
+    assert {each["path"] for each in well} >= {f["path"] for f in found if f["probability"] >= bar}
+    assert all(each["probability"] >= bar for each in well) and "indexed" not in notes
+
+
+def test_search_says_that_nothing_matches(tiny_run, photo_folder, index, capsys, tmp_path):
+    page = str(tmp_path / "found.html")
+    config = SearchConfig(index=index, threshold=1.0, out=page)
+    search.run(str(tiny_run), str(photo_folder), "a red ball", config)
+    out = capsys.readouterr()
+    assert out.out == "" and "nothing here matches well (the best: " in out.err
+    assert "Nothing here matches well." in (tmp_path / "found.html").read_text()
+
+
+def test_search_writes_a_gallery_and_names_what_it_skipped(
+    tiny_run, photo_folder, index, capsys, tmp_path
+):
+    (photo_folder / "broken <b>.jpg").write_bytes(b"no photo")
+    page = tmp_path / "found.html"
+    config = SearchConfig(index=index, like=str(photo_folder / "photo 2.png"), out=str(page))
+    search.run(str(tiny_run), str(photo_folder), "", config)
+    out = capsys.readouterr()
+    assert "1 files cannot be read; --why-skipped lists them" in out.err
+    assert out.out.splitlines()[0].endswith("photo 2.png") and "nan" not in out.out
+    html = page.read_text(encoding="utf-8")
+    assert html.count("<img") == 6 and "Ünïcode ✓.PNG" in html
+    assert not re.search(r'src="(?!data:)', html)
+    search.run(str(tiny_run), str(photo_folder), "", SearchConfig(index=index, why_skipped=True))
+    out = capsys.readouterr()
+    assert "broken <b>.jpg: not an image" in out.out and "6 photos are indexed" in out.err
+
+
+def test_match_prints_captions_best_first_with_their_words(tiny_run, capsys, tmp_path):
+    noise(0, (60, 80)).save(tmp_path / "x.png")
+    captions = ["two dogs", "a red ball", "an old boat"]
+    chances = Matcher(tiny_run, device="cpu").match(tmp_path / "x.png", captions)
+    config = MatchConfig(json=True, out=str(tmp_path / "heat.png"))
+    match.run(str(tiny_run), str(tmp_path / "x.png"), captions, config)
+    found, notes = lines(capsys)
+    assert [f["caption"] for f in found] == [captions[i] for i in np.argsort(-chances)]
+    assert [w["word"] for w in found[0]["words"]] == found[0]["caption"].split()
+    assert "not calibrated" in notes
+    for name in ("heat.png", "heat-2.png", "heat-3.png"):
+        assert Image.open(tmp_path / name).format == "PNG"
+    match.run(str(tiny_run), str(tmp_path / "x.png"), captions[:1], MatchConfig())
+    assert re.fullmatch(r" ?\d+\.\d%  two dogs\n +two [+-].*dogs [+-].*\n", capsys.readouterr().out)
+
+
+def test_proofread_prints_every_word(tiny_run, capsys, tmp_path):
+    noise(0).save(tmp_path / "x.png")
+    run = [str(tiny_run), str(tmp_path / "x.png"), "a small unbelievable ball"]
+    proofread.run(*run, ProofreadConfig(json=True))
+    ((found,), _) = lines(capsys)
+    wanted = Matcher(tiny_run, device="cpu").proofread(tmp_path / "x.png", run[2])
+    assert [w["word"] for w in found["words"]] == ["a", "small", "unbelievable", "ball"]
+    assert found["corrected"] == wanted.corrected
+    proofread.run(*run, ProofreadConfig())
+    text = capsys.readouterr().out
+    assert "unbelievable" in text and ("every word fits" in text or "would write:" in text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "RUN", "PHOTOS", "x", "--top", "0"], "--top and --rerank must be at least 1"),
+        (["search", "RUN", "nowhere", "x"], "no such folder: nowhere"),
+        (["match", "RUN", "nothing.png", "x"], "nothing.png: No such file"),
+        (["match", "RUN", "nothing.png", "x", "--out", "x.jpg"], "--out names a PNG file"),
+        (["proofread", "nothing", "x.png", "x"], "nothing"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(
+    tiny_run, photo_folder, monkeypatch, capsys, arguments, words
+):
+    names = {"RUN": str(tiny_run), "PHOTOS": str(photo_folder)}
+    monkeypatch.setattr("sys.argv", ["vilta", *(names.get(word, word) for word in arguments)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(photo_folder.parent / "cache"))
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and error.startswith("error: ") and words in error

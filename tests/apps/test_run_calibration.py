@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from small_run import noise, write_run
+from tiny_models import CAPTIONS
+
+from vilta import Matcher
+from vilta.apps.image_input import pixels_of
+from vilta.apps.run_calibration import calibrate
+from vilta.commands import evaluate
+from vilta.config.tools import EvaluateConfig
+
+GROUPS = [[caption] for caption in CAPTIONS[:6]]
+
+
+def test_calibration_is_kept_with_the_model_and_used(tmp_path):
+    run = write_run(tmp_path / "run")
+    matcher = Matcher(run, device="cpu")
+    pixels = [pixels_of([noise(i) for i in range(6)], 32)]
+    told = calibrate(matcher.model, matcher.tokenizer, pixels, GROUPS, "noise")
+    matcher.model.config.save_pretrained(run / "model")
+    again = Matcher(run, device="cpu")
+    config = again.model.config
+    assert again.calibrated and config.calibrated_on == "6 images of noise"
+    assert f"temperature {config.match_temperature:.2f}" in told
+    odds = again.log_odds(noise(0), CAPTIONS)
+    wanted = 1 / (1 + np.exp(-(odds / config.match_temperature + config.match_bias)))
+    np.testing.assert_allclose(again.match(noise(0), CAPTIONS), wanted, rtol=1e-5)
+    # The conformal threshold: of these six captions, at most none is accused.
+    found = [again.proofread(noise(i), GROUPS[i][0]) for i in range(6)]
+    assert not any(each.accused for each in found)
+
+
+def test_a_run_without_matching_is_left_as_it_is(tmp_path):
+    matcher = Matcher(write_run(tmp_path / "run", ranking="contrastive"), device="cpu")
+    told = calibrate(matcher.model, matcher.tokenizer, [], GROUPS, "noise")
+    assert "trained no matching" in told and not matcher.calibrated
+
+
+def test_one_image_is_too_few(tiny_run):
+    matcher = Matcher(tiny_run, device="cpu")
+    with pytest.raises(ValueError, match="at least two images"):
+        calibrate(matcher.model, matcher.tokenizer, [], GROUPS[:1], "noise")
+
+
+def test_evaluate_calibrates_and_tells_the_error(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    data = "scenes:12?seed=1&size=32"
+    evaluate.run(str(run), EvaluateConfig(data=data, device="cpu", top_k=3, calibrate=True))
+    assert "calibrated on 12 images of scenes" in " ".join(capsys.readouterr().out.split())
+    assert Matcher(run, device="cpu").model.config.calibrated_on.startswith("12 images")
