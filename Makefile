@@ -6,6 +6,7 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
+PRESETS := src/vilta/config/presets
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Everything but torch comes from the lock, checked by hash; the second call adds torch and vilta.
 LOCKED := --no-deps --require-hashes -r requirements.lock
@@ -58,12 +59,12 @@ runs/demo-data/train/manifest.json: | $(ENVIRONMENT)
 runs/demo-data/val/manifest.json: | $(ENVIRONMENT)
 	$(BIN)/vilta pack "scenes:1000?seed=1&size=96" --out $(@D)
 
-runs/demo-text/model/config.json: configs/demo-text.yaml runs/demo-data/train/manifest.json | $(ENVIRONMENT)
-	$(BIN)/vilta pretrain-text $< --run.overwrite
+runs/demo-text/model/config.json: $(PRESETS)/demo-text.yaml runs/demo-data/train/manifest.json | $(ENVIRONMENT)
+	$(BIN)/vilta pretrain-text demo-text --run.overwrite
 	@touch $@
 
-runs/demo/model/config.json: configs/demo.yaml configs/demo-image.json runs/demo-text/model/config.json runs/demo-data/val/manifest.json | $(ENVIRONMENT)
-	$(BIN)/vilta pretrain $< --run.overwrite
+runs/demo/model/config.json: $(PRESETS)/demo.yaml $(PRESETS)/demo-image.json runs/demo-text/model/config.json runs/demo-data/val/manifest.json | $(ENVIRONMENT)
+	$(BIN)/vilta pretrain demo --run.overwrite
 	@touch $@
 
 runs/demo/evaluation-val.json: runs/demo/model/config.json

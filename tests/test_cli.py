@@ -48,6 +48,15 @@ def test_a_verb_with_yaml_runs_without_one(recipe):
     assert config.run.best_metric == "text/top1"
 
 
+def test_a_config_that_vilta_ships_is_given_by_its_name(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.run(["pretrain", "demo", "--run.seed", "3"])
+    cli.run(["finetune", "scenes/vqa"])
+    (pretrained,), (path, finetuned) = recipe.calls
+    assert (pretrained.model.image, pretrained.run.seed) == ("demo-image", 3)
+    assert path.endswith("scenes/vqa.yaml") and finetuned.task == "vqa"
+
+
 def test_underscores_and_hyphens_are_one(recipe):
     for flag in ("--shard_rows", "--shard-rows"):
         cli.run(["pack", "scenes:10?seed=0", "--out", "x", flag, "5", "--strict"])
@@ -128,7 +137,8 @@ def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
         (["match", "runs/x", "a.png"], ["CAPTION is missing"]),
         (["report", "runs/x", "y"], ["'y' is one word too many", "quote"]),
         (["help", "xyzzy"], ["unknown verb 'xyzzy'"]),
-        (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml"]),
+        (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml", "demo-text"]),
+        (["pretrain", "dmeo"], ["no such config file: dmeo; vilta ships demo,"]),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(monkeypatch, capsys, arguments, words):

@@ -7,12 +7,11 @@ import pytest
 
 from vilta.config import PretrainConfig, PretrainTextConfig
 from vilta.config.finetune import FinetuneConfig
+from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.config.yaml_file import load_yaml, to_dict
 
 ROOT = Path(__file__).parents[1]
-YAMLS = sorted(
-    path for folder in ("configs", "benchmarks") for path in (ROOT / folder).rglob("*.yaml")
-)
+YAMLS = sorted(path for folder in (FOLDER, ROOT / "benchmarks") for path in folder.rglob("*.yaml"))
 
 
 def test_configs_are_shipped():
@@ -38,9 +37,22 @@ def test_it_names_the_task_it_is_called_after(path):
     assert find_task(task).name == task
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.json")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.json")), ids=lambda p: p.name)
 def test_an_encoder_config_makes_an_encoder(path):
     from vilta.model.encoders import load_image_encoder
 
     expected = json.loads(path.read_text())["model_type"]
     assert load_image_encoder(str(path)).config.model_type == expected
+
+
+def test_a_shipped_name_is_found_from_any_folder_and_a_local_file_comes_first(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert {"demo", "demo-text", "finetune/vqa", "scenes/vqa"} <= set(shipped_names())
+    assert find_shipped("demo") == find_shipped("configs/demo.yaml") == str(FOLDER / "demo.yaml")
+    assert find_shipped("demo-image", ".json") == str(FOLDER / "demo-image.json")
+    for other in ("vqa", "../presets/demo", "openai/clip-vit-base-patch16", ""):
+        assert find_shipped(other) == find_shipped(other, ".json") == other
+    (tmp_path / "demo").mkdir()
+    assert find_shipped("demo") == "demo"

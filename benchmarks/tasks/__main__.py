@@ -48,8 +48,9 @@ def scenes(names: list[str]) -> None:
         for arm, flags in ARMS.items() if name in TRAINED else ():
             out = Path("runs/scenes") / f"{name}-{arm}"
             if not finished(out):
-                config = f"configs/scenes/{name}.yaml"
-                vilta("finetune", config, "--run.out", str(out), "--run.overwrite", *flags)
+                vilta(
+                    "finetune", f"scenes/{name}", "--run.out", str(out), "--run.overwrite", *flags
+                )
             record(name, arm, out, TEST[name], "scenes")
         if name in ZERO_SHOT:
             record(name, "zero-shot", Path("runs/demo"), TEST[name], "scenes")

@@ -9,11 +9,13 @@ import difflib
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vilta.arguments import split_arguments
+from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.verbs import VERBS, Verb
 
 
@@ -80,6 +82,8 @@ def parse(arguments: Sequence[str]) -> Call:
         raise ValueError(f"unknown verb {name!r}; {hint}")
     verb = VERBS[name]
     alone, flags = split_arguments(arguments[1:], verb.config)
+    if alone and "CONFIG.yaml" in verb.positional:
+        alone[0] = find_shipped(alone[0])
     quiet = [flag for flag in flags if flag in ("-q", "--quiet")]
     flags = [flag for flag in flags if flag not in quiet]
     bound: list[str | list[str]] = []
@@ -94,6 +98,9 @@ def parse(arguments: Sequence[str]) -> Call:
     if alone and verb.is_yaml(alone[0]):
         from vilta.config.yaml_file import load_yaml
 
+        if not os.path.isfile(alone[0]):
+            known = ", ".join(shipped_names())
+            raise ValueError(f"no such config file: {alone[0]}; vilta ships {known}")
         default = load_yaml(alone[0], verb.config)
     settings = tyro.cli(
         verb.config,
@@ -127,9 +134,11 @@ def _overview() -> str:
             "",
             *(f"  {call:{width}}  {text}" for call, text in calls.items()),
             "",
-            "`vilta VERB --help` lists the flags of a verb; they may stand anywhere. They win over",
-            "the YAML file, which wins over the defaults. -o is --out or --run.out; -q prints only",
-            "results. VILTA_DEBUG=1 shows where an error came from.",
+            "`vilta VERB --help` lists the flags of a verb, which may come in any order. Flags win",
+            "over the YAML file, which wins over the defaults. -o is --out or --run.out; -q prints",
+            "only results; VILTA_DEBUG=1 shows where an error came from. CONFIG.yaml is a file of",
+            "yours, or the name of one that vilta ships:",
+            *textwrap.wrap(", ".join(shipped_names()) + f" (in {FOLDER}).", 88),
         ]
     )
 

@@ -72,14 +72,14 @@ VERBS = {
         recipe="vilta.commands.pretrain_text",
         config=pretrain.PretrainTextConfig,
         positional="[CONFIG.yaml]",
-        example="configs/demo-text.yaml",
+        example="demo-text",
         help="train the language model that reads captions and teaches",
     ),
     "pretrain": Verb(
         recipe="vilta.commands.pretrain",
         config=pretrain.PretrainConfig,
         positional="[CONFIG.yaml]",
-        example="configs/demo.yaml --run.out runs/mine",
+        example="demo --run.out runs/mine",
         help="pre-train image encoder, text encoder and fusion",
     ),
     "finetune": Verb(

@@ -46,7 +46,8 @@ class ModelConfig:
     """Where the encoders come from and how they are fused."""
 
     image: str = "openai/clip-vit-base-patch16"
-    """Image encoder: hub id, local folder, or path of a config.json (random weights)."""
+    """Image encoder: hub id, local folder, or path of a config.json (random weights);
+    `demo-image` is the small one of the demo."""
     text: str = "FacebookAI/roberta-base"
     """Text encoder with its language-model head: hub id, local folder or config.json."""
     fusion: Literal["co-attention", "cross-attention"] = "co-attention"

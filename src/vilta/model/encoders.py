@@ -33,6 +33,7 @@ from transformers import (
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
+from vilta.config.shipped import find_shipped
 from vilta.model.encoder_attention import speed_up
 
 
@@ -80,7 +81,7 @@ def damage_told(source: Any) -> Iterator[None]:
 
 def starts_at_random(source: str | PreTrainedConfig) -> bool:
     """Whether an encoder's source is a configuration alone (object or file), without weights."""
-    return isinstance(source, PreTrainedConfig) or Path(source).is_file()
+    return isinstance(source, PreTrainedConfig) or Path(_located(source)).is_file()
 
 
 def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -162,7 +163,7 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     They stand in its preprocessor_config.json; an encoder without one gets 0.5 (our choice).
     """
     try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        values, _ = ImageProcessingMixin.get_image_processor_dict(_located(source))
     except (OSError, ValueError):
         values = {}
     return values.get("image_mean", [0.5] * 3), values.get("image_std", [0.5] * 3)
@@ -286,11 +287,16 @@ class _GivenStates(nn.Module):
         return BaseModelOutput(last_hidden_state=self.states)
 
 
+def _located(source: str) -> str:
+    """Return the path of an encoder configuration that vilta ships, else ``source`` itself."""
+    return find_shipped(source, ".json")
+
+
 def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
     if isinstance(source, PreTrainedConfig):
         return source
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(_located(source))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot read an encoder from {source!r}: {reason}") from None
