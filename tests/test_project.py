@@ -43,13 +43,18 @@ def test_constraints_only_cap_what_pyproject_asks_for():
         assert all(cap.specifier.contains(floor) for floor in floors), f"nothing satisfies {line}"
 
 
+def test_the_lock_is_for_the_extras_of_make():
+    (own,) = (each for each in requirements("dev") if each.name == "vilta")
+    assert own.extras == {"http", "pos", "docs"}
+
+
 def test_the_lock_has_what_pyproject_asks_for():
     versions: dict[str, list[str]] = {}
     for name, version in re.findall(
         r"^([\w.-]+)==([\w.]+)", read("requirements.lock"), re.MULTILINE
     ):
         versions.setdefault(canonicalize_name(name), []).append(version)
-    for requirement in requirements():
+    for requirement in requirements("http", "pos", "docs", "dev"):
         name = canonicalize_name(requirement.name)
         if name in ("vilta", "torch"):  # itself, and what the lock's first lines say
             continue
@@ -57,10 +62,12 @@ def test_the_lock_has_what_pyproject_asks_for():
         assert all(map(requirement.specifier.contains, versions[name])), f"run `make lock`: {name}"
 
 
-def requirements() -> list[Requirement]:
+def requirements(*extras: str) -> list[Requirement]:
+    """Requirements of the package and of the named extras, of all of them where none is named."""
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"].values()
-    return [*map(Requirement, [*project["dependencies"], *chain.from_iterable(extras)])]
+    optional = project["optional-dependencies"]
+    lines = chain.from_iterable(optional[extra] for extra in extras or optional)
+    return [*map(Requirement, [*project["dependencies"], *lines])]
 
 
 def read(name: str) -> str:
