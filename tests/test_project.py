@@ -70,5 +70,11 @@ def requirements(*extras: str) -> list[Requirement]:
     return [*map(Requirement, [*project["dependencies"], *lines])]
 
 
+def test_the_picture_of_the_layers_shows_every_folder():
+    shown = set(re.findall(r">(\w+)/<", read("docs/images/layers.svg")))
+    there = {file.parent.name for file in (ROOT / "src" / "vilta").glob("*/__init__.py")}
+    assert shown == there
+
+
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from vilta.data.sources.base import (
 from vilta.data.sources.coco import CocoReader, find_coco, is_coco
 from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
 from vilta.data.sources.columnar import columnar_reader, files_of_split, find_columnar
+from vilta.data.sources.custom import find_custom
 from vilta.data.sources.downloads import refuse_url_list
 from vilta.data.sources.files import image_paths, read_json
 from vilta.data.sources.flickr30k import TokenFileReader, find_token_file, is_token_file
@@ -94,8 +95,8 @@ def find_reader(path: str, options: SourceOptions | None = None) -> Reader:
     """Return the reader that fits what is at ``path``.
 
     ``path`` is a file, a folder, a pattern such as ``cc3m/*.tar``, ``hub:owner/name``, or
-    ``scenes:COUNT``, the built-in data. ``options`` may stand in it: ``path?split=NAME``. A split
-    is one of the source's, or a subfolder.
+    ``scenes:COUNT``, the built-in data; ``module:Class:PATH`` names a reader of the user's own.
+    Options may be part of it: ``path?split=NAME``. A split is one of the source's, or a subfolder.
 
     Raises ``ValueError`` with one line if there is nothing, or nothing known.
     """
@@ -107,7 +108,7 @@ def find_reader(path: str, options: SourceOptions | None = None) -> Reader:
     if path.startswith(HUB):
         return find_hub(path.removeprefix(HUB), options)
     try:
-        return _find(Path(path), options)
+        return find_custom(path, options) or _find(Path(path), options)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
 
