@@ -1,0 +1,59 @@
+"""The scripts in examples/ run as their first lines say."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vilta.scenes import captions, draw, make_scene
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with three photos, in which the first example trains the run of the others."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "photos").mkdir()
+    for index in range(3):
+        Image.fromarray(draw(make_scene(5, index), 96)).save(folder / "photos" / f"{index}.png")
+    return folder
+
+
+def run(name, folder, monkeypatch, *arguments):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_every_example_is_run_here():
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {
+        "pretrain.py",
+        "choose_caption.py",
+        "search_photos.py",
+    }
+
+
+def test_pretrain(folder, monkeypatch):
+    run("pretrain.py", folder, monkeypatch, "scenes:40?seed=0&size=96", "2")
+    assert (folder / "runs/example/run/model/model.safetensors").is_file()
+
+
+def test_choose_caption(folder, monkeypatch, capsys):
+    texts = [captions(make_scene(5, index))[0] for index in range(3)]
+    run("choose_caption.py", folder, monkeypatch, "runs/example/run", "photos/0.png", *texts)
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(maxsplit=1)[1] for line in lines[:3]) == sorted(texts)
+    best = lines[0].split(maxsplit=1)[1]
+    assert [line.split()[0] for line in lines[3:]] == best.split()
+
+
+def test_search_photos(folder, monkeypatch, capsys):
+    arguments = ("runs/example/run", "photos", "a red circle")
+    for state in ("3 new photos, 0 unchanged", "0 new photos, 3 unchanged"):
+        run("search_photos.py", folder, monkeypatch, *arguments)
+        first, *found = capsys.readouterr().out.splitlines()
+        assert first.startswith(state) and len(found) == 3
