@@ -19,6 +19,7 @@ from vilta.data.samples import PairDataset
 from vilta.data.sources import load_pairs
 from vilta.evaluation.retrieval import STAGES, trained_stages
 from vilta.finished_run import blanks_told, load_run, result_path, say_missing_teacher
+from vilta.report.model_card import update_card
 from vilta.tasks.finetuning import TASKS
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.training.folder import MODEL, replace_text
@@ -88,6 +89,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
+    update_card(run_folder)
     console.print(f"wrote {out}\nnext: vilta report {run_folder}")
 
 

@@ -26,6 +26,7 @@ from vilta.finished_run import (
     released_class,
     result_path,
 )
+from vilta.report.model_card import update_card
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
@@ -106,6 +107,7 @@ def run(name: str, config: EvaluateConfig) -> None:
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
+    update_card(config.start)
     if role.startswith("test") and before:
         console.print(
             f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "

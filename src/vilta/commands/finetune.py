@@ -24,6 +24,7 @@ from vilta.model.encoders import check_image_encoder, check_text_length
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
+from vilta.report.model_card import update_card
 from vilta.tasks.finetuning import FinetuningTask, find_task
 from vilta.training.folder import CONFIG, check_run_folder
 from vilta.training.loop import train
@@ -93,6 +94,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         samples_per_epoch=len(dataset),
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
     )
+    update_card(config.run.out)
 
 
 def refuse_overlap(

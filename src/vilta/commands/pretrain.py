@@ -28,6 +28,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import (
     hash_of_words,
 )
+from vilta.report.model_card import update_card
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.training.folder import MODEL, check_run_folder
@@ -82,6 +83,7 @@ def run(config: PretrainConfig) -> None:
     )
     if loader is not None and len(loader.dataset) > 1 and not summary.stopped:
         calibrate_release(task, loader, Path(config.run.out) / MODEL, data.val)
+    update_card(config.run.out)
 
 
 def evaluate_on_the_way(task: PretrainingTask, loader: Any) -> dict[str, float]:

@@ -20,6 +20,7 @@ from vilta.model.language_model import (
 )
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
+from vilta.report.model_card import update_card
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.folder import check_run_folder
 from vilta.training.loop import train
@@ -72,6 +73,7 @@ def run(config: PretrainTextConfig) -> None:
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
     )
+    update_card(config.run.out)
 
 
 def _letters(caption: str) -> str:

@@ -117,14 +117,16 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         self,
         input_ids: Int[Tensor, "B L"],
         attention_mask: Int[Tensor, "B L"],
-        pixel_values: Shaped[Tensor, "B *I 3 H W"],
+        pixel_values: Shaped[Tensor, "*I 3 H W"],
     ) -> ViltaOutput:
-        """Classify ``B`` items: ``pixel_values`` is ``[B, 3, H, W]``, or ``[B, I, 3, H, W]``.
+        """Classify ``B`` items: ``pixel_values`` is ``[B * I, 3, H, W]``, or ``[B, I, 3, H, W]``.
 
         Raises ``ValueError`` if there are not ``images`` images for each text.
         """
-        pixels = pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]
-        if pixels.shape[:2] != (len(input_ids), self.images):
+        pixels = pixel_values
+        if pixels.ndim == 4 and len(pixels) == len(input_ids) * self.images:
+            pixels = pixels.unflatten(0, (len(input_ids), self.images))
+        if pixels.ndim != 5 or pixels.shape[:2] != (len(input_ids), self.images):
             raise ValueError(
                 f"{type(self).__name__} reads {self.images} image(s) a text; got {len(input_ids)} "
                 f"texts and pixel values of shape {tuple(pixel_values.shape)}"

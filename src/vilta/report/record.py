@@ -52,7 +52,7 @@ def read_record(run_folder: str) -> Record:
             f"{found[-1]} is no evaluation; delete it and run: "
             f"vilta evaluate {run_folder} --data DATA"
         )
-    lines = _log_lines(folder / METRICS)
+    lines = log_lines(folder / METRICS)
     machines = [line for line in lines if "device" in line]
     return Record(
         steps=[line for line in lines if "loss" in line],
@@ -87,7 +87,7 @@ def all_figures(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
     return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(shown)}
 
 
-def _log_lines(path: Path) -> list[dict[str, Any]]:
+def log_lines(path: Path) -> list[dict[str, Any]]:
     """Read ``metrics.jsonl``; a torn line, as a killed run leaves it, is left out."""
     lines = []
     if path.is_file():

@@ -1,0 +1,262 @@
+"""The model card of a released folder, ``RUN/model/README.md``, from the run's own record.
+
+What the record does not hold is said to be unknown, above all licences: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from vilta.metrics.names import flat
+from vilta.report.record import log_lines
+from vilta.training.folder import CONFIG, METRICS, MODEL, replace_text
+
+CARD = "README.md"
+UNKNOWN = "not recorded: look it up before you pass the weights on"
+SCENES = re.compile(r"scenes(:|$)")
+SHOWN = re.compile(
+    r"(R@\d+|mean_recall|accuracy[\w/]*|top[15]|edit\w*|colour\w*|paraphrase|score)$"
+)
+"""Metrics that the card shows; losses and statistics of training stay in the run."""
+PIPELINES = {
+    "pretrain": "zero-shot-image-classification",
+    "retrieval": "zero-shot-image-classification",
+    "vqa": "visual-question-answering",
+    "text": "fill-mask",
+}
+"""The hub's names of what a model is for."""
+
+PAIRS = """```python
+import torch
+import vilta
+from transformers import AutoProcessor
+
+model = vilta.{architecture}.from_pretrained("FOLDER-OR-HUB-NAME").eval()
+processor = AutoProcessor.from_pretrained("FOLDER-OR-HUB-NAME")
+batch = processor(images={images}, text=["{text}"], return_tensors="pt")
+with torch.no_grad():
+    output = model(**batch)
+print({result})
+```
+"""
+WORDS = """```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="FOLDER-OR-HUB-NAME")
+print(fill(f"a red {fill.tokenizer.mask_token} above a blue ring"))
+```
+"""
+MATCH = "output.match_logits.softmax(dim=-1)[:, 1]"
+LABEL = "model.config.id2label[int(output.logits[0].argmax())]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's record, as far as the card tells it."""
+
+    folder: Path
+    settings: dict[str, Any]
+    """Content of config.yaml."""
+    architecture: str
+    """Class of the released weights."""
+
+    @property
+    def kind(self) -> str:
+        """``pretrain``, ``text``, or the name of the task that it was fine-tuned for."""
+        return self.settings.get("task") or ("pretrain" if "objective" in self.settings else "text")
+
+
+def write_card(run_folder: str | Path) -> Path:
+    """Write the card of a run's released model and return its path.
+
+    Raises ``ValueError`` in one line if the run has no settings or has released no model.
+    """
+    run = _read(Path(run_folder))
+    card = ModelCard(f"---\n{_header(run).to_yaml()}\n---\n\n{_body(run)}")
+    path = run.folder / MODEL / CARD
+    replace_text(path, str(card))
+    return path
+
+
+def update_card(run_folder: str | Path) -> None:
+    """Write the card anew if this is a run that has released a model; one process does it."""
+    folder = Path(run_folder)
+    released = (folder / CONFIG).is_file() and (folder / MODEL / "config.json").is_file()
+    if released and PartialState().is_main_process:
+        write_card(folder)
+
+
+def licence_of(source: str) -> str:
+    """Return the licence that the card of an encoder or data set names, local or in the cache."""
+    place: Any = Path(source) / CARD
+    if not place.is_file():
+        try:
+            place = try_to_load_from_cache(source, CARD)
+        except (HFValidationError, HfHubHTTPError):
+            place = None
+    if not isinstance(place, str | Path):
+        return UNKNOWN
+    try:
+        named = ModelCard.load(place, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, yaml.YAMLError):
+        named = None
+    return str(named or UNKNOWN)
+
+
+def _read(folder: Path) -> Run:
+    try:
+        settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / MODEL / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder} is not a run with a released model: {error}") from None
+    return Run(folder=folder, settings=settings, architecture=config["architectures"][0])
+
+
+def _header(run: Run) -> ModelCardData:
+    known = {licence for _, _, licence in _parts(run)}
+    return ModelCardData(
+        library_name="transformers",
+        license=known.pop() if len(known) == 1 and UNKNOWN not in known else "other",
+        pipeline_tag=PIPELINES.get(run.kind),
+        tags=["vilta", "vision-language", "image-text-matching"] if run.kind != "text" else None,
+    )
+
+
+def _body(run: Run) -> str:
+    what = {
+        "pretrain": "Image encoder, text encoder and fusion, pre-trained together on image-text "
+        "pairs with [ViLTA](https://arxiv.org/abs/2308.16689).",
+        "text": "A masked language model trained on captions, as text encoder and teacher.",
+    }.get(run.kind, f"Fine-tuned for `{run.kind}` from a ViLTA pre-training run.")
+    sections = {
+        "How to use": _usage(run),
+        "Data": _table(("", "source", "images", "captions"), _data(run)),
+        "Metrics": _all_metrics(run),
+        "Licences of the parts": _table(("part", "from", "licence"), _parts(run)),
+        "Settings": _settings(run),
+    }
+    return f"# {run.folder.resolve().name}\n\n{what}\n" + "".join(
+        f"\n## {title}\n\n{text}" for title, text in sections.items()
+    )
+
+
+def _usage(run: Run) -> str:
+    if run.kind == "text":
+        return WORDS
+    matches = run.architecture in ("ViltaForPreTraining", "ViltaForImageTextRetrieval")
+    text = "two dogs run on a beach" if matches else "what is the dog doing?"
+    two = run.architecture == "ViltaForVisualReasoning"
+    code = PAIRS.format(
+        architecture=run.architecture,
+        images='["left.jpg", "right.jpg"]' if two else '"photo.jpg"',
+        text=text,
+        result=MATCH if matches else LABEL,
+    )
+    return "`pip install vilta`, then\n\n" + code
+
+
+def _data(run: Run) -> Iterator[tuple[str, str, str, str]]:
+    for name in ("train", "val"):
+        if source := run.settings["data"].get(name):
+            manifest = Path(source) / "manifest.json"
+            held: dict[str, Any] = {}
+            if manifest.is_file():
+                held = json.loads(manifest.read_text(encoding="utf-8"))
+            where = f"{_name(source)} ({_name(held['source'])})" if held else _name(source)
+            yield name, where, str(held.get("rows", "")), str(held.get("captions", ""))
+
+
+def _all_metrics(run: Run) -> str:
+    tables = "\n".join(_metrics(run))
+    seed = run.settings["run"].get("seed", 0)
+    return f"One run, seed {seed}; shares in %.\n\n{tables}" if tables else "Not evaluated.\n"
+
+
+def _metrics(run: Run) -> Iterator[str]:
+    """Yield a table for each evaluation, and for the one that chose the weights."""
+    chosen_on = run.settings["data"].get("val") or "held-out training data"
+    lines = [line for line in log_lines(run.folder / METRICS) if "evaluation" in line]
+    chosen_by = run.settings["run"].get("selection_metric") or run.settings["run"]["best_metric"]
+    measured = [line for line in lines if chosen_by in line["evaluation"]]
+    best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
+    tables = {chosen_on: best["evaluation"]} if best else {}
+    for path in sorted(run.folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = isinstance(content, dict) and (content.get("metrics") or content.get("figures"))
+        if isinstance(values, dict) and "data" in content:
+            tables[content["data"]] = flat(values)  # more exact than what training measured
+    for data, values in tables.items():
+        note = ""
+        if best and data == chosen_on:
+            note = f", which chose step {best['step']} by `{chosen_by}`: not a test result"
+        yield f"On {_name(data)}{note}.\n\n{_metric_table(values)}\n"
+
+
+def _metric_table(values: dict[str, Any]) -> str:
+    shown = {name: value for name, value in values.items() if SHOWN.search(name)} or values
+    rows = [(f"`{name}`", f"{value:.4g}") for name, value in shown.items() if _is_number(value)]
+    return _table(("metric", "value"), rows)
+
+
+def _parts(run: Run) -> list[tuple[str, str, str]]:
+    """Return what the weights were made of, where it is from, and its licence."""
+    model, data = run.settings.get("model", {}), run.settings["data"]
+    sources = {
+        "image encoder": model.get("image", ""),
+        "text encoder": model.get("text", ""),
+        "teacher": run.settings.get("objective", {}).get("teacher", ""),
+        "weights at the start": run.settings.get("start") or model.get("start", ""),
+    }
+    parts = [("code", "vilta", "apache-2.0")]
+    for part, source in sources.items():
+        if source and Path(source).suffix == ".json":
+            parts.append((part, "trained here from random weights", "apache-2.0"))
+        elif source:
+            parts.append((part, _name(source), licence_of(source)))
+    for name in filter(None, str(data.get("train", "")).split("+")):
+        manifest = Path(name) / "manifest.json"
+        source = json.loads(manifest.read_text())["source"] if manifest.is_file() else name
+        drawn = SCENES.match(source)
+        licence = "apache-2.0" if drawn else licence_of(name)
+        parts.append(("training data", "built-in scenes" if drawn else _name(name), licence))
+    return parts
+
+
+def _settings(run: Run) -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("vilta", "torch", "transformers"))
+    text = yaml.safe_dump(_without_folders(run.settings), sort_keys=False, allow_unicode=True)
+    return f"{libraries}\n\n```yaml\n{text}```\n"
+
+
+def _without_folders(value: Any) -> Any:
+    """Leave out the folders above absolute paths: a published card does not tell whose they are."""
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    return _name(value) if isinstance(value, str) else value
+
+
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    cells = (" | ".join(str(cell).replace("|", "\\|") for cell in line) for line in lines)
+    return "".join(f"| {line} |\n" for line in cells)
