@@ -43,9 +43,13 @@ def test_constraints_only_cap_what_pyproject_asks_for():
         assert all(cap.specifier.contains(floor) for floor in floors), f"nothing satisfies {line}"
 
 
+EXTRAS = ("http", "onnx", "pos", "sentence-transformers", "docs")
+"""What `make test` and `make docs` need beside the development tools."""
+
+
 def test_the_lock_is_for_the_extras_of_make():
     (own,) = (each for each in requirements("dev") if each.name == "vilta")
-    assert own.extras == {"http", "pos", "docs"}
+    assert own.extras == set(EXTRAS)
 
 
 def test_the_lock_has_what_pyproject_asks_for():
@@ -54,7 +58,7 @@ def test_the_lock_has_what_pyproject_asks_for():
         r"^([\w.-]+)==([\w.]+)", read("requirements.lock"), re.MULTILINE
     ):
         versions.setdefault(canonicalize_name(name), []).append(version)
-    for requirement in requirements("http", "pos", "docs", "dev"):
+    for requirement in requirements(*EXTRAS, "dev"):
         name = canonicalize_name(requirement.name)
         if name in ("vilta", "torch"):  # itself, and what the lock's first lines say
             continue

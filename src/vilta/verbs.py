@@ -96,6 +96,13 @@ VERBS = {
         example="runs/demo --data runs/demo-data/val",
         help="figures of a pre-trained run, or of a task (with --from RUN)",
     ),
+    "export": Verb(
+        recipe="vilta.commands.export",
+        config=tools.ExportConfig,
+        positional="RUN",
+        example="runs/demo --onnx",
+        help="the model as ONNX files, and a script that uses them without torch",
+    ),
     "report": Verb(
         recipe="vilta.commands.report",
         config=tools.ReportConfig,

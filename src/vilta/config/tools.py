@@ -117,3 +117,21 @@ class ReportConfig:
     """HTML file to write. Empty: `report/report.html` in the run; pictures lie beside it."""
     examples: int = 12
     """Images shown with their captions, masked words and synthesised negatives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a trained model as ONNX files, for use without torch (needs the extra `onnx`)."""
+
+    onnx: bool = True
+    """Write ONNX; no other form is known yet."""
+    out: str = ""
+    """Folder to write. Empty: `onnx` in the run."""
+    int8: bool = False
+    """Also write models with int8 weights: smaller, and faster where the CPU has the units."""
+    data: str = ""
+    """Image-text pairs (as `vilta evaluate` takes them) on which R@1 is compared."""
+    images: int = 1000
+    """How many of the first images of `data` are compared on."""
+    top_k: int = 32
+    """Candidates of the contrastive stage that matching ranks again."""

@@ -1,0 +1,75 @@
+"""`vilta export RUN`: the model as ONNX files, with a script that needs neither torch nor vilta."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vilta.apps.onnx_export import SCRIPT, TOLERANCE, export_onnx, largest_difference
+from vilta.apps.released import Released, load_released
+from vilta.config.tools import ExportConfig
+from vilta.data.samples import image_bytes
+from vilta.data.sources import load_pairs
+from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.finished_run import model_folder
+from vilta.training.folder import MODEL, replace_text
+
+
+def run(run_folder: str, config: ExportConfig) -> None:
+    """Write ``RUN/onnx``, check it against torch and, given ``data``, measure what int8 costs.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    console = Console(soft_wrap=True)
+    released = load_released(run_folder)
+    place = model_folder(run_folder)
+    out = Path(config.out) if config.out else place.parent / "onnx"
+    if not config.out and place.name != MODEL:
+        raise ValueError(f"{run_folder} is not a run; --out must name the folder to write")
+    if out.exists() and not (out / SCRIPT).is_file():
+        raise ValueError(f"{out} exists and is not an export; choose another --out")
+    with console.status("exporting (half a minute for a small model)"):
+        export_onnx(released.model, released.tokenizer, out, int8=config.int8)
+        difference = largest_difference(released.model.float().eval(), out)
+    if difference > TOLERANCE:
+        raise ValueError(
+            f"the export differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}; "
+            f"{out} is not to be used"
+        )
+    console.print(f"wrote {out}: equal to torch within {difference:.1e}", markup=False)
+    if config.data:
+        measure(console, released, out, config)
+    flag = " --int8" if config.int8 else ""
+    console.print(
+        f'next: python {out / SCRIPT} PHOTOS "two dogs run on a beach"{flag}', markup=False
+    )
+
+
+def measure(console: Console, released: Released, out: Path, config: ExportConfig) -> None:
+    """Print and keep R@1 by torch, by the export, and by its quantised form."""
+    from vilta.apps.onnx_ranker import Ranker  # needs the extra, which export_onnx has checked
+    from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
+
+    pairs = load_pairs(config.data).cast_column("image", datasets.Image(decode=False))
+    rows = pairs.select(range(min(config.images, len(pairs))))
+    size = released.model.config.image_size
+    images = [evaluation_tensor(decode_image(image_bytes(row["image"])), size) for row in rows]
+    data = (np.stack(images), rows["captions"], config.top_k)
+    with console.status(f"R@1 among {len(rows):,} images"):
+        recalls = {
+            "torch": recall_by_torch(released.model, released.tokenizer, *data),
+            "onnx": recall_by_onnx(Ranker(out), *data),
+        }
+        if config.int8:
+            recalls["onnx int8"] = recall_by_onnx(Ranker(out, int8=True), *data)
+    table = Table(f"R@1 among {len(rows):,} images", *next(iter(recalls.values())))
+    for name, values in recalls.items():
+        table.add_row(name, *(f"{value:.1f}" for value in values.values()))
+    console.print(table)
+    content = {"data": config.data, "images": len(rows), "top_k": config.top_k, "R@1": recalls}
+    replace_text(out / "recall.json", json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,157 @@
+"""The exported models compute what torch computes, and the script beside them needs no torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_run import noise, write_run
+
+from vilta.apps.matcher import Matcher
+from vilta.apps.onnx_ranker import Ranker, read_pixels
+from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
+from vilta.apps.released import load_released
+from vilta.commands import export
+from vilta.config.tools import ExportConfig
+from vilta.data.transforms import decode_image, evaluation_tensor
+
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+TEXTS = ["two dogs run", "a red ball lies above the large green cube on the wet grass", "ball"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("runs") / "mine")
+    data = "scenes:6?seed=2&size=48"
+    export.run(str(run), ExportConfig(int8=True, data=data, images=5, top_k=2))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "pairs"), [(1, 1, 1), (2, 3, 1), (40, 1, 33), (3, 3, 9)]
+)
+def test_exported_models_equal_torch_over_numbers_and_lengths(images, texts, pairs, run):
+    released, ranker = load_released(run), Ranker(run / "onnx")
+    model = released.model.eval()
+    rng = np.random.default_rng(images)
+    pixels = rng.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
+    states, embeds = ranker.encode_images(pixels)
+    said = [TEXTS[i % 3] for i in range(texts)]
+    encoded = ranker.encode_texts(said)
+    rows = rng.integers(0, texts, pairs), rng.integers(0, images, pairs)
+    odds = ranker.match(encoded, states, *rows)
+    with torch.no_grad():
+        tokens = released.tokenizer(
+            said, padding=True, truncation=True, max_length=24, return_tensors="pt"
+        )
+        text = model.vilta.encode_text(tokens["input_ids"], tokens["attention_mask"])
+        image = model.vilta.encode_image(torch.from_numpy(pixels))
+        scores = model.match(text[rows[0]], tokens["attention_mask"][rows[0]], image[rows[1]])
+        expected = {
+            "states": (states, image),
+            "embeds": (embeds, model.embed_image(image)),
+            "text": (encoded.states, text),
+            "text embeds": (encoded.embeds, model.embed_text(text, tokens["attention_mask"])),
+            "odds": (odds, scores[:, 1] - scores[:, 0]),
+        }
+    for name, (found, wanted) in expected.items():
+        assert np.abs(found - wanted.numpy()).max() < 1e-5, name
+    assert np.abs(odds).max() > 0.001
+
+
+def test_quantised_models_are_smaller_and_close(run):
+    exact, rough = Ranker(run / "onnx"), Ranker(run / "onnx", int8=True)
+    a, b = exact.encode_texts(TEXTS), rough.encode_texts(TEXTS)
+    assert (a.embeds * b.embeds).sum(axis=1).min() > 0.98
+    assert np.abs(a.embeds - b.embeds).max() > 1e-4
+    for name in ("text_encoder", "matcher"):
+        sizes = [(run / "onnx" / f"{name}{end}.onnx").stat().st_size for end in ("", ".int8")]
+        assert sizes[1] < sizes[0], name
+
+
+def test_recall_is_the_same_by_torch_and_by_the_export(run):
+    released = load_released(run)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    captions = [
+        [TEXTS[i % 3], f"{TEXTS[i % 3]} {TEXTS[i % 2]} {'ball ' * (i // 3)}"] for i in range(12)
+    ]
+    for ranking in ("contrastive", "matching", "combined"):
+        ranker = Ranker(run / "onnx")
+        ranker.settings["ranking"] = released.model.config.ranking = ranking
+        found = recall_by_onnx(ranker, pixels, captions, top_k=4)
+        assert found == recall_by_torch(
+            released.model.eval(), released.tokenizer, pixels, captions, 4
+        )
+    told = json.loads((run / "onnx" / "recall.json").read_text())
+    assert told["images"] == 5 and set(told["R@1"]) == {"torch", "onnx", "onnx int8"}
+    assert told["R@1"]["onnx"] == told["R@1"]["torch"]
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+for name in ("torch", "transformers", "vilta"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "deeper").mkdir(parents=True)
+    for seed in range(5):
+        noise(seed).save(photos / ("deeper" if seed % 2 else ".") / f"{seed}.png")
+    (photos / "broken.jpg").write_bytes(b"not a photo")
+    script = str(run / "onnx" / "rank.py")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, script, str(photos), "two dogs run", "--top", "3"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    skipped, *lines = done.stdout.splitlines()
+    assert skipped.startswith(f"skipped {photos / 'broken.jpg'}") and len(lines) == 3
+    paths = sorted(photos.rglob("*.png"))
+    best = Matcher(run).rank("two dogs run", paths, top_k=3)
+    for line, expected in zip(lines, best, strict=True):
+        score, chance, sign, path = line.split()
+        assert path == str(paths[expected.index]) and sign == "%"
+        assert float(score) == pytest.approx(expected.score, abs=0.006)
+        assert float(chance) == pytest.approx(100 * expected.probability, abs=0.06)
+
+
+def test_the_script_reads_photos_as_evaluation_does(tmp_path):
+    paths = []
+    for name, options in {"turned.jpg": {"exif": exif(6)}, "tall.png": {}, "seen.png": {}}.items():
+        image = noise(1, (70, 50)) if name == "tall.png" else noise(2, (50, 80))
+        if name == "seen.png":
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        paths.append(tmp_path / name)
+        image.save(paths[-1], **options)
+    for path, found in zip(paths, read_pixels(paths, 32), strict=True):
+        expected = evaluation_tensor(decode_image(path.read_bytes()), 32)
+        assert np.array_equal(found, expected.numpy()), path.name
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def test_what_is_missing_or_in_the_way_is_said_in_a_line(run, tmp_path):
+    with pytest.raises(ValueError, match=r"has no image_encoder\.onnx"):
+        Ranker(tmp_path)
+    (tmp_path / "full").mkdir()
+    with pytest.raises(ValueError, match="exists and is not an export; choose another --out"):
+        export.run(str(run), ExportConfig(out=str(tmp_path / "full")))
+    with pytest.raises(ValueError, match="--out must name the folder"):
+        shutil.copytree(run / "model", tmp_path / "alone")
+        export.run(str(tmp_path / "alone"), ExportConfig())
