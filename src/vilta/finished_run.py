@@ -15,8 +15,10 @@ from vilta.config.finetune import FinetuneConfig, TaskConfig
 from vilta.config.yaml_file import load_yaml
 from vilta.data.examples import Examples, PairItems
 from vilta.model import ViltaConfig, ViltaForPreTraining
-from vilta.model.encoders import load_text_encoder, pixel_statistics
+from vilta.model.encoder_checks import check_text_encoder
+from vilta.model.encoders import load_text_encoder
 from vilta.model.language_model import load_tokenizer
+from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.pretraining import PretrainingTask
@@ -142,10 +144,11 @@ def load_teacher(
     objective = config.objective
     if objective.soft_labels != "language_model" and objective.negatives != "soft_label":
         return None
-    if not objective.teacher:
-        return load_text_encoder(config.model.text)
-    require_same_words(tokenizer, load_tokenizer(objective.teacher))
-    return load_text_encoder(objective.teacher)
+    if objective.teacher:
+        require_same_words(tokenizer, load_tokenizer(objective.teacher))
+    teacher = load_text_encoder(objective.teacher or config.model.text)
+    check_text_encoder(teacher, config.data.max_text_tokens)
+    return teacher
 
 
 def result_path(folder: str, name: str, data: str) -> Path:

@@ -14,8 +14,8 @@ from tiny_models import (
 )
 
 from vilta.model import ViltaForPreTraining
+from vilta.model.encoder_checks import check_image_encoder
 from vilta.model.encoders import (
-    check_image_encoder,
     grid_positions,
     image_states,
     language_model_logits,

@@ -1,19 +1,26 @@
 import itertools
+import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CAPTIONS, TEXT, VISION, tiny_tokenizer, tokens_of
-from transformers import AutoTokenizer, BertModel, GPT2Config, GPT2LMHeadModel
+from tiny_models import CAPTIONS, TEXT, VISION, tiny_config, tiny_tokenizer, tokens_of
+from transformers import (
+    AutoTokenizer,
+    BertModel,
+    CLIPImageProcessorPil,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
-from vilta.model import ViltaForPreTraining
-from vilta.model.encoders import pixel_statistics
+from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.language_model import (
     continue_language_model,
     load_tokenizer,
     new_language_model,
     new_tokenizer,
 )
+from vilta.model.pixel_statistics import pixel_statistics
 
 
 def test_new_tokenizer_knows_its_words_and_is_read_back(tmp_path):
@@ -93,6 +100,86 @@ def test_pixel_statistics_are_those_of_the_encoder(tmp_path):
     content = '{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": 224}'
     (tmp_path / "preprocessor_config.json").write_text(content)
     assert pixel_statistics(str(tmp_path)) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+
+
+PLAIN = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        PLAIN,
+        PLAIN | {"do_normalize": False},
+        PLAIN | {"do_rescale": False},
+        PLAIN | {"rescale_factor": 1 / 127.5},
+        PLAIN | {"rescale_factor": 1 / 127.5, "do_normalize": False},
+        PLAIN | {"image_mean": 0.25, "image_std": 0.5},
+        {},
+    ],
+)
+def test_pixels_reach_the_encoder_as_its_own_preprocessor_makes_them(tmp_path, stated):
+    processor = CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    for name in ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"):
+        content.pop(name, None)
+    path.write_text(json.dumps(content | stated))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in pixel_statistics(str(tmp_path)))
+    pixels = torch.randint(0, 256, (3, 4, 5), generator=torch.Generator().manual_seed(0))
+    processor = CLIPImageProcessorPil.from_pretrained(tmp_path)
+    for name in ("image_mean", "image_std"):  # which the library takes for colours without number
+        value = getattr(processor, name)
+        setattr(processor, name, [value] * 3 if isinstance(value, float) else value)
+    expected = processor(pixels.to(torch.uint8), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close((pixels / 255 - mean) / deviation, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stated", "problem"),
+    [
+        ({"image_mean": None}, "image_mean None, not three numbers"),
+        ({"image_std": 0}, "image_std .* nothing can be divided"),
+        ({"image_std": [0.5, 0.5, 0.0]}, "image_std .* nothing can be divided"),
+        ({"image_mean": "grey"}, "image_mean 'grey', not three numbers"),
+        ({"image_mean": [0.5, 0.5]}, "not three numbers"),
+        ({"rescale_factor": 0}, "rescale_factor 0"),
+        ({"do_flip_channel_order": True}, "reads BGR"),
+        ({"image_processor_type": "MobileViTImageProcessor"}, "reads BGR"),
+        ({"rescale_offset": True}, "shifts pixels"),
+    ],
+)
+def test_a_preprocessor_that_cannot_be_followed_is_one_line(tmp_path, stated, problem):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match=problem) as error:
+        pixel_statistics(str(tmp_path))
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_a_damaged_preprocessor_is_not_taken_for_none(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1')
+    with pytest.raises(ValueError, match=r"the preprocessor of .* cannot be read"):
+        pixel_statistics(str(tmp_path))
+
+
+def test_a_tokenizer_pads_right_and_returns_a_mask_whatever_it_did(tmp_path):
+    tokenizer = tiny_tokenizer("wordpiece")
+    tokenizer.padding_side, tokenizer.model_input_names = "left", ["input_ids"]
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    batch = again(CAPTIONS[:2], padding=True)
+    assert batch["attention_mask"][1][0] == 1 and again.padding_side == "right"
+    processor = ViltaProcessor.from_config(tiny_config(), tokenizer)
+    processor.save_pretrained(tmp_path / "released")
+    assert load_tokenizer(str(tmp_path / "released")).padding_side == "right"
+    assert AutoTokenizer.from_pretrained(tmp_path / "released").padding_side == "right"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_language_model_in_half_precision_goes_on_in_float32(tmp_path, dtype):
+    new_language_model(30, 16, 1, 2, 0.0, 12).to(dtype).save_pretrained(tmp_path)
+    model = continue_language_model(str(tmp_path))
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 def test_any_tokenizer_kind_is_read_back(tmp_path):

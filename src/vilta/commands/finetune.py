@@ -20,7 +20,7 @@ from vilta.data.order import derived
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
-from vilta.model.encoders import check_image_encoder, check_text_length
+from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
@@ -137,9 +137,9 @@ def start_model(
         settings.freeze_batch_norm = False
         model = kind.model_class(settings)
     else:
-        model = kind.model_class.from_pretrained(folder, **sizes)
+        model = kind.model_class.from_pretrained(folder, dtype=torch.float32, **sizes)
     check_image_encoder(model.vilta.vision, model.config.image_size)
-    check_text_length(model.vilta.text, model.config.max_text_tokens)
+    check_text_encoder(model.vilta.text, model.config.max_text_tokens)
     return model, load_tokenizer(str(folder))
 
 

@@ -28,9 +28,13 @@ class ViltaModel(ViltaPreTrainedModel):
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
-        self.vision = speed_up(AutoModel.from_config(config.vision_config))
+        # Not that of the encoders' configurations: a checkpoint in bf16 is trained in float32.
+        dtype = torch.get_default_dtype()
+        self.vision = speed_up(AutoModel.from_config(config.vision_config, dtype=dtype))
         self.text = speed_up(
-            encoders.check_language_model(AutoModelForMaskedLM.from_config(config.text_config))
+            encoders.check_language_model(
+                AutoModelForMaskedLM.from_config(config.text_config, dtype=dtype)
+            )
         )
         vision_width = encoders.image_width(config.vision_config)
         self.image_norm = nn.LayerNorm(vision_width)

@@ -30,7 +30,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.config.shipped import find_shipped
@@ -103,33 +102,6 @@ def check_language_model(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
-    """Try an encoder on a blank image, so that what cannot serve says so now, not in a run.
-
-    Raises ``ValueError`` if it takes no images of ``size`` pixels or returns no states of the
-    width that its configuration states.
-    """
-    name = type(encoder).__name__
-    if encoder.main_input_name != "pixel_values":
-        raise ValueError(f"{name} reads `{encoder.main_input_name}`; take an image encoder")
-    check_patch(encoder.config, size, size)
-    try:
-        with torch.no_grad():
-            states = image_states(encoder.eval(), torch.zeros(1, 3, size, size))
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name} cannot encode {size}x{size} pixels: {reason}; use another --data.image-size, "
-            "or another image encoder"
-        ) from None
-    width = image_width(encoder.config)
-    if states.dim() != 3 or states.shape[2] != width:
-        raise ValueError(
-            f"{name} returns states of shape {list(states.shape)} where [1, tokens, {width}] "
-            "was expected; take another image encoder"
-        )
-
-
 def check_patch(config: PreTrainedConfig, height: int, width: int) -> None:
     """Raise ``ValueError`` if images are smaller than a patch of an image encoder."""
     patch = getattr(config, "patch_size", 1)
@@ -139,34 +111,6 @@ def check_patch(config: PreTrainedConfig, height: int, width: int) -> None:
             f"images of {height}x{width} pixels are smaller than a patch ({smallest}); use a "
             "larger --data.image-size"
         )
-
-
-def check_text_length(model: PreTrainedModel, tokens: int) -> None:
-    """Raise ``ValueError`` if a masked language model takes no captions of ``tokens`` tokens.
-
-    Tried, not looked up: positions count from different numbers, and some models have no limit.
-    """
-    ids = torch.full((1, tokens), int(model.config.pad_token_id == 0))  # any but the padding
-    try:
-        with torch.no_grad():
-            text_states(model.eval(), ids, torch.ones_like(ids))
-    except (IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{type(model).__name__} cannot read {tokens} tokens ({reason}); lower max_text_tokens"
-        ) from None
-
-
-def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
-    """Return the pixel mean and deviation that an image encoder was trained with, RGB in [0, 1].
-
-    They stand in its preprocessor_config.json; an encoder without one gets 0.5 (our choice).
-    """
-    try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(_located(source))
-    except (OSError, ValueError):
-        values = {}
-    return values.get("image_mean", [0.5] * 3), values.get("image_std", [0.5] * 3)
 
 
 def image_width(config: PreTrainedConfig) -> int:
@@ -271,20 +215,33 @@ def language_model_logits(
     returns the given states. The view shares all parameters; the model itself is not touched.
     """
     view = copy.copy(model)
-    view._modules = {**model._modules, model.base_model_prefix: _GivenStates(states[None])}
+    given = _GivenStates(states[None], getattr(model, model.base_model_prefix))
+    view._modules = {**model._modules, model.base_model_prefix: given}
     return view(inputs_embeds=states[None]).logits[0]
 
 
 class _GivenStates(nn.Module):
-    """Stands where an encoder stood and returns states that are already known."""
+    """Stands where an encoder stood and returns states that are already known.
 
-    def __init__(self, states: Tensor) -> None:
+    Its parts are those of the encoder: some heads reach for its word embeddings.
+    """
+
+    def __init__(self, states: Tensor, encoder: nn.Module) -> None:
         super().__init__()
         self.states = states
+        self._modules = encoder._modules
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
         """Return the states, whatever the arguments."""
-        return BaseModelOutput(last_hidden_state=self.states)
+        return _StatesAlone(last_hidden_state=self.states)
+
+
+class _StatesAlone(BaseModelOutput):
+    """States, and None for whatever else a head hands on, such as global attentions."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 def _located(source: str) -> str:
@@ -316,6 +273,11 @@ def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) 
         raise ValueError(f"cannot load the weights of {source!r}: {reason}") from None
     # A pooler is not used here, and many released checkpoints come without one.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing and getattr(config, "legacy", False):
+        # DeBERTa's checkpoints have the head as its authors wrote it, their configuration the flag
+        # of another one; the flag is of the head alone.
+        config.legacy = False
+        return _load(auto, source, config)
     if missing:
         raise ValueError(
             f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, first: "

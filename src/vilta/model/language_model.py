@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from tokenizers import BertWordPieceTokenizer
 from tokenizers.processors import BertProcessing
 from transformers import (
@@ -80,6 +81,10 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{source!r} has no fast tokenizer; whole words cannot be told apart")
+    # What training does everywhere else: a released tokenizer may pad left, or return no mask.
+    tokenizer.padding_side = "right"
+    if "attention_mask" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
     return tokenizer
 
 
@@ -91,7 +96,9 @@ def continue_language_model(source: str) -> PreTrainedModel:
     """
     try:
         with damage_told(source):
-            model, info = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True)
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                source, output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load a language model from {source!r}: {reason}") from None

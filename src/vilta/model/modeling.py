@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from vilta.model import encoders
 from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
+from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.fusion import Pairs
 from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, pool
 from vilta.model.outputs import ViltaOutput
@@ -192,8 +193,8 @@ class ViltaForPreTraining(WithMatching):
         # Copies: a composite configuration takes over the choice of attention of its parts.
         parts = {"vision_config": vision.config, "text_config": language.config}
         config = ViltaConfig(**copy.deepcopy(parts), **settings)
-        encoders.check_image_encoder(vision, config.image_size)
-        encoders.check_text_length(language, config.max_text_tokens)
+        check_image_encoder(vision, config.image_size)
+        check_text_encoder(language, config.max_text_tokens)
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())

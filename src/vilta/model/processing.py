@@ -59,6 +59,7 @@ class ViltaProcessor(ProcessorMixin):
             do_convert_rgb=True,
         )
         tokenizer.model_max_length = config.max_text_tokens
+        tokenizer.padding_side = "right"
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the model takes
         return cls(image_processor, tokenizer)
 
