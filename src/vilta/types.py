@@ -142,6 +142,7 @@ class TrainableTask(Protocol):
     def after_step(self) -> None: ...  # noqa: D102
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...  # noqa: D102
     def save_pretrained(self, folder: str) -> None: ...  # noqa: D102
+    def float(self) -> Any: ...  # noqa: D102
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...  # noqa: D102
 
 

@@ -168,6 +168,20 @@ def test_bad_batches_in_a_row_stop_the_run_with_their_names(tmp_path):
     assert not any((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_run_that_learnt_nothing_says_so_and_releases_nothing(tmp_path):
+    task = ToyTask(broken=tuple(f"toy#{i}" for i in range(toy_training.SAMPLES)))
+    with pytest.raises(ValueError, match=r"nothing was learnt: .* in any of 2 steps; no model"):
+        train_toy(tmp_path, task, steps=2)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_trained_in_float32(tmp_path, dtype):
+    task = ToyTask().to(dtype)
+    train_toy(tmp_path, task, steps=2)
+    assert {weight.dtype for weight in task.parameters()} == {torch.float32}
+
+
 def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, capsys):
     task = ToyTask()
     task.scores = [0.1, 0.3, 0.2, 0.25, 0.9]

@@ -70,11 +70,14 @@ def train(
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
     ``resume`` and ``then`` are the commands that go on with the run and that follow it.
     ``bad_samples`` tells how many samples this process had to replace by others.
-    On return the task holds the released weights: the best ones where there was an evaluation.
+    The weights are float32, whatever they were. On return the task holds the released
+    ones: the best where there was an evaluation.
 
-    Raises ``ValueError`` in one line for what the user can mend, such as a folder in use.
+    Raises ``ValueError`` in one line for what the user can mend, such as a folder in use, or a
+    run in which no step could be taken.
     """
     folder.check_run_folder(run)
+    task.float()  # it may have been loaded in half precision
     accelerator = start_processes(run)
     batch = optimization.batch_size * optimization.accumulate * accelerator.num_processes
     state = RunState(
@@ -109,6 +112,12 @@ def train(
         bad = sum(gather_object([bad_samples()])) if bad_samples is not None else 0
         if bad:
             tracker.say(f"bad samples replaced by others: {bad:,}; warnings above name them")
+        if not stopped and state.step and state.skipped == state.step:
+            raise ValueError(
+                f"nothing was learnt: loss or gradient was not finite in any of {state.step} "
+                "steps; no model was released. Check the data and the encoders' preprocessors, or lower "
+                "--optimization.lr"
+            )
         if stopped:
             tracker.say(f"stopped at step {state.step}; go on with:\n  {resume}")
         else:
