@@ -115,8 +115,8 @@ def train(
         if not stopped and state.step and state.skipped == state.step:
             raise ValueError(
                 f"nothing was learnt: loss or gradient was not finite in any of {state.step} "
-                "steps; no model was released. Check the data and the encoders' preprocessors, or lower "
-                "--optimization.lr"
+                "steps; no model was released. Check the data and the encoders' preprocessors, or "
+                "lower --optimization.lr"
             )
         if stopped:
             tracker.say(f"stopped at step {state.step}; go on with:\n  {resume}")
