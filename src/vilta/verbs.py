@@ -131,4 +131,11 @@ VERBS = {
         example='runs/demo photo.jpg "a dog on a beach"',
         help="the words of a caption that the image does not bear out",
     ),
+    "serve": Verb(
+        recipe="vilta.commands.serve",
+        config=apps.ServeConfig,
+        positional="RUN",
+        example="runs/demo --folder photos",
+        help="the model over HTTP, with a page to search, match and proofread",
+    ),
 }

@@ -43,6 +43,10 @@ class HeatMaps:
     """Non-negative; comparable within a caption."""
     log_odds: float
 
+    def scaled(self) -> Float[np.ndarray, "W h w"]:
+        """Return the maps as they are shown: the strongest cell of each word is 1."""
+        return self.maps / np.maximum(self.maps.max(axis=(1, 2), keepdims=True), 1e-12)
+
 
 def heat_maps(
     model: WithMatching,
@@ -93,13 +97,13 @@ def draw_heat_maps(
     figure = Figure(figsize=(2.1 * COLUMNS, 2.45 * rows + 0.35), layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    strongest = max(float(found.maps.max()), 1e-12)
+    maps = found.scaled().astype(np.float32)
     for axes in grid:
         axes.set_axis_off()
     grid[0].imshow(square)
     grid[0].set_title("what the model sees", fontsize=9)
     for axes, index in zip(grid[1:], panels, strict=False):
-        heat = Image.fromarray(found.maps[index].astype(np.float32) / strongest)
+        heat = Image.fromarray(maps[index])
         smooth = np.asarray(heat.resize(square.size, Image.Resampling.BICUBIC)).clip(0, 1)
         axes.imshow(square.convert("L"), cmap="gray", vmin=-120, vmax=300)
         axes.imshow(smooth, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * smooth)

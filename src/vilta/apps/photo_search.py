@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from vilta.apps.image_input import ImageInput
 from vilta.apps.matcher import Matcher
@@ -22,6 +23,8 @@ from vilta.model.fusion import Pairs
 
 THRESHOLD = 0.5
 """A photo whose probability is lower does not match well; our choice."""
+KEPT_BYTES = 256 * 2**20
+"""Encoded photos that are kept for the next query; our choice."""
 _TERM = re.compile(r"(?:^|\s)([+-])(?=\S)")
 
 
@@ -71,6 +74,7 @@ class PhotoSearch:
         model = hash_of_weights(matcher.model)
         self.index = PhotoIndex(folder, place or index_place(folder), model, width)
         self._photos: list[Photo] | None = None
+        self._lately: OrderedDict[int, torch.Tensor] = OrderedDict()
 
     def update(self, progress: Progress | None = None) -> Update:
         """Bring the index up to date."""
@@ -134,7 +138,7 @@ class PhotoSearch:
         readable = [i for i, photo in enumerate(photos) if photo.path.is_file()]
         if not readable:
             return []
-        images = self.matcher.encode_images([photos[i].path for i in readable])
+        images = self._encoded([photos[i] for i in readable])
         total, chance = np.zeros(len(readable)), np.ones(len(readable))
         for text, sign in query.terms:
             every = torch.arange(len(readable), device=self.matcher.device)
@@ -155,6 +159,21 @@ class PhotoSearch:
             for at, i in enumerate(readable)
         ]
         return sorted(found, key=lambda each: -each.score)
+
+    def _encoded(self, photos: Sequence[Photo]) -> Float[torch.Tensor, "N P C"]:
+        """Return the encoded photos; what was asked for lately is not encoded again."""
+        new = [photo for photo in photos if photo.row not in self._lately]
+        if new:
+            states = self.matcher.encode_images([photo.path for photo in new])
+            for photo, one in zip(new, states, strict=True):
+                self._lately[photo.row] = one.clone()  # a view would keep the others alive
+        for photo in photos:
+            self._lately.move_to_end(photo.row)
+        found = torch.stack([self._lately[photo.row] for photo in photos])
+        size = found[0].numel() * found.element_size()
+        while len(self._lately) * size > KEPT_BYTES:
+            self._lately.popitem(last=False)
+        return found
 
 
 def index_place(folder: Path) -> Path:

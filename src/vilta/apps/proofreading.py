@@ -31,6 +31,8 @@ BLANK = "___"
 """Stands for a word to be filled in."""
 ALTERNATIVES = 4
 """Words tried in a word's place; our choice."""
+LEAST = 1.0
+"""Log-odds of a match that another word must add to accuse the one that is there; our choice."""
 UNACCUSED = 0.9
 """Share of held-out captions in which no word may be accused; our choice."""
 
@@ -119,7 +121,7 @@ def proofread(
                 instead=best,
                 better=better,
                 suspicion=better - odds,
-                accused=bool(best) and better - odds > threshold,
+                accused=better >= LEAST and better - odds > threshold,
             )
         )
     return Proofreading(caption=caption, words=tuple(checks))

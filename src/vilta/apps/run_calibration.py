@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.apps.proofreading import accusation_threshold, proofread
+from vilta.apps.proofreading import LEAST, accusation_threshold, proofread
 from vilta.evaluation.retrieval import encode_gallery, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
@@ -72,7 +72,7 @@ def _threshold(
             found = proofread(model, tokenizer, image[None], caption, vocabulary)
         except ValueError:  # a caption of signs alone has no word to accuse
             continue
-        suspects = [word.suspicion for word in found.words if word.instead]
+        suspects = [word.suspicion for word in found.words if word.better >= LEAST]
         highest.append(max(suspects, default=-math.inf))
     usable = any(map(math.isfinite, highest))
     return accusation_threshold(highest) if usable else model.config.proofread_threshold

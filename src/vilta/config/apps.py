@@ -56,3 +56,29 @@ class MatchConfig(AppConfig):
 @dataclass(frozen=True, kw_only=True)
 class ProofreadConfig(AppConfig):
     """Find the words of a caption that the image does not bear out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Serve a model over HTTP, with a page for people; its routes are in /openapi.json."""
+
+    folder: str = ""
+    """Folder of photos to search; indexed before the server starts."""
+    index: str = ""
+    """Folder that keeps the index. Empty: one in the user's cache; never among the photos."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own lets others in: there is no password."""
+    port: int = 8000
+    """Port to listen on; 0: any free one."""
+    allow_host: tuple[str, ...] = ()
+    """More names under which the server answers, as they stand in the Host header; `*`: any."""
+    max_bytes: int = 20_000_000
+    """Most bytes of one request."""
+    max_pixels: int = 25_000_000
+    """Most pixels of one image."""
+    waiting: int = 64
+    """Most requests that wait for the model; more are told to come again."""
+    seconds: float = 30.0
+    """Longest that a request may wait."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes the accelerator if there is one."""

@@ -1,0 +1,143 @@
+"""The routes of the server below ``/v1``. Requests are forms with uploads, answers are JSON."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isnan
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, HTTPException, Path, UploadFile
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from vilta.apps import server_types as types
+from vilta.apps.image_input import open_image
+from vilta.apps.photo_search import Found, PhotoSearch, Query
+from vilta.apps.service import Service
+
+CHARACTERS, TEXTS = 2000, 64
+"""Most characters of a text (beyond the model's limit of tokens it is cut), and most texts."""
+THUMBNAIL = 400
+"""Longest side of a photo that is sent, in pixels."""
+
+Upload = Annotated[UploadFile, File(description="An image file.")]
+Uploads = Annotated[list[UploadFile], File(description="Image files.")]
+Text = Annotated[str, Form(min_length=1, max_length=CHARACTERS)]
+Texts = Annotated[
+    list[Annotated[str, Form(min_length=1, max_length=CHARACTERS)]], Form(max_length=TEXTS)
+]
+Top = Annotated[int, Form(ge=1, le=100)]
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the routes that answer for a service."""
+    router = APIRouter(prefix="/v1")
+    _about_pairs(router, service)
+    _about_words(router, service)
+    _about_photos(router, service)
+    return router
+
+
+def _about_pairs(router: APIRouter, service: Service) -> None:
+    matcher = service.matcher
+
+    @router.get("/model")
+    async def model() -> types.About:
+        """Say what is served."""
+        return types.About(
+            image_size=matcher.image_size,
+            max_text_tokens=matcher.model.config.max_text_tokens,
+            calibrated=matcher.calibrated,
+            photos=len(service.search.index.photos()) if service.search else 0,
+        )
+
+    @router.post("/embed")
+    async def embed(images: Uploads = [], texts: Texts = []) -> types.Embeddings:  # noqa: B006
+        """Embed images and texts: unit vectors whose products are comparable."""
+        pixels = await service.pixels(images)
+        return types.Embeddings(
+            images=await service.ask(service.embed_images, pixels) if pixels else [],
+            texts=await service.ask(service.embed_texts, texts) if texts else [],
+        )
+
+    @router.post("/match")
+    async def match(
+        image: Upload, captions: Texts, heat_maps: Annotated[bool, Form()] = False
+    ) -> list[types.Match]:
+        """Say how well each caption matches the image, and with heat maps which words carry it."""
+        (pixels,) = await service.pixels([image])
+        chances = await service.ask(service.match, (pixels, captions))
+        answers = []
+        for caption, chance in zip(captions, chances, strict=True):
+            words = await service.ask(service.heat_maps, (pixels, caption)) if heat_maps else []
+            answers.append(types.Match(caption=caption, probability=chance, words=words))
+        return answers
+
+    @router.post("/rank")
+    async def rank_images(text: Text, images: Uploads) -> list[types.RankedItem]:
+        """Rank images for a text, best first."""
+        ranked = await service.ask(service.rank, (text, await service.pixels(images)))
+        return [types.RankedItem(**_plain(asdict(each))) for each in ranked]
+
+
+def _about_words(router: APIRouter, service: Service) -> None:
+    @router.post("/fill")
+    async def fill(image: Upload, text: Text, top: Top = 5) -> list[list[types.Filled]]:
+        """Fill the blanks (`___`) of a text, looking at the image."""
+        (pixels,) = await service.pixels([image])
+        found = await service.ask(service.fill, (pixels, text, top))
+        return [[types.Filled(**guess._asdict()) for guess in blank] for blank in found]
+
+    @router.post("/proofread")
+    async def proofread(image: Upload, caption: Text) -> types.Checked:
+        """Find the words of a caption that the image does not bear out."""
+        (pixels,) = await service.pixels([image])
+        found = await service.ask(service.proofread, (pixels, caption))
+        words = [types.CheckedWord(**asdict(word)) for word in found.words]
+        return types.Checked(caption=caption, corrected=found.corrected, words=words)
+
+
+def _about_photos(router: APIRouter, service: Service) -> None:
+    @router.post("/search")
+    async def search(query: Text, top: Top = 12) -> list[types.FoundPhoto]:
+        """Find photos of the folder that is served; 404 if there is none."""
+        folder = _folder(service)
+        found: Sequence[Found] = await service.ask(service.search_for, (Query.parse(query), top))
+        return [
+            types.FoundPhoto(
+                photo=each.row,
+                name=each.path.name.encode("utf-8", "replace").decode(),
+                **_plain({"score": each.score, "probability": each.probability}),
+            )
+            for each in found
+            if folder
+        ]
+
+    @router.get("/photos/{photo}", response_class=Response)
+    async def photo(photo: Annotated[int, Path(ge=0, le=2**31)]) -> Response:
+        """Return a photo of the folder, small, as JPEG."""
+        place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
+        if place is None:
+            raise HTTPException(404)
+        return Response(await run_in_threadpool(_thumbnail, place), media_type="image/jpeg")
+
+
+def _folder(service: Service) -> PhotoSearch:
+    if service.search is None:
+        raise HTTPException(404)
+    return service.search
+
+
+def _thumbnail(place: Any) -> bytes:
+    picture = open_image(place, THUMBNAIL)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with null for what is not a number."""
+    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in values.items()}

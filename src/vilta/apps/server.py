@@ -1,0 +1,103 @@
+"""The model as a small HTTP service with one page: embed, match, rank, fill, proofread, search.
+
+Images come as uploads only. What a request may cost is bounded (``Limits``), errors are fixed
+texts, and every route is in ``/openapi.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vilta.apps.batching import QueueFull
+from vilta.apps.guards import Guard
+from vilta.apps.matcher import Matcher
+from vilta.apps.photo_search import PhotoSearch
+from vilta.apps.routes import routes
+from vilta.apps.server_types import Problem
+from vilta.apps.service import Limits, Service, TooManyPixels
+
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+ERRORS = {
+    400: "the request is malformed",
+    403: "this server does not answer under that name, or to other pages",
+    404: "there is nothing here",
+    405: "this method is not answered here",
+    413: "the request is too large, or an image has too many pixels",
+    422: "the request is not as /openapi.json says, or an image cannot be read",
+    500: "something went wrong here",
+    503: "busy; try again in a moment",
+}
+"""Every error that is told, by status: nothing of a request or of this machine is repeated."""
+
+
+def build_app(
+    matcher: Matcher,
+    search: PhotoSearch | None = None,
+    *,
+    hosts: frozenset[str] = frozenset({"localhost", "127.0.0.1", "[::1]"}),
+    limits: Limits = Limits(),  # noqa: B008
+) -> FastAPI:
+    """Return the service of a model, and of a folder of photos if ``search`` is given.
+
+    ``hosts`` are the names under which it answers (``*``: any).
+    """
+    service = Service(matcher, search, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.thread.stop()
+
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in ERRORS if status != 500
+    }
+    app = FastAPI(title="vilta", docs_url=None, redoc_url=None, lifespan=lifespan, responses=told)
+    for error, status in {
+        QueueFull: 503,
+        TimeoutError: 503,
+        RequestValidationError: 422,
+        ValueError: 422,
+        TooManyPixels: 413,
+    }.items():
+        app.add_exception_handler(error, _teller(status))
+    app.add_exception_handler(HTTPException, _tell_status)
+    add_page(app)
+    app.include_router(routes(service))
+    app.add_middleware(Guard, hosts=hosts, max_bytes=limits.bytes)
+    return app
+
+
+def add_page(app: FastAPI) -> None:
+    """Add the page and its two files."""
+    folder = files("vilta.apps") / "page"
+
+    def served(name: str, kind: str) -> Callable[[], Response]:
+        content = (folder / name).read_bytes()
+        return lambda: Response(content, media_type=kind)
+
+    for path, (name, kind) in PAGE.items():
+        app.add_api_route(path, served(name, kind), include_in_schema=False)
+
+
+def _teller(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    """Return a handler that tells the fixed text of a status."""
+    return lambda request, error: JSONResponse({"error": ERRORS[status]}, status)
+
+
+def _tell_status(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = error.status_code if error.status_code in ERRORS else 400
+    return JSONResponse({"error": ERRORS[status]}, status, headers=error.headers)

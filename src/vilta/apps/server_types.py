@@ -1,0 +1,89 @@
+"""What the server answers, as ``/openapi.json`` describes it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    error: str
+
+
+class About(BaseModel):
+    """What is served."""
+
+    image_size: int
+    max_text_tokens: int
+    calibrated: bool
+    photos: int
+
+
+class Embeddings(BaseModel):
+    """Unit vectors."""
+
+    images: list[list[float]]
+    texts: list[list[float]]
+
+
+class WordShare(BaseModel):
+    """A word, what it adds to the log-odds of the match, and where: rows of a square, 0 to 1."""
+
+    word: str
+    contribution: float
+    heat: list[list[float]]
+
+
+class Match(BaseModel):
+    """How well a caption matches."""
+
+    caption: str
+    probability: float
+    words: list[WordShare] = []
+
+
+class RankedItem(BaseModel):
+    """A candidate by its place in the request; probability is null where matching did not look."""
+
+    index: int
+    score: float
+    probability: float | None
+
+
+class Filled(BaseModel):
+    """A word for a blank."""
+
+    word: str
+    probability: float
+
+
+class CheckedWord(BaseModel):
+    """A word of a caption; ``start`` and ``end`` count characters."""
+
+    word: str
+    start: int
+    end: int
+    with_image: float
+    without_image: float
+    instead: str
+    better: float
+    suspicion: float
+    accused: bool
+
+
+class Checked(BaseModel):
+    """A proofread caption."""
+
+    caption: str
+    corrected: str
+    words: list[CheckedWord]
+
+
+class FoundPhoto(BaseModel):
+    """A photo of the folder; ``photo`` is its number for ``/v1/photos/``."""
+
+    photo: int
+    name: str
+    score: float
+    probability: float | None

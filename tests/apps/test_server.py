@@ -1,0 +1,226 @@
+import asyncio
+import io
+import threading
+import time
+
+import pytest
+from small_run import noise
+
+from vilta import Matcher
+from vilta.apps.photo_search import PhotoSearch
+
+pytest.importorskip("fastapi")
+from starlette.testclient import TestClient
+
+from vilta.apps import server
+from vilta.apps.batching import ModelThread, QueueFull
+from vilta.apps.guards import HEADERS
+from vilta.apps.service import Limits
+
+CAPTIONS = ["two dogs", "a small red ball"]
+
+
+def png(seed=0, size=(40, 50)):
+    file = io.BytesIO()
+    noise(seed, size).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def matcher(tiny_run):
+    return Matcher(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(matcher):
+    limits = Limits(bytes=200_000, pixels=10_000, images=3, seconds=20.0)
+    app = server.build_app(matcher, limits=limits)
+    with TestClient(app, base_url="http://localhost:8000") as client:
+        yield client
+
+
+def image(data=None, name="image"):
+    return (name, ("photo.png", png() if data is None else data, "image/png"))
+
+
+def test_answers_are_the_matchers(client, matcher):
+    found = client.post("/v1/match", files=[image()], data={"captions": CAPTIONS}).json()
+    chances = matcher.match(png(), CAPTIONS)
+    assert [f["probability"] for f in found] == pytest.approx(chances.tolist(), abs=1e-5)
+    assert found[0]["words"] == []
+
+    both = {"images": [], "texts": CAPTIONS}
+    files = [image(png(1), "images"), image(png(2), "images")]
+    found = client.post("/v1/embed", files=files, data={"texts": both["texts"]}).json()
+    wanted = matcher.embed_images([png(1), png(2)])
+    assert found["images"] == [pytest.approx(v, abs=1e-5) for v in wanted.tolist()]
+    assert found["texts"] == [
+        pytest.approx(v, abs=1e-5) for v in matcher.embed_texts(CAPTIONS).tolist()
+    ]
+
+    found = client.post("/v1/rank", files=files, data={"text": "a ball"}).json()
+    ranked = matcher.rank("a ball", [png(1), png(2)])
+    assert [f["index"] for f in found] == [r.index for r in ranked]
+
+    found = client.post("/v1/fill", files=[image()], data={"text": "a ___", "top": 2}).json()
+    assert [g["word"] for g in found[0]] == [g.word for g in matcher.fill(png(), "a ___")[0][:2]]
+
+    found = client.post("/v1/proofread", files=[image()], data={"caption": "a ball"}).json()
+    assert [w["word"] for w in found["words"]] == ["a", "ball"]
+
+
+def test_heat_maps_are_squares_from_0_to_1(client):
+    data = {"captions": ["a ball"], "heat_maps": "true"}
+    ((found),) = client.post("/v1/match", files=[image()], data=data).json()
+    assert [w["word"] for w in found["words"]] == ["a", "ball"]
+    cells = [value for word in found["words"] for row in word["heat"] for value in row]
+    assert len(cells) == 2 * 16 and min(cells) >= 0 and max(cells) == 1
+
+
+def test_search_shows_photos_of_the_folder_and_no_other_file(matcher, photo_folder, tmp_path):
+    search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
+    search.update()
+    with TestClient(server.build_app(matcher, search), base_url="http://localhost") as client:
+        assert client.get("/v1/model").json()["photos"] == 6
+        found = client.post("/v1/search", data={"query": "a ball", "top": 3}).json()
+        assert len(found) == 3 and all("/" not in f["name"] for f in found)
+        photo = client.get(f"/v1/photos/{found[0]['photo']}")
+        assert photo.headers["content-type"] == "image/jpeg" and photo.content[:2] == b"\xff\xd8"
+        for number in ("999", "-1", "../../etc/passwd"):
+            assert client.get(f"/v1/photos/{number}").status_code in (404, 422)
+
+
+def test_without_a_folder_there_is_no_search(client):
+    assert client.post("/v1/search", data={"query": "x"}).status_code == 404
+    assert client.get("/v1/photos/0").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "status"),
+    [
+        ([image(b"GIF89a no image")], {"captions": "x"}, 422),
+        ([image(b"")], {"captions": "x"}, 422),
+        ([], {"captions": "x"}, 422),
+        ([image()], {}, 422),
+        ([image()], {"captions": ""}, 422),
+        ([image()], {"captions": "x" * 2001}, 422),
+        ([image()], {"captions": ["x"] * 65}, 422),
+        ([image(png(size=(200, 200)))], {"captions": "x"}, 413),
+        ([image(b"x" * 200_001)], {"captions": "x"}, 413),
+    ],
+)
+def test_what_is_too_much_or_no_image_is_refused(client, files, data, status):
+    answer = client.post("/v1/match", files=files or None, data=data)
+    assert answer.status_code == status
+    assert answer.json() == {"error": server.ERRORS[status]} or status == 413
+
+
+def test_errors_tell_nothing_of_the_request_or_the_machine(client):
+    answers = [
+        client.post("/v1/match", files=[image(b"secret-bytes")], data={"captions": "secret"}),
+        client.post("/v1/fill", files=[image()], data={"text": "secret without a gap"}),
+        client.post("/v1/proofread", files=[image()], data={"caption": "!!! ..."}),
+        client.post("/v1/rank", files=[image(name="images")] * 4, data={"text": "secret"}),
+        client.post("/v1/match", content=b"secret", headers={"content-type": "text/plain"}),
+        client.get("/v1/secret"),
+        client.delete("/v1/match"),
+    ]
+    assert [a.status_code for a in answers] == [422, 422, 422, 422, 422, 404, 405]
+    for answer in answers:
+        assert set(answer.json()) == {"error"}
+        assert answer.json()["error"] in server.ERRORS.values() and "secret" not in answer.text
+
+
+def test_a_body_that_lies_about_its_length_is_cut_off(client):
+    def chunks():
+        for _ in range(400):
+            yield b"x" * 1000
+
+    kind = "multipart/form-data; boundary=b"
+    answer = client.post("/v1/match", content=chunks(), headers={"content-type": kind})
+    assert answer.status_code == 413
+
+
+def test_foreign_hosts_and_pages_are_refused(client):
+    for host, status in {
+        "localhost:8000": 200,
+        "127.0.0.1": 200,
+        "[::1]:80": 200,
+        "evil.example": 403,
+        "localhost.evil.example:8000": 403,
+        "": 403,
+    }.items():
+        assert client.get("/v1/model", headers={"host": host}).status_code == status, host
+    for origin, status in {
+        "http://localhost:8000": 200,
+        "http://evil.example": 403,
+        "null": 403,
+    }.items():
+        answer = client.get("/v1/model", headers={"origin": origin})
+        assert answer.status_code == status, origin
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_the_page_needs_nothing_else(client):
+    page = client.get("/").text
+    assert "http" not in page and "<style" not in page and "style=" not in page
+    script = client.get("/page.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert "innerHTML" not in script.text and "//" not in script.text.replace("// ", "")
+    assert client.get("/page.css").headers["content-type"].startswith("text/css")
+    for name, value in HEADERS.items():
+        assert client.get("/").headers[name] == value
+    assert client.get("/docs").status_code == 404
+    assert "/v1/proofread" in client.get("/openapi.json").json()["paths"]
+
+
+def run_together(thread, run, items, timeout=20.0):
+    async def all_of_them():
+        jobs = (thread.answer(run, item, timeout) for item in items)
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def test_what_waits_together_is_answered_together():
+    sizes, begun = [], threading.Event()
+
+    def double(items):
+        begun.wait(5)
+        sizes.append(len(items))
+        return [2 * item for item in items]
+
+    thread = ModelThread(waiting=50, batch=8)
+    threading.Timer(0.3, begun.set).start()
+    assert run_together(thread, double, range(20)) == [2 * i for i in range(20)]
+    assert sum(sizes) == 20 and max(sizes) == 8 and len(sizes) <= 4
+    thread.stop()
+
+
+def test_a_bad_item_fails_alone():
+    def inverse(items):
+        return [1 / item for item in items]
+
+    thread = ModelThread(waiting=50, batch=8)
+    found = run_together(thread, inverse, [1, 0, 2, 4])
+    assert isinstance(found.pop(1), ZeroDivisionError) and found == [1, 0.5, 0.25]
+    assert run_together(thread, inverse, [5]) == [0.2]
+    thread.stop()
+
+
+def test_a_full_queue_and_a_slow_answer_are_told():
+    free = threading.Event()
+
+    def slow(items):
+        free.wait(5)
+        return items
+
+    thread = ModelThread(waiting=3, batch=1)
+    found = run_together(thread, slow, range(8), timeout=0.3)
+    assert sum(isinstance(f, QueueFull) for f in found) >= 4
+    assert all(isinstance(f, QueueFull | TimeoutError) for f in found)
+    free.set()
+    time.sleep(0.05)
+    assert run_together(thread, slow, [1]) == [1]
+    thread.stop()
+    assert isinstance(run_together(thread, slow, [1])[0], QueueFull)
