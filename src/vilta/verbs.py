@@ -131,6 +131,20 @@ VERBS = {
         example='runs/demo photo.jpg "a dog on a beach"',
         help="the words of a caption that the image does not bear out",
     ),
+    "clean": Verb(
+        recipe="vilta.commands.clean",
+        config=apps.CleanConfig,
+        positional="RUN DATA",
+        example="runs/demo data/train --out cleaned --keep-above 0.3",
+        help="find pairs that do not match, and write the data without them",
+    ),
+    "negatives": Verb(
+        recipe="vilta.commands.negatives",
+        config=apps.NegativesConfig,
+        positional="RUN DATA",
+        example="runs/demo data/train --out negatives.parquet",
+        help="write hard negatives for training other models",
+    ),
     "serve": Verb(
         recipe="vilta.commands.serve",
         config=apps.ServeConfig,

@@ -82,3 +82,48 @@ class ServeConfig:
     """Longest that a request may wait."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Find image-text pairs that do not match: every pair's probability, the worst first."""
+
+    out: str = ""
+    """Folder to write (required): pairs.parquet, worst.html and, with --keep-above, kept/."""
+    keep_above: float = 0.0
+    """Also write the pairs that match with at least this probability to kept/, ready for training;
+    0: do not."""
+    shown: int = 120
+    """Worst pairs on the page."""
+    batch_size: int = 64
+    """Images in one forward pass."""
+    json: bool = False
+    """Print the summary as a line of JSON."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes the accelerator if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig:
+    """Write hard negatives: captions with a word changed such that they read well and are wrong.
+
+    They serve to train or to test any model, a CLIP for instance (NegCLIP).
+    """
+
+    out: str = ""
+    """Parquet file to write (required); its card goes beside it as NAME-card.md."""
+    per_caption: int = 1
+    """Tries for each caption; what was written before is left out."""
+    filter: Literal["", "grounded", "soft_label", "none"] = ""
+    """Which words are too plausible to be wrong: see `objective.negatives`. Empty: the run's."""
+    min_match: float = 0.0
+    """Leave out captions that match their image with a lower probability: a caption that is wrong
+    itself makes no hard negative."""
+    seed: int = 0
+    """Decides which word of a caption is rewritten, and by which."""
+    batch_size: int = 64
+    """Images in one forward pass."""
+    json: bool = False
+    """Print the summary as a line of JSON."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes the accelerator if there is one."""

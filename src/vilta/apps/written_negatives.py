@@ -1,0 +1,160 @@
+"""Hard negatives for other models: a caption with one word changed, and why it should be wrong.
+
+They are written as in training (``PretrainingTask.write_negatives``): the text encoder, which sees
+no image, proposes words that fit the other words, and the filter takes away those that the image
+makes plausible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vilta.apps.pair_rows import Progress, Rows, readable_rows
+from vilta.data.collate import PairCollator
+from vilta.metrics.calibration import calibrated
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.types import Batch, Sample
+
+SCHEMA = pa.schema(
+    {
+        "image_id": pa.string(),
+        "source": pa.string(),
+        "caption": pa.string(),
+        "negative": pa.string(),
+        "word": pa.string(),
+        "instead": pa.string(),
+        "start": pa.int32(),
+        "end": pa.int32(),
+        "text_probability": pa.float32(),
+        "image_probability": pa.float32(),
+        "word_image_probability": pa.float32(),
+        "match": pa.float32(),
+        "negative_match": pa.float32(),
+        "filter": pa.string(),
+    }
+)
+"""``start`` and ``end`` count characters of ``word`` in the caption. Probabilities of ``instead``
+given the other words: by the text alone, and with the image; of ``word`` with the image. ``match``
+and ``negative_match``: that the caption and the negative belong to the image."""
+
+
+def write_negatives(
+    task: PretrainingTask,
+    collator: PairCollator,
+    table: datasets.Dataset,
+    *,
+    filter_name: str,
+    tries: int,
+    batch_size: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield a line of ``SCHEMA`` for each negative that could be written.
+
+    Each caption is masked and rewritten ``tries`` times; the same negative comes once. Rows with a
+    broken image are left out. The same ``seed`` gives the same negatives.
+    """
+    size, broken = task.model.config.image_size, list[tuple[int, str]]()
+    torch.manual_seed(seed)
+    for rows in readable_rows(table, size, batch_size, broken, progress):
+        with torch.no_grad():
+            image = task.model.vilta.encode_image(rows.pixels.to(task.model.device))
+        seen: set[tuple[str, str]] = set()
+        for attempt in range(tries):
+            samples, owner = _samples(rows, attempt)
+            for start in range(0, len(samples), batch_size):
+                part = slice(start, start + batch_size)
+                chosen = image[torch.tensor(owner[part], device=image.device)]
+                batch = collator(samples[part]).to(image.device)
+                for own, line in _written(task, batch, samples[part], chosen, filter_name):
+                    row = rows.rows[owner[start + own]]
+                    if (row["image_id"], line["negative"]) not in seen:
+                        seen.add((row["image_id"], line["negative"]))
+                        yield {"image_id": row["image_id"], "source": row["source"], **line}
+
+
+def _samples(rows: Rows, attempt: int) -> tuple[list[Sample], list[int]]:
+    """Return every caption as a sample, and which of the images it belongs to."""
+    samples, owner = [], []
+    for i, (number, row) in enumerate(zip(rows.numbers, rows.rows, strict=True)):
+        for place, caption in enumerate(row["captions"]):
+            samples.append(
+                Sample(
+                    pixels=rows.pixels[i],
+                    caption=caption,
+                    image_id=row["image_id"],
+                    image_hash=number,  # of no account here: nothing is drawn from the batch
+                    index=number,
+                    epoch=1000 * place + attempt,  # the mask follows from index and epoch
+                    name=f"{row['source']}#{number}",
+                )
+            )
+            owner.append(i)
+    return samples, owner
+
+
+@torch.no_grad()
+def _written(
+    task: PretrainingTask,
+    batch: Batch,
+    samples: Sequence[Sample],
+    image: Float[Tensor, "B P C"],
+    filter_name: str,
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return the negatives of a batch, each with its row."""
+    expected = task.expected_words(batch, image)
+    soft = task.soft_labels(batch)
+    found = task.write_negatives(batch, expected.text_logits, expected.logits, soft, filter_name)
+    true = _match(task, batch.input_ids, batch.attention_mask, image)
+    false = _match(task, found.input_ids, batch.attention_mask, image)
+    by_text, by_image = (
+        logits.float().softmax(dim=1) for logits in (expected.text_logits, expected.logits)
+    )
+    length = batch.input_ids.shape[1]
+    offsets = task.tokenizer(
+        [sample.caption for sample in samples],
+        truncation=True,
+        max_length=length,
+        return_offsets_mapping=True,
+    )["offset_mapping"]
+    lines = []
+    for at, position in enumerate(batch.masked_positions.tolist()):
+        row, place = divmod(position, length)
+        if not bool(found.changed[row, place]):
+            continue
+        caption, (start, end) = samples[row].caption, offsets[row][place]
+        start = end - len(caption[start:end].lstrip())  # some count the blank before a word
+        new, old = int(found.input_ids[row, place]), int(batch.input_ids[row, place])
+        instead = task.tokenizer.decode([new]).strip()
+        line = {
+            "caption": caption,
+            "negative": caption[:start] + instead + caption[end:],
+            "word": caption[start:end],
+            "instead": instead,
+            "start": start,
+            "end": end,
+            "text_probability": by_text[at, new].item(),
+            "image_probability": by_image[at, new].item(),
+            "word_image_probability": by_image[at, old].item(),
+            "match": true[row],
+            "negative_match": false[row],
+            "filter": filter_name,
+        }
+        lines.append((row, line))
+    return lines
+
+
+def _match(
+    task: PretrainingTask, ids: Tensor, mask: Tensor, image: Float[Tensor, "B P C"]
+) -> list[float]:
+    """Return the calibrated probability that caption i belongs to image i."""
+    logits = task.model.match(task.model.vilta.encode_text(ids, mask), mask, image).float()
+    odds, config = (logits[:, 1] - logits[:, 0]).cpu().numpy(), task.model.config
+    return calibrated(odds, config.match_temperature, config.match_bias).tolist()

@@ -1,0 +1,85 @@
+"""`vilta clean RUN DATA --out FOLDER`: pairs that do not match, and the data without them."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+
+from vilta.apps.cleaning import kept_pairs, match_pairs
+from vilta.apps.image_input import open_image
+from vilta.apps.matcher import Matcher
+from vilta.commands.screen import notes, print_json, progress, results, say_next
+from vilta.config.apps import CleanConfig
+from vilta.data.samples import image_bytes
+from vilta.data.sources import load_pairs
+from vilta.report.html import data_uri, document
+from vilta.training.folder import replace_text, replaced_folder
+
+THUMBNAIL = 240
+
+
+def run(run_folder: str, data: str, config: CleanConfig) -> None:
+    """Match every pair of ``data``; write the table, a page and, if asked, what is to be kept.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if not config.out:
+        raise ValueError("--out must name the folder to write")
+    if not 0 <= config.keep_above < 1 or config.shown < 0:
+        raise ValueError("--keep-above must be at least 0 and below 1, --shown at least 0")
+    out = Path(config.out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another --out")
+    matcher = Matcher(run_folder, device=config.device, batch_size=config.batch_size)
+    table = load_pairs(data)
+    with progress("matching") as tell:
+        pairs = match_pairs(matcher, table, tell)
+    chances = np.array(pairs.column("probability").to_pylist(), dtype=float)  # null: NaN
+    out.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pairs, out / "pairs.parquet")
+    worst = pairs.slice(0, config.shown).to_pylist()
+    replace_text(out / "worst.html", page(data, table, worst))
+    summary = {
+        "pairs": len(chances),
+        "broken": int(np.isnan(chances).sum()),
+        "below_0.5": int((chances < 0.5).sum()),
+        "median": float(np.nanmedian(chances)) if (~np.isnan(chances)).any() else None,
+    }
+    if config.keep_above:
+        kept = kept_pairs(table, pairs, config.keep_above)
+        with replaced_folder(out / "kept") as folder:
+            kept.save_to_disk(str(folder))
+        summary |= {"kept_images": len(kept), "kept_pairs": sum(map(len, kept["captions"]))}
+    if config.json:
+        print_json(summary)
+    else:
+        for name, value in summary.items():
+            results.print(f"{name.replace('_', ' ')}: {value}")
+    notes.print(f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first")
+    if config.keep_above:
+        say_next("vilta", "inspect", str(out / "kept"))
+
+
+def page(data: str, table: datasets.Dataset, worst: list[dict[str, object]]) -> str:
+    """Return a page of the worst pairs with their images."""
+    table = table.cast_column("image", datasets.Image(decode=False))
+    cards = []
+    for pair in worst:
+        try:
+            picture = open_image(image_bytes(table[pair["row"]]["image"]), THUMBNAIL)
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            image = f'<img src="{data_uri(np.asarray(picture))}" alt="">'
+            chance = f"{pair['probability']:.1%}"
+        except ValueError:
+            image, chance = "", escape(str(pair["reason"]))
+        cards.append(
+            f'<div class="card"><div class="pair">{image}<div class="text"><b>{chance}</b>'
+            f"<p>{escape(str(pair['caption']))}</p><small>{escape(str(pair['image_id']))}</small>"
+            "</div></div></div>"
+        )
+    head = [f"<h1>Pairs of {escape(data)} that match least</h1>", '<div class="grid">']
+    return document(f"worst pairs of {data}", [*head, *cards, "</div>"])

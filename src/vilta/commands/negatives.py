@@ -1,0 +1,131 @@
+"""`vilta negatives RUN DATA --out FILE.parquet`: hard negatives for training other models."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from vilta import __version__
+from vilta.apps.written_negatives import SCHEMA, write_negatives
+from vilta.commands.screen import notes, print_json, progress, results
+from vilta.config.apps import NegativesConfig
+from vilta.data.sources import load_pairs
+from vilta.finished_run import load_run
+from vilta.training.folder import replace_text
+from vilta.training.precision import choose_device
+
+SHOWN = 5
+"""Negatives that are printed."""
+CARD = """\
+---
+task_categories: [zero-shot-image-classification, image-to-text]
+tags: [hard-negatives, image-text, vilta]
+---
+
+# Hard negatives for image-text pairs
+
+{lines:,} captions with one word changed, for {captions:,} of {total:,} captions of `{data}`. The
+text encoder of a ViLTA model (vilta {version}, run `{run}`), which sees no image, proposed each new
+word from the others; the filter `{filter}` took away the words that are plausible with the image.
+
+{warning}
+
+| column | meaning |
+|---|---|
+| `image_id`, `source` | the pair that it belongs to |
+| `caption`, `negative` | the caption as it was, and with one word changed |
+| `word`, `instead`, `start`, `end` | the word that was replaced, by which, and its characters |
+| `text_probability` | of `instead` given the other words |
+| `image_probability`, `word_image_probability` | of `instead` and of `word`, given the image too |
+| `match`, `negative_match` | probability that the caption, and the negative, belongs to the image |
+| `filter` | the filter that was used |
+
+The captions are those of the source and keep its licence. Images are not included.
+
+```python
+from datasets import load_dataset
+
+negatives = load_dataset("parquet", data_files="{name}", split="train")
+```
+"""
+WARNING = {
+    "grounded": "A negative may still be true of its image, though rarely.",
+    "other": "Without the grounded filter many negatives are still true of their image.",
+}
+"""How often, on scenes whose truth is known, stands in vilta's README."""
+
+
+def run(run_folder: str, data: str, config: NegativesConfig) -> None:
+    """Write the negatives and their card.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if not config.out.endswith(".parquet"):
+        raise ValueError(
+            f"--out must name a Parquet file, such as negatives.parquet; got {config.out!r}"
+        )
+    if config.per_caption < 1 or config.batch_size < 1:
+        raise ValueError("--per-caption and --batch-size must be at least 1")
+    task, trained, _ = load_run(run_folder)
+    name = config.filter or task.objective.negatives
+    if name == "off" or (name == "soft_label" and task.teacher is None):
+        raise ValueError(
+            f"{run_folder} has no teacher or filter for {name!r}; use --filter grounded"
+        )
+    task.objective = replace(task.objective, negatives=name)
+    collator = task.collator(trained.data.max_text_tokens, config.seed)
+    task.to(choose_device(config.device)).eval()
+    table = load_pairs(data)
+    with progress("writing") as tell:
+        found = write_negatives(
+            task,
+            collator,
+            table,
+            filter_name=name,
+            tries=config.per_caption,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            progress=tell,
+        )
+        lines = [line for line in found if line["match"] >= config.min_match]
+    if not lines:
+        raise ValueError("no negative could be written; the filter left no word, or --min-match")
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f".tmp-{out.name}"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(lines, SCHEMA), temporary)
+    os.replace(temporary, out)
+    total = sum(map(len, table["captions"]))
+    summary = {"negatives": len(lines), "captions_with_one": _captions(lines), "captions": total}
+    card = out.with_name(f"{out.stem}-card.md")
+    text = CARD.format(
+        lines=len(lines),
+        captions=summary["captions_with_one"],
+        total=total,
+        data=data,
+        run=Path(run_folder).resolve().name,
+        version=__version__,
+        filter=name,
+        warning=WARNING.get(name, WARNING["other"]),
+        name=out.name,
+    )
+    replace_text(card, text)
+    if config.json:
+        print_json(summary)
+    else:
+        results.print(
+            f"{len(lines):,} negatives for {summary['captions_with_one']:,} of {total:,} captions"
+        )
+        for line in lines[:SHOWN]:
+            chance = f"{line['negative_match']:.0%} match"
+            results.print(f"  {line['caption']}\n  -> {line['negative']}  ({chance})")
+    notes.print(f"wrote {out} and {card}")
+
+
+def _captions(lines: list[dict[str, Any]]) -> int:
+    return len({(line["image_id"], line["caption"]) for line in lines})
