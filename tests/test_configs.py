@@ -9,6 +9,7 @@ from vilta.config import PretrainConfig, PretrainTextConfig
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.config.yaml_file import load_yaml, to_dict
+from vilta.tasks.registry import find_task, load_finetune_config
 
 ROOT = Path(__file__).parents[1]
 YAMLS = sorted(path for folder in (FOLDER, ROOT / "benchmarks") for path in folder.rglob("*.yaml"))
@@ -22,17 +23,16 @@ def test_configs_are_shipped():
 def test_it_loads_and_differs_from_the_defaults(path):
     cls = PretrainTextConfig if path.stem.split("-")[-1] == "text" else PretrainConfig
     if "\ntask: " in path.read_text():
-        cls = FinetuneConfig
-    assert to_dict(load_yaml(path, cls)) != to_dict(cls())
+        assert to_dict(load_finetune_config(path)) != to_dict(FinetuneConfig())
+    else:
+        assert to_dict(load_yaml(path, cls)) != to_dict(cls())
 
 
 @pytest.mark.parametrize(
     "path", [p for p in YAMLS if p.parent.name in ("finetune", "scenes")], ids=lambda p: p.stem
 )
 def test_it_names_the_task_it_is_called_after(path):
-    from vilta.tasks.finetuning import find_task
-
-    task = load_yaml(path, FinetuneConfig).task
+    task = load_finetune_config(path).task
     assert task == path.stem
     assert find_task(task).name == task
 

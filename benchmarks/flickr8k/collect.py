@@ -53,7 +53,7 @@ def read_evaluation(folder: Path, data: str) -> dict[str, Any]:
                 return evaluation
     raise ValueError(
         f"{folder} has no evaluation on its data.val; run: vilta evaluate {folder} --data {data} "
-        f"(a fine-tuned run: vilta evaluate retrieval --from {folder} --data {data})"
+        f"(a fine-tuned run: vilta evaluate {folder} --task retrieval --data {data})"
     )
 
 

@@ -58,7 +58,7 @@ def run(out: Path) -> None:
                 vilta("finetune", config, *data, *where, *flags)
             answers = ["--submission", str(folder / "answers.csv")]
             items = ["--data", str(out / f"val-{k}.jsonl"), "--images", "runs/flickr8k/all"]
-            vilta("evaluate", "snli-ve", "--from", str(folder), *items, *answers)
+            vilta("evaluate", str(folder), *items, *answers)
 
 
 def vilta(*arguments: str) -> None:

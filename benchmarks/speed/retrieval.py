@@ -6,7 +6,7 @@ Three ways to rank all texts for all images and back with one model, in one run:
 
 - `pairs again`: every pair is scored; each image is encoded again for every 64 texts, and the texts
   with it, as users of METER report of its evaluation. Measured on the first images and scaled up.
-- `pairs cached` (`vilta evaluate retrieval --full`): every pair is scored from cached states.
+- `pairs cached` (`vilta evaluate RUN --task retrieval --full`): every pair from cached states.
 - `two stages` (the default): contrast over everything, matching over the top 32 of each.
 """
 
@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
 from vilta.data.loading import evaluation_loader
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
+    encode_images,
     match_scores,
     retrieval_figures,
 )
@@ -35,7 +35,7 @@ from vilta.finished_run import model_folder
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
 from vilta.model.language_model import load_tokenizer
-from vilta.tasks.retrieval import ImageTextRetrieval
+from vilta.tasks.retrieval import ImageTextRetrieval, RetrievalSettings
 from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
 
 OUT = Path(__file__).parents[1] / "results" / "retrieval.json"
@@ -49,8 +49,8 @@ def main(run: str, data: str) -> None:
     folder = model_folder(run)
     model = ViltaForImageTextRetrieval.from_pretrained(folder).eval()
     tokenizer = load_tokenizer(str(folder))
-    items = ImageTextRetrieval.read(data, "", TaskConfig())
-    task = ImageTextRetrieval(model, tokenizer, TaskConfig(), items).eval()
+    items = ImageTextRetrieval.read(data, "", RetrievalSettings())
+    task = ImageTextRetrieval(model, tokenizer, RetrievalSettings(), items).eval()
     size = model.config.image_size
     settings = DataConfig(image_size=size, max_text_tokens=model.config.max_text_tokens)
     dataset = task.dataset(items, settings, 0, train=False)
@@ -59,8 +59,10 @@ def main(run: str, data: str) -> None:
     captions = dataset.table["captions"]
     dtype, precision = choose_dtype("auto", torch.device("cpu"), model)
     with autocast(torch.device("cpu"), dtype):
-        encode_gallery(model, tokenizer, pixels[:1], captions[: len(pixels[0])])  # warm up
-        gallery, encoding = timed(lambda: encode_gallery(model, tokenizer, pixels, captions))
+        encode_images(model, pixels[:1])  # warm up
+        gallery, encoding = timed(
+            lambda: encode_gallery(model, tokenizer, encode_images(model, pixels), captions)
+        )
         wanted = candidate_pairs(gallery.similarity, TOP_K)
         top, two_stages = timed(lambda: match_scores(model, gallery, wanted))
         every = torch.ones_like(wanted)

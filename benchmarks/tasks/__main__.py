@@ -88,8 +88,8 @@ def record(
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"{source}-{name}-{arm}.json"
     out = run / f"benchmark-{name}.json"
-    where = ["--from", str(run), "--data", data, "--out", str(out)]
-    vilta("evaluate", name, *where, *flags, module=module)
+    where = ["--task", name, "--data", data, "--out", str(out)]
+    vilta("evaluate", str(run), *where, *flags, module=module)
     result = json.loads(out.read_text())
     config = yaml.safe_load((run / "config.yaml").read_text())
     result |= {

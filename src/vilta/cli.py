@@ -95,7 +95,10 @@ def parse(arguments: Sequence[str]) -> Call:
                 f"{error} after {name!r}; for example: vilta {name} {verb.example}"
             ) from None
     default = verb.config()
-    if alone and verb.is_yaml(alone[0]):
+    if verb.defaults:
+        module, _, function = verb.defaults.partition(":")
+        default = getattr(importlib.import_module(module), function)(alone[0] if alone else None)
+    elif alone and verb.is_yaml(alone[0]):
         from vilta.config.yaml_file import load_yaml
 
         if not os.path.isfile(alone[0]):

@@ -11,8 +11,8 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig, PretrainConfig
-from vilta.config.finetune import FinetuneConfig, TaskConfig
-from vilta.config.yaml_file import load_yaml
+from vilta.config.finetune import FinetuneConfig, TaskSettings
+from vilta.config.yaml_file import load_yaml, read_mapping
 from vilta.data.examples import Examples, PairItems
 from vilta.model import ViltaConfig, ViltaForPreTraining
 from vilta.model.encoder_checks import check_text_encoder
@@ -22,21 +22,39 @@ from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.pretraining import PretrainingTask
+from vilta.tasks.registry import TASKS, load_finetune_config
 from vilta.training.folder import CONFIG, MODEL
+
+PRETRAINING = "pretraining"
+"""Name of the task that `vilta pretrain` trains."""
+
+
+def task_of(start: str) -> str:
+    """Return the task that a run, or a released model, was trained for.
+
+    Raises ``ValueError`` in one line if the folder does not say it.
+    """
+    if trained := read_run(start):
+        return trained.task
+    if (Path(start) / CONFIG).is_file():
+        return PRETRAINING
+    raise ValueError(
+        f"{start} has no config.yaml that names its task; add --task, one of {', '.join(TASKS)}"
+    )
 
 
 def read_run(folder: str) -> FinetuneConfig | None:
-    """Return the settings of a fine-tuned run, or of its ``model`` folder; else None."""
+    """Return the settings of a fine-tuned run, or of its ``model`` folder; else None.
+
+    Raises ``ValueError`` in one line if its settings cannot be read, or its task not be found.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file() and Path(folder).resolve().name == MODEL:
         path = Path(folder).resolve().parent / CONFIG
     if not path.is_file():
         return None
-    try:
-        found = load_yaml(path, FinetuneConfig)
-    except ValueError:  # a pre-training run's settings
-        return None
-    return found if found.task else None
+    # The settings of a pre-training run name no task.
+    return load_finetune_config(path) if read_mapping(path).get("task") else None
 
 
 def model_folder(start: str) -> Path:
@@ -66,10 +84,9 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     folder = Path(run_folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run_folder} is no run: it has no config.yaml")
-    if (tuned := read_run(run_folder)) is not None:
+    if read_run(run_folder) is not None:
         raise ValueError(
-            f"{run_folder} was fine-tuned for a task; use: "
-            f"vilta evaluate {tuned.task} --from {run_folder} --data DATA"
+            f"{run_folder} was fine-tuned for a task; use: vilta evaluate {run_folder} --data DATA"
         )
     if not (folder / "model" / "config.json").is_file():
         raise ValueError(
@@ -101,7 +118,7 @@ def say_missing_teacher(console: Console, teacher: str) -> None:
 
 
 def load_task(
-    kind: type[FinetuningTask], start: str, settings: TaskConfig, items: Examples | PairItems
+    kind: type[FinetuningTask], start: str, settings: TaskSettings, items: Examples | PairItems
 ) -> FinetuningTask:
     """Load a run's released model for a task."""
     folder = model_folder(start)

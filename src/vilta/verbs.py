@@ -22,6 +22,8 @@ class Verb:
     example: str
     """Arguments of a call, shown when the positional one is missing."""
     help: str
+    defaults: str = ""
+    """``module:function`` that makes the defaults from the first word, where they depend on it."""
 
     @property
     def takes_yaml(self) -> bool:
@@ -88,13 +90,14 @@ VERBS = {
         positional="TASK|CONFIG.yaml",
         example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
         help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
+        defaults="vilta.tasks.registry:default_config",
     ),
     "evaluate": Verb(
         recipe="vilta.commands.evaluate",
         config=tools.EvaluateConfig,
-        positional="RUN|TASK",
+        positional="RUN",
         example="runs/demo --data runs/demo-data/val",
-        help="figures of a pre-trained run, or of a task (with --from RUN)",
+        help="measure a run: what it was pre-trained for, or a task",
     ),
     "export": Verb(
         recipe="vilta.commands.export",

@@ -1,4 +1,4 @@
-"""`vilta finetune` and `vilta evaluate TASK` on a few pictures, and all that they refuse."""
+"""`vilta finetune` and `vilta evaluate` on a few pictures, and all that they refuse."""
 
 import functools
 import json
@@ -13,11 +13,14 @@ from PIL import Image
 from tiny_models import known_tokenizer, tiny_vilta
 
 from vilta.cli import run
+from vilta.finished_run import read_run
 from vilta.model import (
     ViltaForImageTextClassification,
     ViltaForVisualEntailment,
     ViltaProcessor,
 )
+from vilta.tasks.label_task import LabellingTask
+from vilta.tasks.vqa import VqaSettings
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
@@ -63,9 +66,10 @@ def finetune(start, data, *flags, task="classification", out="run"):
     return data / out
 
 
-def evaluate(folder, data, split="test", *flags, task="classification"):
+def evaluate(folder, data, split="test", *flags, task=""):
+    """Evaluate a run on a CSV; ``task`` empty: on the task that it was fine-tuned for."""
     where = ["--data", str(data / f"{split}.csv"), "--device", "cpu"]
-    run(["evaluate", task, "--from", str(folder), *where, *flags])
+    run(["evaluate", str(folder), "--task", task, *where, *flags])
 
 
 @pytest.fixture(scope="module")
@@ -139,19 +143,19 @@ def test_the_released_model_of_a_run_is_the_run(start, data, capsys):
         capsys, evaluate, f"{out}/model", data, "train"
     )
     shutil.copytree(out / "model", data / "released")
-    evaluate(data / "released", data)
+    said = refused(capsys, evaluate, data / "released", data)
+    assert "no config.yaml that names its task; add --task" in said
+    evaluate(data / "released", data, task="classification")
     assert "zero-shot" in capsys.readouterr().out, "nothing is known of how it was trained"
 
 
 def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
     out = learnt("retrieval")
-    where = ["--from", str(out), "--device", "cpu", "--batch-size", "4"]
+    where = [str(out), "--task", "fine-grained", "--device", "cpu", "--batch-size", "4"]
     told = "trained on 12 of these images"
-    run(["evaluate", "fine-grained", *where, "--data", f"scenes:6?{TINY}2"])
+    run(["evaluate", *where, "--data", f"scenes:6?{TINY}2"])
     assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
-    assert told in refused(
-        capsys, run, ["evaluate", "fine-grained", *where, "--data", f"scenes:12?{TINY}1"]
-    )
+    assert told in refused(capsys, run, ["evaluate", *where, "--data", f"scenes:12?{TINY}1"])
 
 
 def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
@@ -269,7 +273,7 @@ def test_labels_and_checkpoints_must_fit(start, data, capsys):
 
 
 def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
-    said = refused(capsys, evaluate, start, data)
+    said = refused(capsys, evaluate, start, data, task="classification")
     assert "holds a ViltaForPreTraining" in said and "vilta finetune classification" in said
     out = finetune(start, data, "--epochs", "1")
     said = refused(capsys, evaluate, out, data, task="vqa")
@@ -277,16 +281,59 @@ def test_a_task_with_a_head_must_be_fine_tuned_first(start, data, capsys):
 
 
 def test_a_fine_tuned_run_is_measured_on_its_task(learnt, capsys):
-    out = learnt("snli-ve")
-    for verb in (["evaluate", str(out), "--data", f"scenes:6?{TINY}2"], ["report", str(out)]):
+    out, items = str(learnt("snli-ve")), ["--data", f"scenes:6?{TINY}2"]
+    for verb in (["evaluate", out, "--task", "pretraining", *items], ["report", out]):
         said = refused(capsys, run, verb)
-        assert f"use: vilta evaluate snli-ve --from {out} --data DATA" in said
+        assert f"use: vilta evaluate {out} --data DATA" in said
+
+
+def test_the_old_spelling_of_evaluate_tells_the_new_one(learnt, capsys):
+    out = learnt("vqa")
+    for old in (["vqa", "--from", str(out)], ["vqa"]):
+        said = refused(capsys, run, ["evaluate", *old, "--data", "x.csv"])
+        run_folder = out if len(old) > 1 else "RUN"
+        assert f"write: vilta evaluate {run_folder} --task vqa --data x.csv" in said
+
+
+def test_items_are_predicted_once_for_figures_and_submission(learnt, tmp_path, monkeypatch):
+    calls = []
+    predict = LabellingTask.predict
+    monkeypatch.setattr(
+        LabellingTask, "predict", lambda self, loader: calls.append(1) or predict(self, loader)
+    )
+    answers = tmp_path / "answers.json"
+    call = ["evaluate", str(learnt("vqa")), "--data", f"scenes:4?{TINY}3", "--device", "cpu"]
+    run([*call, "--submission", str(answers), "--out", str(tmp_path / "figures.json")])
+    assert calls == [1]
+
+
+def test_settings_belong_to_their_task_and_those_of_an_old_run_load(learnt, tmp_path, capsys):
+    said = refused(capsys, run, ["finetune", "vqa", "--settings.premise", "--from", "x"])
+    assert "premise" in said
+    config = yaml.safe_load((learnt("vqa") / "config.yaml").read_text())
+    assert list(config["settings"]) == ["min_answers"]
+    # As version 0.1.0 wrote it: the settings of all tasks in one class.
+    config["settings"] = {
+        "min_answers": 5,
+        "premise": False,
+        "top_k": 32,
+        "full": False,
+        "folds": 1,
+        "paraphrases": 1.0,
+        "edit_kinds": [],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_run(str(tmp_path)).settings == VqaSettings(min_answers=5)
+    config["settings"]["min_anwsers"] = 3
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"settings.min_anwsers.*did you mean 'min_answers'"):
+        read_run(str(tmp_path))
 
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve", "fine-grained", "retrieval"])
 def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
     folder, out, answers = learnt(task), tmp_path / "figures.json", tmp_path / "answers"
-    call = ["evaluate", task, "--from", str(folder), "--data", f"scenes:8?{TINY}3"]
+    call = ["evaluate", str(folder), "--data", f"scenes:8?{TINY}3"]
     has_format = task in ("vqa", "nlvr2", "snli-ve")
     submission = ["--submission", str(answers)] if has_format else []
     run([*call, "--out", str(out), "--device", "cpu", *submission])
@@ -325,7 +372,7 @@ def write_unanswered(folder, task):
 @pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve"])
 def test_items_without_answers_are_answered_and_nothing_else(start, learnt, tmp_path, capsys, task):
     path, answers, out = write_unanswered(tmp_path, task), tmp_path / "answers", tmp_path / "out"
-    call = ["evaluate", task, "--from", str(learnt(task)), "--data", path, "--out", str(out)]
+    call = ["evaluate", str(learnt(task)), "--data", path, "--out", str(out)]
     assert "3 of 3 items" in refused(capsys, run, [*call, "--device", "cpu"])
     run([*call, "--device", "cpu", "--submission", str(answers)])
     text = answers.read_text()
@@ -356,7 +403,7 @@ def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, c
     out = tmp_path / "figures.json"
     source = ["--data", "scenes:8?seed=3&size=32", "--out", str(out), "--device", "cpu"]
     for task in ("retrieval", "fine-grained", "masked-words"):
-        run(["evaluate", task, "--from", start, *source])
+        run(["evaluate", start, "--task", task, *source])
         result = json.loads(out.read_text())
         assert result["role"].startswith("zero-shot")
         assert result["figures"]
@@ -366,7 +413,7 @@ def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, c
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_an_error_for_runs_and_tasks(start, capsys):
     asked = ["--data", f"scenes:4?{TINY}3", "--device", "cuda"]
-    for call in (["evaluate", start], ["evaluate", "retrieval", "--from", start]):
+    for call in (["evaluate", start], ["evaluate", start, "--task", "retrieval"]):
         said = refused(capsys, run, [*call, *asked])
         assert "--device cuda: torch finds no such device" in said
 
@@ -382,7 +429,7 @@ def test_a_folder_called_like_a_task_does_not_hide_it(learnt, tmp_path, monkeypa
     out, place = learnt("vqa").resolve(), tmp_path / "work"
     (place / "vqa").mkdir(parents=True)
     monkeypatch.chdir(place)
-    run(["evaluate", "vqa", "--from", str(out), "--data", f"scenes:4?{TINY}3", "--device", "cpu"])
+    run(["evaluate", str(out), "--data", f"scenes:4?{TINY}3", "--device", "cpu"])
     assert "accuracy" in capsys.readouterr().out
-    said = refused(capsys, run, ["evaluate", "vqq", "--from", str(out), "--data", "x.csv"])
+    said = refused(capsys, run, ["evaluate", str(out), "--task", "vqq", "--data", "x.csv"])
     assert "did you mean 'vqa'?" in said

@@ -245,7 +245,7 @@ def test_soft_labels_weigh_in_an_evaluation_what_they_did_at_the_end(
     (tmp_path / "model").symlink_to(Path(whole_run) / "model")
     objective = replace(settings.objective, alpha_ramp_steps=ramp)
     save_yaml(replace(settings, objective=objective), tmp_path / "config.yaml")
-    task, *_ = evaluate.load_run(str(tmp_path))
+    task, *_ = load_run(str(tmp_path))
     assert float(task.alpha()) == pytest.approx(share * objective.alpha)
 
 

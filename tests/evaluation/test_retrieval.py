@@ -7,6 +7,7 @@ from vilta.evaluation import retrieval
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
+    encode_images,
     match_scores,
     retrieval_figures,
 )
@@ -27,7 +28,9 @@ def model(request):
 
 
 def encode(model):
-    return encode_gallery(model, TOKENIZER, pixels_of(4).split(3), CAPTIONS, batch_size=2)
+    return encode_gallery(
+        model, TOKENIZER, encode_images(model, pixels_of(4).split(3)), CAPTIONS, batch_size=2
+    )
 
 
 def plain_scores(model, image, text):

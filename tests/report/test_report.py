@@ -19,6 +19,7 @@ from vilta.commands.report import run
 from vilta.config import DataConfig, ObjectiveConfig, PretrainConfig
 from vilta.config.tools import EvaluateConfig, ReportConfig
 from vilta.config.yaml_file import save_yaml
+from vilta.finished_run import load_run
 from vilta.model import ViltaForPreTraining
 from vilta.report.examples import _pieces
 from vilta.tasks.pretraining import PretrainingTask
@@ -220,9 +221,9 @@ def test_a_missing_teacher_is_told_and_recorded(tmp_path, capsys, objective, dif
 
 
 def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):
-    told = evaluate.load_run(make_run(tmp_path / "momentum", soft_labels="momentum"))[2]
+    told = load_run(make_run(tmp_path / "momentum", soft_labels="momentum"))[2]
     assert told.startswith("not found: the momentum copy is not part of the released model; ")
-    assert evaluate.load_run(make_run(tmp_path / "alone"))[2] == "none needed"
+    assert load_run(make_run(tmp_path / "alone"))[2] == "none needed"
 
 
 def test_newest_evaluation_counts(tmp_path):

@@ -6,7 +6,6 @@ from PIL import Image
 from tiny_models import known_tokenizer, tiny_vilta
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
 from vilta.data.loading import evaluation_loader
 
 WORDS = """
@@ -38,7 +37,7 @@ def write_lines(path, items):
 def make_task(kind, items, folder, **settings):
     """The task on a tiny pre-trained model, with a head for the labels of the items."""
     tiny_vilta().save_pretrained(folder)
-    chosen = TaskConfig(**settings)
+    chosen = kind.settings_class(**settings)
     labels = kind.labels(items, chosen)
     known = {
         "id2label": dict(enumerate(labels)),

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 from task_case import loader_of, make_task, write_images
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.tasks.classification import Classification as Task
 
 
@@ -17,14 +17,14 @@ TABLE = 'image,text,label\nimg/1.png,a red ball,good\n2.png,"two dogs, no man",b
 
 
 def test_a_csv_of_image_text_and_label(tmp_path):
-    items = Task.read(write(tmp_path, TABLE), "", TaskConfig())
+    items = Task.read(write(tmp_path, TABLE), "", TaskSettings())
     assert items.rows[1]["texts"] == ["two dogs, no man"]
-    assert Task.labels(items, TaskConfig()) == ["bad", "good"]
+    assert Task.labels(items, TaskSettings()) == ["bad", "good"]
     task = make_task(Task, items, tmp_path / "model")
     assert [int(task.target(row)) for row in items.rows] == [1, 0, 1]
     loader = loader_of(task, items)
-    task.predictions = lambda loader: ["good", "good", "good"]
-    figures = task.evaluate(loader)
+    task.predict = lambda loader: ["good", "good", "good"]
+    figures = task.evaluate(task.predict(loader), items)
     assert figures == {
         "accuracy": pytest.approx(200 / 3),
         "majority": pytest.approx(200 / 3),
@@ -37,7 +37,7 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
     path = write(tmp_path, "image,text,label\n1.png,a,x\n3.png,a,y\n")
     for name, colour in {"1.png": "black", "3.png": "white"}.items():
         Image.new("RGB", (40, 40), colour).save(tmp_path / "img" / name)
-    items = Task.read(path, "", TaskConfig())
+    items = Task.read(path, "", TaskSettings())
     task = make_task(Task, items, tmp_path / "model").train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     loader = loader_of(task, items)
@@ -46,7 +46,7 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
         optimizer.zero_grad()
         task(batch).total.backward()
         optimizer.step()
-    assert task.eval().evaluate(loader)["accuracy"] == 100.0
+    assert task.eval().evaluate(task.predict(loader), items)["accuracy"] == 100.0
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
 )
 def test_bad_tables_are_one_line(tmp_path, text, problem):
     with pytest.raises(ValueError, match=problem):
-        Task.read(write(tmp_path, text), "", TaskConfig())
+        Task.read(write(tmp_path, text), "", TaskSettings())
 
 
 def test_one_label_alone_is_refused(tmp_path):
-    items = Task.read(write(tmp_path, "image,text,label\n1.png,a,x\n"), "", TaskConfig())
+    items = Task.read(write(tmp_path, "image,text,label\n1.png,a,x\n"), "", TaskSettings())
     with pytest.raises(ValueError, match="all labels are 'x'"):
-        Task.labels(items, TaskConfig())
+        Task.labels(items, TaskSettings())

@@ -6,17 +6,16 @@ import torch
 from PIL import Image
 from task_case import loader_of, make_task, write_images, write_json, write_lines
 
-from vilta.config.finetune import TaskConfig
 from vilta.data.examples import examples_from
 from vilta.scenes import is_true, scene_from_id, word_class
 from vilta.tasks.fine_grained import FineGrainedMatching as Task
-from vilta.tasks.fine_grained import Scored, fine_grained_figures
+from vilta.tasks.fine_grained import FineGrainedSettings, Scored, fine_grained_figures
 
 CAPTION, WRONG, REWORDED = "a red ball", "a blue ball", "the ball is red"
 
 
 def read(path, **settings):
-    return Task.read(str(path), "", TaskConfig(**settings))
+    return Task.read(str(path), "", FineGrainedSettings(**settings))
 
 
 def test_sugarcrepe(tmp_path):
@@ -80,7 +79,7 @@ def test_aro_order_is_made_from_the_published_captions(tmp_path):
         assert wrong
         assert all(sorted(w.split()) == sorted(true.split()) and w != true for w in wrong)
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(loader_of(task, items))
+    figures = task.evaluate(task.predict(loader_of(task, items)), items)
     means = figures["aro-order/coco_karpathy_test"], figures["aro-order/flickr30k_test"]
     assert figures["aro-order/macro"] == sum(means) / 2
 
@@ -162,7 +161,7 @@ def test_winoground(tmp_path):
     items = read(write_lines(tmp_path / "examples.jsonl", [item, item | {"id": 1}]))
     assert items.rows[0]["images"] == ["ex_0_img_0", "ex_0_img_1"]
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(loader_of(task, items))
+    figures = task.evaluate(task.predict(loader_of(task, items)), items)
     assert {"winoground/text", "winoground/image", "winoground/group"} <= figures.keys()
 
 
@@ -187,7 +186,7 @@ def test_valse_keeps_what_annotators_agreed_on(tmp_path):
     assert list(items.rows["id"]) == ["existence-a", "existence-c"]
     assert items.rows[1]["texts"] == [CAPTION, WRONG]
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(loader_of(task, items))
+    figures = task.evaluate(task.predict(loader_of(task, items)), items)
     parts = ("acc_r", "acc", "p_c", "p_f", "min(p_c,p_f)")
     wanted = {f"valse/{piece}{part}" for piece in ("", "existence/") for part in parts}
     keys = {key for key in figures if key.startswith("valse/")}
@@ -241,7 +240,7 @@ def test_the_oracle_agrees_with_the_scenes_items():
 
 def test_more_wrong_texts_in_training_alone(tmp_path):
     plain = read("scenes:30?seed=8&size=32")
-    settings = TaskConfig(edit_kinds=("size", "relation"))
+    settings = FineGrainedSettings(edit_kinds=("size", "relation"))
     more = Task.read("scenes:30?seed=8&size=32", "", settings)
     added = 0
     for row in more.rows:
@@ -388,7 +387,7 @@ def test_only_symmetric_relations_have_no_mean():
 def test_one_image_scores_do_not_depend_on_the_batch(tmp_path):
     items = read("scenes:5?seed=8&size=32")
     task = make_task(Task, items, tmp_path / "model")
-    first, second = (task.scores(loader_of(task, items, size)) for size in (1, 4))
+    first, second = (task.predict(loader_of(task, items, size)) for size in (1, 4))
     for a, b in zip(first, second, strict=True):
         assert a.truth == b.truth
         assert torch.allclose(torch.tensor(a.match), torch.tensor(b.match), atol=1e-4)

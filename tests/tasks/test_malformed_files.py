@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vilta.config.finetune import TaskConfig
-from vilta.tasks.finetuning import find_task
+from vilta.config.finetune import TaskSettings
+from vilta.tasks.registry import find_task
 
 ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}
 ANSWERED = {"question_id": 7, "answers": [{"answer": "a ball"}]}
@@ -83,5 +83,5 @@ def test_malformed_files_are_one_line(tmp_path, task, files, problem):
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     path = str(tmp_path / next(iter(files)))
     with pytest.raises(ValueError, match=problem) as caught:
-        find_task(task).read(path, "", TaskConfig())
+        find_task(task).read(path, "", TaskSettings())
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

@@ -7,7 +7,7 @@ from task_case import make_task
 from tiny_models import CAPTIONS, tiny_tokenizer
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data import parts_of_speech as tagger
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader
@@ -22,7 +22,7 @@ SCENES = "scenes:8?seed=4&size=32"
 
 
 def case(folder):
-    items = Task.read(SCENES, "", TaskConfig())
+    items = Task.read(SCENES, "", TaskSettings())
     task = make_task(Task, items, folder)
     data = task.dataset(items, DataConfig(image_size=32, max_text_tokens=24), 0, train=False)
     return task, evaluation_loader(data, task.collator(24), batch_size=3)
@@ -41,7 +41,7 @@ def test_figures_add_up_by_a_slow_count(tmp_path):
                 hits += [order[0] == word, word in order]
             for key in (part, "all"):
                 rights.setdefault(key, []).append([float(h) for h in hits])
-    figures = task.evaluate(loader)
+    figures = task.evaluate(task.predict(loader), items)
     for part, rows in rights.items():
         prefix = "" if part == "all" else f"{part}/"
         image1, _image5, text1, text5 = (100 * torch.tensor(rows).mean(0)).tolist()
@@ -54,7 +54,7 @@ def test_figures_add_up_by_a_slow_count(tmp_path):
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe"])
 def test_all_pieces_of_a_word_have_its_part(tmp_path, kind):
-    items = Task.read(SCENES, "", TaskConfig())
+    items = Task.read(SCENES, "", TaskSettings())
     task = make_task(Task, items, tmp_path)
     task.tokenizer = tokenizer = tiny_tokenizer(kind)
     task.tag = lambda words: [word.lower() for word in words]  # a part for each word

@@ -12,6 +12,10 @@ from vilta.objectives.masking import mask_words
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 
 
+def evaluated(task, loader, **settings):
+    return evaluate_pretraining(task, loader, loader.dataset.table, **settings)
+
+
 def make_loader(task, batch_size):
     config = DataConfig(train="", image_size=32)
     data = PairDataset(load_pairs("scenes:12?seed=5&size=32"), config, 0, False, "scenes")
@@ -30,17 +34,19 @@ def test_figures_follow_the_seed_and_leave_everything_as_it_was():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     said = []
-    first = evaluate_pretraining(task, loader, full=True, progress=lambda *what: said.append(what))
+    first = evaluate_pretraining(
+        task, loader, loader.dataset.table, full=True, progress=lambda *what: said.append(what)
+    )
     assert torch.equal(torch.get_rng_state(), before) and task.training
     torch.manual_seed(6)
-    assert flat(evaluate_pretraining(task, loader, full=True)) == flat(first)
+    assert flat(evaluated(task, loader, full=True)) == flat(first)
     assert {"matching and losses", "matching pairs"} <= {what for what, _, _ in said}
 
 
 def test_parts_are_averages_over_what_they_count_and_accuracies_percentages():
     task = make_task(negatives="off")
     loader = make_loader(task, 5)  # the last batch holds 2
-    found = evaluate_pretraining(task, loader)["validation"]
+    found = evaluated(task, loader)["validation"]
     task.eval()
     with torch.no_grad():
         seen = [(task(batch).parts, batch) for batch in loader]
@@ -56,17 +62,17 @@ def test_a_batch_without_a_negative_moves_no_accuracy():
     task = make_task(negatives="off")
     with torch.no_grad():
         task.model.itm_head.out.bias.copy_(torch.tensor([1e3, 0.0]))  # always: no match
-    found = evaluate_pretraining(task, make_loader(task, 11))["validation"]
+    found = evaluated(task, make_loader(task, 11))["validation"]
     assert found["itm/accuracy_other_text"] == found["itm/accuracy_other_image"] == 100
     assert found["itm/accuracy_true"] == 0
-    found = evaluate_pretraining(task, make_loader(task, 1))["validation"]
+    found = evaluated(task, make_loader(task, 1))["validation"]
     assert not [name for name in found if "other_" in name]
     assert found["itm/accuracy_true"] == 0
 
 
 def test_the_best_stage_counts_for_mean_recall():
     task = make_task()
-    figures = evaluate_pretraining(task, make_loader(task, 12))["retrieval"]
+    figures = evaluated(task, make_loader(task, 12))["retrieval"]
     best = figures.pop("mean_recall")
     averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in figures.values()]
     assert best == pytest.approx(max(averages)) and len(averages) == 3
@@ -79,14 +85,14 @@ def test_an_untrained_head_ranks_nothing(weights, stage):
     """Without contrast matching scores every pair, however few candidates are asked for."""
     task = make_task(**weights)
     loader = make_loader(task, 12)
-    found = evaluate_pretraining(task, loader, top_k=1)["retrieval"]
+    found = evaluated(task, loader, top_k=1)["retrieval"]
     assert set(found) == {stage, "mean_recall"}
     untrained = task.model.itc_head if stage == "matching" else task.model.itm_head
     with torch.no_grad():
         for weight in untrained.parameters():
             weight.copy_(torch.randn_like(weight))
-    assert evaluate_pretraining(task, loader, top_k=1)["retrieval"] == found
-    every = evaluate_pretraining(make_task(), loader, full=True)["retrieval"]
+    assert evaluated(task, loader, top_k=1)["retrieval"] == found
+    every = evaluated(make_task(), loader, full=True)["retrieval"]
     assert found[stage] == every[stage]
 
 

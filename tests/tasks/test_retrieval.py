@@ -3,26 +3,25 @@ import torch
 from task_case import loader_of, make_task
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
 from vilta.evaluation.retrieval import (
     encode_gallery,
     match_scores,
     retrieval_figures,
 )
 from vilta.tasks.retrieval import ImageTextRetrieval as Task
-from vilta.tasks.retrieval import split_gallery
+from vilta.tasks.retrieval import RetrievalSettings, split_gallery
 
 SCENES = "scenes:9?seed=4&size=32"
 
 
 def task_of(folder, **settings):
-    items = Task.read(SCENES, "", TaskConfig())
+    items = Task.read(SCENES, "", RetrievalSettings())
     return make_task(Task, items, folder, **settings), items
 
 
 def gallery_of(task, loader):
-    pixels = [batch.pixel_values for batch in loader]
-    return encode_gallery(task.model, task.tokenizer, pixels, loader.dataset.table["captions"])
+    captions = loader.dataset.table["captions"]
+    return encode_gallery(task.model, task.tokenizer, task.predict(loader), captions)
 
 
 def test_folds_keep_each_image_with_its_own_texts(tmp_path):
@@ -50,7 +49,7 @@ def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
     expected = retrieval_figures(
         whole.similarity, match_scores(task.model, whole, every), whole.relevant
     )
-    figures = task.evaluate(loader)
+    figures = task.evaluate(task.predict(loader), items)
     for stage, ways in expected.items():
         for way, values in ways.items():
             for name, value in values.items():
@@ -58,12 +57,14 @@ def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
     folded, _ = task_of(tmp_path, full=True, folds=3)
     parts = [folded._figures(part) for part in split_gallery(whole, 3)]
     mean = sum(part["combined/text_to_image/R@1"] for part in parts) / 3
-    assert folded.evaluate(loader)["combined/text_to_image/R@1"] == pytest.approx(mean)
+    assert folded.evaluate(folded.predict(loader), items)[
+        "combined/text_to_image/R@1"
+    ] == pytest.approx(mean)
 
 
 def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
     task, items = task_of(tmp_path)
-    figures = task.evaluate(loader_of(task, items))
+    figures = task.evaluate(task.predict(loader_of(task, items)), items)
     means = []
     for stage in ("contrastive", "matching", "combined"):
         values = [v for n, v in figures.items() if n.startswith(f"{stage}/") and "R@" in n]
@@ -75,10 +76,10 @@ def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
 
 def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
     with pytest.raises(ValueError, match="hold their images; name no place"):
-        Task.read("scenes:4?seed=1&size=32", "photos", TaskConfig())
+        Task.read("scenes:4?seed=1&size=32", "photos", RetrievalSettings())
     task, items = task_of(tmp_path, top_k=0)
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
-        task.evaluate(loader_of(task, items))
+        task.evaluate(task.predict(loader_of(task, items)), items)
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -3,8 +3,7 @@ import torch
 from task_case import loader_of, make_task, write_images, write_lines
 from torch.nn import functional as F
 
-from vilta.config.finetune import TaskConfig
-from vilta.tasks.snli_ve import LABELS
+from vilta.tasks.snli_ve import LABELS, EntailmentSettings
 from vilta.tasks.snli_ve import VisualEntailment as Task
 
 
@@ -29,7 +28,7 @@ def lines(key="Flickr30K_ID", suffix=""):
 def test_both_spellings_of_the_release(tmp_path, key, suffix):
     write_images(tmp_path / "images", *(f"{i}.jpg" for i in range(4)))
     items = Task.read(
-        write_lines(tmp_path / "snli_ve_dev.jsonl", lines(key, suffix)), "", TaskConfig()
+        write_lines(tmp_path / "snli_ve_dev.jsonl", lines(key, suffix)), "", EntailmentSettings()
     )
     assert list(items.rows["label"]) == ["entailment", "contradiction", "neutral"]  # no "-"
     assert items.rows[1]["texts"] == ["no man"]
@@ -40,52 +39,53 @@ def test_both_spellings_of_the_release(tmp_path, key, suffix):
 def test_the_premise_can_be_read_too(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
     path = write_lines(tmp_path / "dev.jsonl", lines())
-    items = Task.read(path, "", TaskConfig(premise=True))
+    items = Task.read(path, "", EntailmentSettings(premise=True))
     assert items.rows[0]["texts"] == ["a man in a field a man"]
     with pytest.raises(ValueError, match="scenes have no premise"):
-        Task.read("scenes:3", "", TaskConfig(premise=True))
+        Task.read("scenes:3", "", EntailmentSettings(premise=True))
 
 
 def test_loss_figures_and_answers(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
-    items = Task.read(write_lines(tmp_path / "dev.jsonl", lines()), "", TaskConfig())
+    items = Task.read(write_lines(tmp_path / "dev.jsonl", lines()), "", EntailmentSettings())
     task = make_task(Task, items, tmp_path / "model")
     assert list(task.known) == LABELS == ["contradiction", "neutral", "entailment"]
     (batch,) = loader_of(task, items, batch_size=3)
     expected = F.cross_entropy(task.logits(batch), torch.tensor([2, 0, 1]))
     assert torch.allclose(task(batch).total, expected)
     loader = loader_of(task, items)
-    task.predictions = lambda loader: ["entailment", "neutral", "neutral"]
-    figures = task.evaluate(loader)
+    task.predict = lambda loader: ["entailment", "neutral", "neutral"]
+    figures = task.evaluate(task.predict(loader), items)
     assert figures["accuracy"] == pytest.approx(200 / 3)
     assert figures["majority"] == pytest.approx(100 / 3)
     assert figures["accuracy/contradiction"] == 0.0
-    assert task.submission(loader).splitlines()[1] == "2.jpg#0r1e,neutral"
+    assert task.submission(task.predict(loader), items).splitlines()[1] == "2.jpg#0r1e,neutral"
 
 
 def test_hidden_labels_are_predicted_but_not_measured(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
     path = write_lines(tmp_path / "dev.jsonl", lines())
-    task = make_task(Task, Task.read(path, "", TaskConfig()), tmp_path / "model")
+    task = make_task(Task, Task.read(path, "", EntailmentSettings()), tmp_path / "model")
     content = lines()
     for item in content[2:]:
         del item["gold_label"]
-    secret = Task.read(write_lines(tmp_path / "dev.jsonl", content), "", TaskConfig())
+    secret = Task.read(write_lines(tmp_path / "dev.jsonl", content), "", EntailmentSettings())
     assert list(secret.rows["label"]) == ["entailment", "", ""]  # "-" is left out as ever
     task.check(secret)
     loader = loader_of(task, secret)
-    answers = [line.split(",") for line in task.submission(loader).splitlines()]
+    submission = task.submission(task.predict(loader), secret)
+    answers = [line.split(",") for line in submission.splitlines()]
     assert [name for name, _ in answers] == [f"{i}.jpg#0r1e" for i in (0, 2, 3)]
     assert {answer for _, answer in answers} <= set(LABELS)
     with pytest.raises(ValueError, match=r"2 of 3 items of .*first: 2.jpg#0r1e; add the field"):
-        task.evaluate(loader)
+        task.evaluate(task.predict(loader), secret)
 
 
 def test_labels_that_the_model_does_not_know_are_refused(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
     content = lines()
     content[3]["gold_label"] = "perhaps"
-    items = Task.read(write_lines(tmp_path / "dev.jsonl", content), "", TaskConfig())
+    items = Task.read(write_lines(tmp_path / "dev.jsonl", content), "", EntailmentSettings())
     with pytest.raises(ValueError, match=r"label 'perhaps' is not among .*contradiction, neutral"):
         make_task(Task, items, tmp_path / "model")
 
@@ -93,11 +93,11 @@ def test_labels_that_the_model_does_not_know_are_refused(tmp_path):
 def test_an_item_without_an_image_is_named(tmp_path):
     content = [{k: v for k, v in lines()[0].items() if k != "Flickr30K_ID"}]
     with pytest.raises(ValueError, match="line 1: no image id"):
-        Task.read(write_lines(tmp_path / "dev.jsonl", content), "", TaskConfig())
+        Task.read(write_lines(tmp_path / "dev.jsonl", content), "", EntailmentSettings())
 
 
 def test_scenes_hide_an_object_in_some_pictures():
-    items = Task.read("scenes:40?seed=3&size=32", "", TaskConfig())
+    items = Task.read("scenes:40?seed=3&size=32", "", EntailmentSettings())
     hidden = ["hidden" in images[0] for images in items.rows["images"]]
     assert 0.2 < sum(hidden) / len(hidden) < 0.9
     neutral = [

@@ -6,9 +6,9 @@ import pytest
 import torch
 from task_case import loader_of, make_task, write_images, write_json
 
-from vilta.config.finetune import TaskConfig
 from vilta.metrics.vqa_accuracy import vqa_accuracy
 from vilta.tasks.vqa import VisualQuestionAnswering as Task
+from vilta.tasks.vqa import VqaSettings
 
 ANSWERS = [["yes"] * 10, ["Red."] * 3 + ["blue"] * 2 + ["green"] + ["two"] * 4, ["no"] * 9 + ["2"]]
 
@@ -48,7 +48,7 @@ def write_official(folder, split="train2014", answers=ANSWERS, annotated=None):
 
 
 def read(path, images="", **settings):
-    return Task.read(path, images, TaskConfig(**settings))
+    return Task.read(path, images, VqaSettings(**settings))
 
 
 def test_the_published_layout(tmp_path):
@@ -82,10 +82,10 @@ def test_the_vocabulary_is_what_is_often_the_most_given_answer(tmp_path):
     answers = [["Yes."] * 10] * 9 + [["the red"] * 6 + ["blue"] * 4] * 8 + [["2"] * 10] * 12
     items = read(write_official(tmp_path, answers=answers))
     # red: 8 times, blue never the most. All who agree say "Yes.", so the evaluator wants that.
-    assert Task.labels(items, TaskConfig()) == ["2", "Yes."]
-    assert Task.labels(items, TaskConfig(min_answers=8)) == ["2", "Yes.", "red"]
+    assert Task.labels(items, VqaSettings()) == ["2", "Yes."]
+    assert Task.labels(items, VqaSettings(min_answers=8)) == ["2", "Yes.", "red"]
     with pytest.raises(ValueError, match="no answer is given 13 times"):
-        Task.labels(items, TaskConfig(min_answers=13))
+        Task.labels(items, VqaSettings(min_answers=13))
 
 
 def test_targets_and_loss_by_hand(tmp_path):
@@ -111,8 +111,8 @@ def test_figures_are_the_official_accuracy_of_the_chosen_answers(tmp_path):
     items = read(write_official(tmp_path), min_answers=1)
     task = make_task(Task, items, tmp_path / "model", min_answers=1)
     loader = loader_of(task, items)
-    task.predictions = lambda loader: ["yes", "red", "2"]
-    figures = task.evaluate(loader)
+    task.predict = lambda loader: ["yes", "red", "2"]
+    figures = task.evaluate(task.predict(loader), items)
     each = [vqa_accuracy(p, a) for p, a in zip(["yes", "red", "2"], ANSWERS, strict=True)]
     assert figures["accuracy"] == pytest.approx(100 * sum(each) / 3)
     assert figures["accuracy/other"] == pytest.approx(100 * each[1])
@@ -125,7 +125,7 @@ def test_predictions_are_the_likeliest_answers_in_order(tmp_path):
     with torch.no_grad():
         logits = torch.cat([task.logits(batch) for batch in loader_of(task, items, 1)])
     names = [task.model.config.id2label[i] for i in logits.argmax(1).tolist()]
-    assert task.predictions(loader_of(task, items)) == names
+    assert task.predict(loader_of(task, items)) == names
 
 
 def test_questions_of_the_test_server_are_answered_but_not_measured(tmp_path):
@@ -134,13 +134,13 @@ def test_questions_of_the_test_server_are_answered_but_not_measured(tmp_path):
     secret = read(write_official(tmp_path / "test", "test2015", annotated=[]))
     assert not any(secret.rows["answers"])
     assert task.target(secret.rows[0]).tolist() == [0.0] * len(task.known)
-    result = json.loads(task.submission(loader_of(task, secret)))
+    result = json.loads(task.submission(task.predict(loader_of(task, secret)), secret))
     assert [line["question_id"] for line in result] == [100, 101, 102]
     assert all(line["answer"] in task.known for line in result)
     shown, hidden = (next(iter(loader_of(task, which))) for which in (items, secret))
     assert torch.equal(shown.pixel_values, hidden.pixel_values)  # the images, not blank ones
     with pytest.raises(ValueError, match=r"3 of 3 items of .* have no answer, the first: 100; add"):
-        task.evaluate(loader_of(task, secret))
+        task.evaluate(task.predict(loader_of(task, secret)), secret)
 
 
 def test_annotations_that_lack_questions_are_refused(tmp_path):
@@ -171,8 +171,8 @@ def figures_of_the_best(items, folder):
     task = make_task(Task, items, folder, min_answers=1)
     names = task.model.config.id2label
     best = [names[int(task.target(row).argmax())] for row in items.rows]
-    task.predictions = lambda loader: best
-    return task.evaluate(loader_of(task, items))
+    task.predict = lambda loader: best
+    return task.evaluate(task.predict(loader_of(task, items)), items)
 
 
 def test_one_answer_in_any_spelling_is_right_in_training_and_in_evaluation(tmp_path):
@@ -183,7 +183,7 @@ def test_one_answer_in_any_spelling_is_right_in_training_and_in_evaluation(tmp_p
     )
     items = read(str(tmp_path / "a.csv"))
     expected = ["2", "b", "new york", "no", "t shirt", "yes"]
-    assert sorted(Task.labels(items, TaskConfig(min_answers=1))) == expected
+    assert sorted(Task.labels(items, VqaSettings(min_answers=1))) == expected
     assert figures_of_the_best(items, tmp_path / "model")["accuracy"] == 100.0
     assert items.rows["answer_type"][:3] == ["yes/no"] * 3
 

@@ -14,6 +14,7 @@ from vilta.apps.onnx_ranker import Ranker
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
+    encode_images,
     match_scores,
     retrieval_figures,
 )
@@ -33,7 +34,7 @@ def recall_by_torch(
 ) -> dict[str, float]:
     """R@1 in percent both ways, as the evaluation of a run computes it."""
     batches = torch.from_numpy(pixels).to(model.device).split(BATCH)
-    gallery = encode_gallery(model, tokenizer, batches, captions)
+    gallery = encode_gallery(model, tokenizer, encode_images(model, batches), captions)
     ranking, match = model.config.ranking, None
     if ranking != "contrastive":
         match = match_scores(model, gallery, _candidates(gallery.similarity, ranking, top_k))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.apps.proofreading import LEAST, accusation_threshold, proofread
-from vilta.evaluation.retrieval import encode_gallery, match_scores
+from vilta.evaluation.retrieval import encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
@@ -44,7 +43,8 @@ def calibrate(
     if len(captions) < 2:
         raise ValueError("calibration needs at least two images with captions")
     captions = captions[:IMAGES]
-    gallery = encode_gallery(model, tokenizer, _first(pixels, len(captions)), captions)
+    images = encode_images(model, _first(pixels, len(captions)))
+    gallery = encode_gallery(model, tokenizer, images, captions)
     pairs = calibration_pairs(gallery.similarity, gallery.relevant)
     odds = match_scores(model, gallery, pairs)[pairs]
     found = fit(odds.cpu(), gallery.relevant[pairs].cpu())
@@ -78,7 +78,7 @@ def _threshold(
     return accusation_threshold(highest) if usable else model.config.proofread_threshold
 
 
-def _first(batches: Iterable[Any], count: int) -> Iterable[Tensor]:
+def _first(batches: Iterable[Tensor], count: int) -> Iterable[Tensor]:
     """Yield the first ``count`` images."""
     for batch in batches:
         yield batch[:count]

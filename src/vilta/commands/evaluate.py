@@ -1,9 +1,11 @@
-"""`vilta evaluate RUN --data DATA`: what a pre-trained model can do without fine-tuning."""
+"""`vilta evaluate RUN --data DATA`: the metrics of a run on held-out data, of any of its tasks."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shlex
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +14,68 @@ from rich.progress import Progress
 from rich.table import Table
 
 from vilta.apps.run_calibration import calibrate
-from vilta.commands import evaluate_task
+from vilta.config import DataConfig
+from vilta.config.finetune import TaskSettings
 from vilta.config.tools import EvaluateConfig
+from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader
-from vilta.data.samples import PairDataset
+from vilta.data.samples import ImageMaker, PairDataset
 from vilta.data.sources import load_pairs
-from vilta.evaluation.retrieval import STAGES, trained_stages
-from vilta.finished_run import blanks_told, load_run, result_path, say_missing_teacher
+from vilta.evaluation.retrieval import trained_stages
+from vilta.finished_run import (
+    PRETRAINING,
+    blanks_told,
+    load_run,
+    load_task,
+    model_folder,
+    read_run,
+    released_class,
+    result_path,
+    say_missing_teacher,
+    task_of,
+)
+from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
-from vilta.tasks.finetuning import TASKS
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.held_out import role_of
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
+from vilta.tasks.registry import TASKS, find_task
 from vilta.training.folder import MODEL, replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 
 def run(run_folder: str, config: EvaluateConfig) -> None:
-    """Evaluate ``run_folder/model`` on ``config.data``; a table on screen, JSON on disk.
+    """Measure a run on ``config.data``: tables on screen, JSON on disk.
 
-    The name of a task in place of a folder evaluates ``config.start`` on that task.
-
-    Raises ``ValueError`` in one line for anything the user can mend.
+    The task is ``config.task``, or the one that the run was trained for. Raises ``ValueError`` in
+    one line for anything the user can mend.
     """
+    refuse_old_spelling(run_folder, config)
+    name = config.task or task_of(run_folder)
+    measure = evaluate_run if name == PRETRAINING else evaluate_task
+    console = Console(soft_wrap=True)
+    keep_freed_memory()
+    measure(name, run_folder, config, console)
+
+
+def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
+    """Tell whoever names the task first, and the run by ``--from``, how it is written now."""
     is_task = run_folder in TASKS or ":" in run_folder
     if config.start or (is_task and not Path(run_folder).exists()):
-        return evaluate_task.run(run_folder, config)
-    console = Console(soft_wrap=True)
+        start = config.start or "RUN"
+        now = ["vilta", "evaluate", start, "--task", run_folder, "--data", config.data or "DATA"]
+        raise ValueError(f"the run comes first; write: {shlex.join(now)}")
+
+
+def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Console) -> None:
+    """Measure what pre-training teaches: retrieval, masked words, matching, and on scenes more."""
     device = choose_device(config.device)
     task, trained, teacher = load_run(run_folder)
-    keep_freed_memory()
     task.to(device).eval()
     data = replace(trained.data, workers=config.workers)
-    pairs = load_pairs(config.data, strict=data.strict)
-    dataset = PairDataset(pairs, data, config.seed, False, config.data)
+    dataset = PairDataset(
+        load_pairs(config.data, strict=data.strict), data, config.seed, False, config.data
+    )
     loader = evaluation_loader(
         dataset,
         task.collator(data.max_text_tokens, config.seed),
@@ -54,8 +86,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
     say_missing_teacher(console, teacher)
     if config.calibrate:
-        pixels = (batch.pixel_values for batch in loader)
         captions = dataset.table["captions"][:]
+        pixels = (batch.pixel_values for batch in loader)
         console.print(calibrate(task.model, task.tokenizer, pixels, captions, config.data))
         task.model.config.save_pretrained(Path(run_folder) / MODEL)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
@@ -63,6 +95,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
         figures = evaluate_pretraining(
             task,
             loader,
+            dataset.table,
             top_k=config.top_k,
             full=config.full,
             seed=config.seed,
@@ -70,55 +103,147 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
                 line, description=what, completed=done, total=total
             ),
         )
-    for table in tables(figures):
-        console.print(table)
+    for title, table in metric_tables(figures).items():
+        shown = Table(title, *table.head[1:])
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
     if dataset.blanks:
         console.print(blanks_told(dataset.blanks, len(dataset)))
     stages = trained_stages(trained.objective)
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
-    result = {
-        "run": run_folder,
-        "data": config.data,
-        "images": len(dataset),
-        "blank_images": dataset.blanks,
-        "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
-        "precision": reason,
-        "seed": config.seed,
-        "teacher": teacher,
-        "figures": figures,
-    }
+    write_result(
+        out,
+        {
+            "run": run_folder,
+            "data": config.data,
+            "images": len(dataset),
+            "blank_images": dataset.blanks,
+            "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
+            "precision": reason,
+            "seed": config.seed,
+            "teacher": teacher,
+            "figures": figures,
+        },
+    )
+    console.print(f"wrote {out}\nnext: {shlex.join(['vilta', 'report', run_folder])}")
+
+
+def evaluate_task(name: str, run_folder: str, config: EvaluateConfig, console: Console) -> None:
+    """Measure a downstream task by its official rules, and write its submission file if asked."""
+    device = choose_device(config.device)
+    kind = find_task(name)
+    trained = read_run(run_folder)
+    require_head(kind, name, run_folder)
+    own = trained is not None and trained.task == name
+    settings = trained.settings.held_out() if trained and own else kind.settings_class()
+    settings = with_flags(settings, config)
+    items = kind.read(config.data, config.images, settings)
+    if not config.submission:
+        kind.require_answers(items)
+    role = role_of(items, trained, config)
+    out = Path(config.out or result_path(run_folder, name, config.data))
+    task = load_task(kind, run_folder, settings, items)
+    task.to(device).eval()
+    loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
+    dtype, precision = choose_dtype(config.precision, device, task.model)
+    console.print(
+        f"evaluating {run_folder} on {len(items):,} items of {items.name} ({role}), {device} in "
+        f"{precision}"
+    )
+    lacking = kind.unanswered(items)
+    with Progress(console=console, transient=True) as bar, autocast(device, dtype):
+        watched = bar.track(loader, total=len(loader), description="evaluating")
+        predictions = task.predict(watched)
+        figures = {} if lacking else task.evaluate(predictions, items)
+    if config.submission:
+        replace_text(Path(config.submission), task.submission(predictions, items))
+        console.print(f"wrote {config.submission}")
+    if lacking:
+        console.print(f"no figures: {len(lacking):,} of {len(items):,} items have no answer")
+        return
+    table = Table(name, "", title_justify="left")
+    for figure, value in figures.items():
+        table.add_row(figure.replace("_", " "), f"{value:.2f}")
+    console.print(table)
+    if remark := kind.remark(items):
+        console.print(f"note: {remark}")
+    before = earlier_evaluations(out, run_folder, config)
+    dataset = loader.dataset
+    blanks = dataset.blanks if isinstance(dataset, ImageMaker) else 0
+    if blanks:
+        console.print(blanks_told(blanks, len(items)))
+    write_result(
+        out,
+        {
+            "task": name,
+            "run": run_folder,
+            "data": config.data,
+            "items": len(items),
+            "blank_items": blanks,
+            "role": role,
+            "precision": precision,
+            "evaluations": [*before, datetime.now(UTC).date().isoformat()],
+            "figures": figures,
+        },
+    )
+    if role.startswith("test") and before:
+        console.print(
+            f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
+            "made after the first are choices made on the test set"
+        )
+    model = f'vilta.{kind.model_class.__name__}.from_pretrained("{model_folder(run_folder)}")'
+    console.print(f"wrote {out}\nnext, in Python: {model}")
+
+
+def require_head(kind: type[FinetuningTask], name: str, run_folder: str) -> None:
+    """Refuse a run whose head is not the one that the task answers with."""
+    if not kind.needs_head:
+        return
+    trained, found = read_run(run_folder), released_class(run_folder)
+    if trained.task == name if trained else found == kind.model_class.__name__:
+        return
+    has = f"was fine-tuned for {trained.task}" if trained else f"holds a {found}"
+    raise ValueError(
+        f"{run_folder} {has}; for this task run vilta finetune {name} --from {run_folder}"
+    )
+
+
+def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
+    """Return the settings with the flags of this command that the task has as settings too."""
+    flags: dict[str, Any] = {"top_k": config.top_k, "full": config.full}
+    if config.folds:
+        flags["folds"] = config.folds
+    known = {field.name for field in fields(settings)}
+    return replace(settings, **{name: flag for name, flag in flags.items() if name in known})
+
+
+def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> list[str]:
+    """Return the days on which the file says that this run was measured on these very data."""
+    try:
+        earlier = json.loads(out.read_text())
+    except (OSError, ValueError):
+        return []
+    same = isinstance(earlier, dict) and earlier.get("data") == config.data
+    return earlier.get("evaluations", []) if same and earlier.get("run") == run_folder else []
+
+
+def task_loader(
+    task: FinetuningTask, items: Examples | PairItems, config: EvaluateConfig, blind: bool
+) -> Any:
+    """Return the items in order, as the model sees them."""
+    size, tokens = task.model.config.image_size, task.model.config.max_text_tokens
+    data = DataConfig(image_size=size, max_text_tokens=tokens)
+    return evaluation_loader(
+        task.dataset(items, data, config.seed, train=False, blind=blind),
+        task.collator(tokens),
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+
+
+def write_result(out: Path, result: dict[str, Any]) -> None:
+    """Write the metrics and what they were measured on as JSON, and into the run's model card."""
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
-    update_card(run_folder)
-    console.print(f"wrote {out}\nnext: vilta report {run_folder}")
-
-
-def tables(figures: dict[str, Any]) -> list[Table]:
-    """Lay the figures out for the screen: retrieval, masked words, matching, and on scenes more."""
-    retrieval = Table("retrieval", "R@1", "R@5", "R@10", title="", title_justify="left")
-    for stage in STAGES:  # a run that trained but one has no others
-        for way, values in figures["retrieval"].get(stage, {}).items():
-            cells = [f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)]
-            retrieval.add_row(f"{way.replace('_', ' ')}, {stage}", *cells)
-    words = Table("masked words", "top-1", "top-5")
-    for view, values in figures["masked_words"].items():
-        words.add_row(view.replace("_", " "), f"{values['top1']:.1f}", f"{values['top5']:.1f}")
-    matching = Table("matching", "accuracy")
-    for name, value in figures["validation"].items():
-        if name.startswith("itm/accuracy_"):
-            matching.add_row(f"{name.removeprefix('itm/accuracy_')} pairs", f"{value:.1f}")
-    for name, label in {"ece_raw": "raw", "ece": "calibrated"}.items():
-        if "calibration" in figures:
-            error = f"{figures['calibration'][name]:.1f}"
-            matching.add_row(f"calibration error, {label}", error)
-    found = [retrieval, words, matching]
-    if "scenes" in figures:
-        scenes = Table("scenes (oracle)", "%")
-        for name, value in figures["scenes"].items():
-            scenes.add_row(name.replace("_", " "), f"{value:.1f}")
-        negatives = Table("written negatives", "captions with one", "still true", "no sentence")
-        for name, shares in figures["negatives"].items():
-            cells = [f"{shares[k]:.1f}" for k in ("written", "still_true", "no_sentence")]
-            negatives.add_row(f"filter {name}", *cells)
-        found += [scenes, negatives]
-    return found
+    update_card(result["run"])

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config.finetune import FinetuneConfig
-from vilta.data.examples import Examples, PairItems, shared_images
+from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.order import derived
 from vilta.data.samples import ImageMaker, fingerprint
@@ -25,7 +25,9 @@ from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.tasks.finetuning import FinetuningTask, find_task
+from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.held_out import refuse_overlap
+from vilta.tasks.registry import find_task
 from vilta.training.folder import CONFIG, check_run_folder
 from vilta.training.loop import train
 
@@ -47,7 +49,7 @@ def run(task: str, config: FinetuneConfig) -> None:
     kind = find_task(config.task)
     if not kind.trainable:
         raise ValueError(
-            f"{config.task} is measured, not trained; use vilta evaluate {config.task}"
+            f"{config.task} is measured, not trained; use vilta evaluate RUN --task {config.task}"
         )
     items = kind.read(config.data.train, config.data.images, config.settings)
     kind.require_answers(items)
@@ -79,7 +81,10 @@ def run(task: str, config: FinetuneConfig) -> None:
             batch_size=EVALUATION_BATCH,
             workers=config.data.workers,
         )
-        evaluate = partial(trained.evaluate, loader)
+
+        def evaluate() -> dict[str, float]:
+            return trained.evaluate(trained.predict(loader), held_out)
+
     train(
         trained,
         loader_for(dataset, collator, config.optimization, config.data, seed=config.run.seed),
@@ -89,25 +94,12 @@ def run(task: str, config: FinetuneConfig) -> None:
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta finetune {config.run.out}/{CONFIG} --run.resume",
-        then=f"vilta evaluate {config.task} --from {config.run.out} --data TEST, once",
+        then=f"vilta evaluate {config.run.out} --data TEST, once",
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
     )
     update_card(config.run.out)
-
-
-def refuse_overlap(
-    config: FinetuneConfig, items: Examples | PairItems, held_out: Examples | PairItems
-) -> None:
-    """Refuse validation images that are trained on; ``data.accept_overlap`` lets them pass."""
-    shared = shared_images(items, held_out)
-    if shared and not config.data.accept_overlap:
-        raise ValueError(
-            f"{len(shared)} images of {held_out.name} are also in {items.name}, such as "
-            f"{shared[0]}: figures on it would say nothing about unseen images; choose another "
-            "split, or pass --data.accept-overlap"
-        )
 
 
 def start_model(

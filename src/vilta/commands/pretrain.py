@@ -63,7 +63,12 @@ def run(config: PretrainConfig) -> None:
         loader = evaluation_loader(
             held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
         )
-        evaluate = partial(evaluate_on_the_way, task, loader)
+
+        def evaluate() -> dict[str, float]:
+            found = evaluate_pretraining(task, loader, pairs, top_k=EVALUATION_TOP_K)
+            # A run is calibrated when it ends.
+            return flat({k: v for k, v in found.items() if k not in ("calibration", "reliability")})
+
         pictures = partial(example_pictures, task, held_out, masked)
 
     summary = train(
@@ -84,15 +89,6 @@ def run(config: PretrainConfig) -> None:
     if loader is not None and len(loader.dataset) > 1 and not summary.stopped:
         calibrate_release(task, loader, Path(config.run.out) / MODEL, data.val)
     update_card(config.run.out)
-
-
-def evaluate_on_the_way(task: PretrainingTask, loader: Any) -> dict[str, float]:
-    """Return the metrics of ``evaluate_pretraining`` by flat names.
-
-    Calibration is left out: it is done when the run ends.
-    """
-    found = evaluate_pretraining(task, loader, top_k=EVALUATION_TOP_K)
-    return flat({k: v for k, v in found.items() if k not in ("calibration", "reliability")})
 
 
 def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: str) -> None:

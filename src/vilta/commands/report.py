@@ -14,7 +14,7 @@ from vilta.config.tools import ReportConfig
 from vilta.finished_run import load_run, say_missing_teacher
 from vilta.report.curves import DARK, draw_curves
 from vilta.report.examples import collect_examples
-from vilta.report.figures import key_tiles, metric_tables
+from vilta.report.metrics import key_tiles, metric_tables
 from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_figures, read_record, training_summary

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 from vilta.config.pretrain import DataConfig, OptimizationConfig, RunConfig
 from vilta.config.tools import From
@@ -31,32 +30,12 @@ class TaskDataConfig(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Settings that only some of the tasks read."""
+class TaskSettings:
+    """Settings of a task; a task that has some extends this class, beside the task."""
 
-    min_answers: int = 9
-    """vqa: answers given less often in training are left out (9 leaves the usual 3,129 of
-    VQAv2's train2014 and val2014 together, fewer of train2014 alone)."""
-    premise: bool = False
-    """snli-ve: put the premise caption before the hypothesis."""
-    top_k: int = 32
-    """retrieval: candidates of the contrastive stage that matching ranks again."""
-    full: bool = False
-    """retrieval: score every pair by matching, as methods without a first stage do."""
-    hardness: float = 1.0
-    """retrieval: how strongly similarity guides the draw of negatives in the batch: 0 uniform, 1
-    as likely as contrast takes them for true (ALBEF)."""
-    folds: int = 1
-    """retrieval: mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
-    paraphrases: float = 1.0
-    """fine-grained: weight of paraphrases among the true captions (0: trained on edits alone)."""
-    edit_kinds: tuple[Literal["colour", "shape", "size", "texture", "relation", "count"], ...] = ()
-    """fine-grained: in training, a caption of the built-in scenes gets a wrong text for each of
-    these kinds of words that it has, beside the one that changes any word."""
-
-    def held_out(self) -> TaskConfig:
-        """Return the settings that held-out items are read with: nothing is added to those."""
-        return replace(self, edit_kinds=())
+    def held_out(self) -> TaskSettings:
+        """Return the settings that held-out items are read with; the same by default."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +51,8 @@ class FinetuneConfig:
     epochs: float = 10.0
     """Passes over the training items (10: METER); 0: `optimization.steps` counts."""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
-    settings: TaskConfig = field(default_factory=TaskConfig)
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    """What only this task has; `vilta finetune TASK --help` lists it."""
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(lr=5e-5, head_lr_multiplier=5.0)
     )

@@ -13,13 +13,17 @@ From = Annotated[str, tyro.conf.arg(name="from")]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Zero-shot retrieval, masked words and matching of a pre-trained run, or a task's figures."""
+    """Measure a run: zero-shot retrieval, masked words and matching, or a task by its own rules."""
+
+    task: str = ""
+    """What to measure: `retrieval`, `vqa`, `nlvr2`, `snli-ve`, `fine-grained`, `masked-words`,
+    `classification`, a `module:Class`, or `pretraining`. Empty: what the run was trained for."""
 
     data: str = ""
     """Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a task its
     items in a layout that it reads."""
-    start: From = ""
-    """For a task: the fine-tuned run, or a pre-trained one where the task needs no head."""
+    start: Annotated[From, tyro.conf.Suppress] = ""
+    """Where older versions named the run; its use is refused with the call of today."""
     images: str = ""
     """For a task: where the images lie, if not beside the items."""
     submission: str = ""

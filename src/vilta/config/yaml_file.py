@@ -38,6 +38,14 @@ def load_yaml(path: str | Path, cls: type[T], base: T | None = None) -> T:
 
     Raises ``ValueError`` naming the file, the path of the key and the nearest known key.
     """
+    return from_dict(read_mapping(path), base if base is not None else cls(), path)
+
+
+def read_mapping(path: str | Path) -> dict[Any, Any]:
+    """Return the mapping that a YAML file holds, unchecked; an empty file holds an empty one.
+
+    Raises ``ValueError`` naming the file if it is missing, not YAML, or not a mapping.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such config file: {path}")
@@ -45,8 +53,17 @@ def load_yaml(path: str | Path, cls: type[T], base: T | None = None) -> T:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: the file must be a mapping of settings")
+    return content
+
+
+def from_dict(content: dict[Any, Any], base: T, path: str | Path) -> T:
+    """Return ``base`` with the values of ``content``, checked; ``path`` is for the messages."""
     try:
-        return _merged(base if base is not None else cls(), {} if content is None else content)
+        return _merged(base, content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -49,17 +49,22 @@ class Gallery:
 
 
 @torch.no_grad()
+def encode_images(model: WithMatching, pixels: Iterable[Tensor]) -> Float[Tensor, "N P C"]:
+    """Encode batches of images, uint8 ``[B, 3, H, W]``, in their order."""
+    return torch.cat([model.vilta.encode_image(batch.to(model.device)) for batch in pixels])
+
+
+@torch.no_grad()
 def encode_gallery(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
-    pixels: Iterable[Tensor],
+    image: Float[Tensor, "N P C"],
     captions: Sequence[Sequence[str]],
     *,
     batch_size: int = 256,
 ) -> Gallery:
-    """Encode images (batches of uint8 ``[B, 3, H, W]`` in table order) and all their captions."""
+    """Encode the captions of ``N`` images, and join them with the states of the images."""
     device = model.device
-    image = torch.cat([model.vilta.encode_image(batch.to(device)) for batch in pixels])
     texts = [caption for group in captions for caption in group]
     owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
     tokens = tokenizer(

@@ -20,7 +20,13 @@ from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset
 from vilta.data.sources import load_pairs
 from vilta.evaluation.masked_words import VIEWS, masked_word_logits
-from vilta.evaluation.retrieval import candidate_pairs, encode_gallery, match_scores, trained_stages
+from vilta.evaluation.retrieval import (
+    candidate_pairs,
+    encode_gallery,
+    encode_images,
+    match_scores,
+    trained_stages,
+)
 from vilta.scenes import is_true, parse, scene_from_id
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.precision import autocast, choose_device
@@ -129,7 +135,9 @@ def collect_examples(
         torch.manual_seed(seed)
         loader = evaluation_loader(dataset, collator, batch_size=128)
         rows = min(count, len(dataset))
-        found_images, found_captions = _found(task, loader, rows, evaluation)
+        found_images, found_captions = _found(
+            task, loader, dataset.table["captions"], rows, evaluation
+        )
         examples = caption_examples(task, dataset, collator, rows)
     named = {row for found in found_images for row in (found.right, *found.images)}
     return replace(
@@ -167,15 +175,17 @@ def _pixels(dataset: PairDataset, rows: set[int]) -> dict[int, UInt8[np.ndarray,
 
 
 def _found(
-    task: PretrainingTask, loader: Any, count: int, evaluation: dict[str, Any]
+    task: PretrainingTask,
+    loader: Any,
+    captions: Sequence[Sequence[str]],
+    count: int,
+    evaluation: dict[str, Any],
 ) -> tuple[list[FoundImages], list[FoundCaptions]]:
     """Search all of the data, as the evaluation does, for the first images and captions."""
-    captions = loader.dataset.table["captions"]
     texts = [caption for group in captions for caption in group]
     firsts = np.cumsum([0, *(len(group) for group in captions)])[:count].tolist()
-    gallery = encode_gallery(
-        task.model, task.tokenizer, (batch.pixel_values for batch in loader), captions
-    )
+    images = encode_images(task.model, (batch.pixel_values for batch in loader))
+    gallery = encode_gallery(task.model, task.tokenizer, images, captions)
     top_k = evaluation.get("candidates", "all")
     scores, stages = gallery.similarity, trained_stages(task.objective)
     if "matching" in stages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.tasks.finetuning import Row
 from vilta.tasks.formats.csv_lines import csv_lines
 from vilta.tasks.label_task import LabellingTask
@@ -23,7 +23,7 @@ class Classification(LabellingTask):
     answers_in = "the column label"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
         """Read a CSV; images are named from its folder on."""
         return [
             {
@@ -36,7 +36,7 @@ class Classification(LabellingTask):
         ]
 
     @classmethod
-    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+    def labels(cls, items: Any, settings: TaskSettings) -> list[str]:
         """Return the labels of the training items."""
         found = sorted(set(items.rows["label"]))
         if len(found) < 2:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.images import Images
 from vilta.data.sources import ScenesName
 from vilta.metrics.compositional import (
@@ -47,6 +48,21 @@ OUTSIDE_MEAN = {"aro-relation": SYMMETRIC_RELATIONS}
 """Categories that a set's authors measure but leave out of the macro mean."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FineGrainedSettings(TaskSettings):
+    """Settings of fine-grained matching."""
+
+    paraphrases: float = 1.0
+    """Weight of paraphrases among the true captions (0: trained on edits alone)."""
+    edit_kinds: tuple[Literal["colour", "shape", "size", "texture", "relation", "count"], ...] = ()
+    """In training, a caption of the built-in scenes gets a wrong text for each of these kinds of
+    words that it has, beside the one that changes any word."""
+
+    def held_out(self) -> FineGrainedSettings:
+        """Return the settings for held-out items, to which nothing is added."""
+        return replace(self, edit_kinds=())
+
+
 class Scored(NamedTuple):
     """The texts of an item: which are true of its first image, and how well they match."""
 
@@ -66,12 +82,14 @@ class FineGrainedMatching(FinetuningTask):
     name = "fine-grained"
     model: ViltaForImageTextRetrieval
     model_class = ViltaForImageTextRetrieval
+    settings_class = FineGrainedSettings
+    settings: FineGrainedSettings
     best_metric = "both_sides"
     needs_head = False
     most = 0
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
         """Read SugarCrepe, SugarCrepe++, ARO, Winoground, VALSE, or a CSV of one's own."""
         return read_set(path)
 
@@ -81,7 +99,7 @@ class FineGrainedMatching(FinetuningTask):
         return CroppedImages(images)
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: FineGrainedSettings) -> list[Row]:
         """Take captions of scenes, a one-word edit (or more) that is false, and a paraphrase."""
         rows: list[Row] = []
         for index in range(named.first, named.first + named.count):
@@ -165,7 +183,7 @@ class FineGrainedMatching(FinetuningTask):
         return logits[:, 1] - logits[:, 0], similarity
 
     @torch.no_grad()
-    def scores(self, loader: Any) -> list[Scored]:
+    def predict(self, loader: Iterable[ExampleBatch]) -> list[Scored]:
         """Score every item's texts with each of its images, in the order of the table."""
         found: list[Scored] = []
         for batch in loader:
@@ -190,10 +208,10 @@ class FineGrainedMatching(FinetuningTask):
             "what is true but new would pass; measure it on a set with paraphrases too"
         )
 
-    def evaluate(self, loader: Any) -> dict[str, float]:
+    def evaluate(self, predictions: list[Scored], items: Any) -> dict[str, float]:
         """Return the figures of ``fine_grained_figures``."""
-        rows = loader.dataset.examples.rows
-        return fine_grained_figures(self.scores(loader), list(rows["set"]), list(rows["category"]))
+        rows = items.rows
+        return fine_grained_figures(predictions, list(rows["set"]), list(rows["category"]))
 
 
 def fine_grained_figures(

@@ -5,10 +5,7 @@ docs/new-task.md shows how to write one.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,24 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
 from vilta.data.images import Images, find_images
 from vilta.data.sources import ScenesName, SourceOptions, named_options, scenes_named
 from vilta.model import ViltaProcessor
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
-
-TASKS = {
-    "retrieval": "vilta.tasks.retrieval:ImageTextRetrieval",
-    "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
-    "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
-    "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
-    "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
-    "masked-words": "vilta.tasks.masked_words:MaskedWords",
-    "classification": "vilta.tasks.classification:Classification",
-}
-"""Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
 
 Row = dict[str, Any]
 """One item: ``id`` (str), ``images`` and ``texts`` (lists of str), and what the task adds."""
@@ -43,7 +29,8 @@ Row = dict[str, Any]
 class FinetuningTask(Task):
     """A downstream task: its reader, its model, its loss and its metric.
 
-    A subclass writes ``rows`` (and ``scenes``), ``target``, ``forward`` and ``evaluate``.
+    A subclass writes ``rows`` (and ``scenes``), ``target``, ``forward``, ``predict`` and
+    ``evaluate``.
     """
 
     name: ClassVar[str]
@@ -54,15 +41,17 @@ class FinetuningTask(Task):
     """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
     trainable: ClassVar[bool] = True
     """Whether there is anything to fine-tune; else it is only measured."""
+    settings_class: ClassVar[type[TaskSettings]] = TaskSettings
+    """What ``settings`` are of; a task with settings of its own extends ``TaskSettings``."""
     answers_in: ClassVar[str] = ""
     """Where a file has its answers, for the message about those that are missing."""
-    settings: TaskConfig
+    settings: TaskSettings
 
     def __init__(
         self,
         model: ViltaPreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        settings: TaskConfig,
+        settings: TaskSettings,
         items: Examples | PairItems,
     ) -> None:
         """Build the task on a model; ``items`` are those it is trained or evaluated on."""
@@ -71,22 +60,22 @@ class FinetuningTask(Task):
         self.check(items)
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: Any) -> list[Row]:
         """Read the items of one file or folder, as it is published."""
         raise NotImplementedError
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: Any) -> list[Row]:
         """Make items about the built-in pictures."""
         raise ValueError(f"{cls.name} has no items about scenes; name a file or a folder")
 
     @classmethod
-    def labels(cls, items: Examples | PairItems, settings: TaskConfig) -> list[str]:
+    def labels(cls, items: Examples | PairItems, settings: Any) -> list[str]:
         """Return the labels that a new head learns, from the training items; none by default."""
         return []
 
     @classmethod
-    def read(cls, path: str, images: str, settings: TaskConfig) -> Examples | PairItems:
+    def read(cls, path: str, images: str, settings: Any) -> Examples | PairItems:
         """Read the items of ``path``, several joined by ``+``, and find their images.
 
         Raises ``ValueError`` in one line that says what is wrong.
@@ -159,11 +148,15 @@ class FinetuningTask(Task):
         """Return what makes batches of samples."""
         return ExampleCollator(self.tokenizer, max_text_tokens)
 
-    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Return the task's metrics on held-out items."""
+    def predict(self, loader: Iterable[Any]) -> Any:
+        """Return what the model makes of the items of ``loader``, in the order of the table."""
         raise NotImplementedError
 
-    def submission(self, loader: Iterable[Any]) -> str:
+    def evaluate(self, predictions: Any, items: Any) -> dict[str, float]:
+        """Return the task's metrics; ``predictions`` are what ``predict`` made of ``items``."""
+        raise NotImplementedError
+
+    def submission(self, predictions: Any, items: Any) -> str:
         """Return the answers in the format of the official server or evaluator."""
         raise ValueError(f"{self.name} has no official submission format")
 
@@ -171,25 +164,3 @@ class FinetuningTask(Task):
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
-
-
-def find_task(name: str) -> type[FinetuningTask]:
-    """Return the task of this name, or the class that ``module:Class`` names.
-
-    Raises ``ValueError`` with the nearest name if there is none.
-    """
-    place = TASKS.get(name, name)
-    if ":" not in place:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
-        raise ValueError(f"unknown task {name!r}; {hint}")
-    module, _, attribute = place.partition(":")
-    if name not in TASKS and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a file beside the data, as with `python -m`
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"task {name!r} cannot be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
-        raise ValueError(f"{name} is no FinetuningTask; see docs/new-task.md")
-    return found

@@ -68,7 +68,7 @@ class LabellingTask(FinetuningTask):
         return self.model.classify(text, mask, image, batch.image_index)
 
     @torch.no_grad()
-    def predictions(self, loader: Iterable[ExampleBatch]) -> list[str]:
+    def predict(self, loader: Iterable[ExampleBatch]) -> list[str]:
         """Return the likeliest label of each item, in the order of the table."""
         names: dict[int, str] = self.model.config.id2label
         found: list[str] = []
@@ -77,13 +77,11 @@ class LabellingTask(FinetuningTask):
             found += [names[i] for i in best.tolist()]
         return found
 
-    def evaluate(self, loader: Any) -> dict[str, float]:
+    def evaluate(self, predictions: list[str], items: Any) -> dict[str, float]:
         """Return the accuracy in percent, of all items and by label."""
-        examples = loader.dataset.examples
-        self.require_answers(examples)
-        predictions = self.predictions(loader)
-        right = [a == b for a, b in zip(examples.rows["label"], predictions, strict=True)]
-        return label_figures(predictions, examples) | by_kind(examples, right)
+        self.require_answers(items)
+        right = [a == b for a, b in zip(items.rows["label"], predictions, strict=True)]
+        return label_figures(predictions, items) | by_kind(items, right)
 
 
 def label_figures(predictions: list[str], examples: Examples) -> dict[str, float]:

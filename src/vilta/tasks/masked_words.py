@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.collate import PairCollator
 from vilta.data.examples import Examples, PairItems, read_pairs
 from vilta.data.parts_of_speech import parts_of_speech
@@ -26,6 +26,16 @@ Tagger = Callable[[Sequence[str]], list[str]]
 """Words of a sentence to the part of speech of each."""
 
 
+class TokenHits(NamedTuple):
+    """A masked token's part of speech, and whether it is ranked first, or among the first five."""
+
+    part: str
+    image_top1: bool
+    image_top5: bool
+    text_top1: bool
+    text_top5: bool
+
+
 class MaskedWords(FinetuningTask):
     """Reads pair tables. Measured only: pre-training is where masked words are learnt."""
 
@@ -37,7 +47,7 @@ class MaskedWords(FinetuningTask):
     trainable = False
 
     @classmethod
-    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+    def read(cls, path: str, images: str, settings: TaskSettings) -> PairItems:
         """Read any source of pairs that `vilta pack` reads."""
         return read_pairs(path, images)
 
@@ -60,15 +70,14 @@ class MaskedWords(FinetuningTask):
 
     def forward(self, batch: Batch) -> Losses:
         """Refuse: there is nothing to fine-tune."""
-        raise ValueError("masked-words is measured, not trained; use vilta evaluate masked-words")
+        raise ValueError(
+            "masked-words is measured, not trained; use vilta evaluate RUN --task masked-words"
+        )
 
     @torch.no_grad()
-    def evaluate(self, loader: Any) -> dict[str, float]:
-        """Percent of masked tokens right, with the image and without, and the gain, by part.
-
-        ``gain`` is the difference to the text encoder's own language model, in points.
-        """
-        hits: dict[str, list[tuple[int, ...]]] = {"all": []}
+    def predict(self, loader: Iterable[Batch]) -> list[TokenHits]:
+        """Return for each masked token whether it is right, with the image and without."""
+        tokens: list[TokenHits] = []
         for batch in loader:
             parts = self.parts(batch)
             batch = batch.to(self.model.device)
@@ -79,25 +88,32 @@ class MaskedWords(FinetuningTask):
                 for view in ("with_image", "text_only")
             ]
             columns = [right for f in found for right in (f[:, 0], f.any(dim=1))]
-            for part, row in zip(parts, torch.stack(columns, dim=1).int().tolist(), strict=True):
-                hits["all"].append(tuple(row))
-                hits.setdefault(part, []).append(tuple(row))
-        figures: dict[str, float] = {}
-        for part, rows in hits.items():
-            image1, image5, text1, text5 = (
-                100 * sum(c) / len(rows) for c in zip(*rows, strict=True)
-            )
-            prefix = "" if part == "all" else f"{part}/"
-            figures |= {
+            rows = torch.stack(columns, dim=1).tolist()
+            tokens += [TokenHits(part, *row) for part, row in zip(parts, rows, strict=True)]
+        return tokens
+
+    def evaluate(self, predictions: list[TokenHits], items: Any) -> dict[str, float]:
+        """Percent of masked tokens right, with the image and without, and the gain, by part.
+
+        ``gain`` is the difference to the text encoder's own language model, in points.
+        """
+        by_part: dict[str, list[TokenHits]] = {"": predictions} if predictions else {}
+        for token in predictions:
+            by_part.setdefault(f"{token.part}/", []).append(token)
+        metrics: dict[str, float] = {}
+        for prefix, tokens in by_part.items():
+            _, *hits = zip(*tokens, strict=True)
+            image1, image5, text1, text5 = (100 * sum(column) / len(tokens) for column in hits)
+            metrics |= {
                 f"{prefix}with_image/top1": image1,
                 f"{prefix}with_image/top5": image5,
                 f"{prefix}text_only/top1": text1,
                 f"{prefix}text_only/top5": text5,
                 f"{prefix}gain/top1": image1 - text1,
                 f"{prefix}gain/top5": image5 - text5,
-                f"{prefix}count": len(rows),
+                f"{prefix}count": len(tokens),
             }
-        return figures
+        return metrics
 
     def parts(self, batch: Batch) -> list[str]:
         """Return the part of speech of each masked token, as ``masked_positions`` has them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.sources import ScenesName
 from vilta.metrics.nlvr2 import nlvr2_figures
 from vilta.model import ViltaForVisualReasoning
@@ -28,12 +28,12 @@ class VisualReasoning(LabellingTask):
     answers_in = "the field label"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
         """Read ``train.json``, ``dev.json``, ...: JSON lines; the identifier names the images."""
         return [_row(item, path) for item in json_lines(Path(path))]
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
         """Make statements about pairs of the built-in pictures."""
         rows: list[Row] = []
         for index in range(named.first, named.first + named.count):
@@ -52,25 +52,22 @@ class VisualReasoning(LabellingTask):
         return rows
 
     @classmethod
-    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+    def labels(cls, items: Any, settings: TaskSettings) -> list[str]:
         """Return False and True."""
         return LABELS
 
-    def evaluate(self, loader: Any) -> dict[str, float]:
+    def evaluate(self, predictions: list[str], items: Any) -> dict[str, float]:
         """Return accuracy and consistency in percent, as the official script does."""
-        examples = loader.dataset.examples
-        self.require_answers(examples)
-        rows, predictions = examples.rows, self.predictions(loader)
-        truth = [label == "True" for label in rows["label"]]
+        self.require_answers(items)
+        truth = [label == "True" for label in items.rows["label"]]
         answers = [prediction == "True" for prediction in predictions]
         right = [a == b for a, b in zip(answers, truth, strict=True)]
-        figures = nlvr2_figures(list(rows["id"]), answers, truth)
-        return figures | by_kind(examples, right)
+        figures = nlvr2_figures(list(items.rows["id"]), answers, truth)
+        return figures | by_kind(items, right)
 
-    def submission(self, loader: Any) -> str:
+    def submission(self, predictions: list[str], items: Any) -> str:
         """Return the lines ``identifier,prediction`` that the official script reads."""
-        ids = loader.dataset.examples.rows["id"]
-        pairs = zip(ids, self.predictions(loader), strict=True)
+        pairs = zip(items.rows["id"], predictions, strict=True)
         return "".join(f"{name},{answer}\n" for name, answer in pairs)
 
 

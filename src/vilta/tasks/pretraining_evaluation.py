@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import datasets
 import torch
 
 from vilta.evaluation.masked_words import masked_word_figures
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
+    encode_images,
     match_scores,
     mean_recall,
     retrieval_figures,
@@ -30,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 def evaluate_pretraining(
     task: PretrainingTask,
     loader: Any,
+    pairs: datasets.Dataset,
     *,
     top_k: int = 32,
     full: bool = False,
@@ -38,12 +41,12 @@ def evaluate_pretraining(
 ) -> dict[str, Any]:
     """Return retrieval, masked words, matching and, on scenes, the oracle's figures.
 
-    ``loader`` gives the rows of ``loader.dataset.table`` in order, with masked captions. The
+    ``loader`` gives the rows of ``pairs`` in order, with masked captions. The
     result is a nested dict of percentages (losses aside). Random choices follow ``seed`` and leave
     torch's own random state as it was.
     """
     say = progress or (lambda what, done, total: None)
-    table, tokenizer, model = loader.dataset.table, task.tokenizer, task.model
+    tokenizer, model = task.tokenizer, task.model
     was_training = task.training
     task.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -54,9 +57,8 @@ def evaluate_pretraining(
         say("masked words", 0, 1)
         figures["masked_words"] = masked_word_figures(model, loader)
         say("encoding", 0, 1)
-        gallery = encode_gallery(
-            model, tokenizer, (batch.pixel_values for batch in loader), table["captions"]
-        )
+        images = encode_images(model, (batch.pixel_values for batch in loader))
+        gallery = encode_gallery(model, tokenizer, images, pairs["captions"])
         stages = trained_stages(task.objective)
         match = None
         if "matching" in stages:
@@ -72,16 +74,16 @@ def evaluate_pretraining(
                 lambda done, total: say("matching pairs", done, total),
             )
             match = scores.masked_fill(~wanted, -torch.inf)
-            if len(table) > 1:
+            if len(pairs) > 1:
                 stored = Calibration(model.config.match_temperature, model.config.match_bias)
                 figures |= calibration_figures(scores[sample], gallery.relevant[sample], stored)
         ranked = retrieval_figures(gallery.similarity, match, gallery.relevant)
         figures["retrieval"] = {stage: ranked[stage] for stage in stages}
-        if len(table) and table[0]["source"] == "scenes":
+        if len(pairs) and pairs[0]["source"] == "scenes":
             say("asking the oracle", 0, 1)
-            figures["scenes"] = scene_figures(model, tokenizer, table, loader, seed)
+            figures["scenes"] = scene_figures(model, tokenizer, pairs, loader, seed)
             figures["negatives"] = {
-                name: negative_truth(table, loader, tokenizer, _writer(task, name))
+                name: negative_truth(pairs, loader, tokenizer, _writer(task, name))
                 for name in ("none", "soft_label", "grounded")
                 if name != "soft_label" or task.teacher is not None
             }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vilta.config import DataConfig
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.collate import PairCollator
 from vilta.data.examples import PairItems, read_pairs
 from vilta.data.samples import PairDataset
@@ -16,6 +19,7 @@ from vilta.evaluation.retrieval import (
     Gallery,
     candidate_pairs,
     encode_gallery,
+    encode_images,
     flat_retrieval_figures,
     match_scores,
 )
@@ -27,17 +31,34 @@ from vilta.tasks.finetuning import FinetuningTask
 from vilta.types import Batch, Losses
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings(TaskSettings):
+    """Settings of image-text retrieval."""
+
+    top_k: int = 32
+    """Candidates of the contrastive stage that matching ranks again."""
+    full: bool = False
+    """Score every pair by matching, as methods without a first stage do."""
+    hardness: float = 1.0
+    """How strongly similarity guides the draw of negatives in the batch: 0 uniform, 1 as likely as
+    contrast takes them for true (ALBEF)."""
+    folds: int = 1
+    """Mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
+
+
 class ImageTextRetrieval(FinetuningTask):
     """Reads pair tables. The losses are ALBEF's (arXiv 2107.07651): contrast and matching."""
 
     name = "retrieval"
     model: ViltaForImageTextRetrieval
     model_class = ViltaForImageTextRetrieval
+    settings_class = RetrievalSettings
+    settings: RetrievalSettings
     best_metric = "mean_recall"
     needs_head = False
 
     @classmethod
-    def read(cls, path: str, images: str, settings: TaskConfig) -> PairItems:
+    def read(cls, path: str, images: str, settings: TaskSettings) -> PairItems:
         """Read any source of pairs that `vilta pack` reads."""
         return read_pairs(path, images)
 
@@ -84,14 +105,14 @@ class ImageTextRetrieval(FinetuningTask):
         super().save_pretrained(folder)
 
     @torch.no_grad()
-    def evaluate(self, loader: Any) -> dict[str, float]:
+    def predict(self, loader: Iterable[Batch]) -> Float[Tensor, "N P C"]:
+        """Return the image states, in the order of the table."""
+        return encode_images(self.model, (batch.pixel_values for batch in loader))
+
+    def evaluate(self, predictions: Float[Tensor, "N P C"], items: Any) -> dict[str, float]:
         """Return recall both ways; with ``folds`` the mean over parts (COCO 1k: five)."""
-        gallery = encode_gallery(
-            self.model,
-            self.tokenizer,
-            (batch.pixel_values for batch in loader),
-            loader.dataset.table["captions"],
-        )
+        captions = items.rows["captions"]
+        gallery = encode_gallery(self.model, self.tokenizer, predictions, captions)
         settings = self.settings
         folds = [self._figures(part) for part in split_gallery(gallery, settings.folds)]
         return {name: sum(f[name] for f in folds) / len(folds) for name in folds[0]}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.sources import ScenesName
 from vilta.model import ViltaForVisualEntailment
 from vilta.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
@@ -20,22 +21,32 @@ PER_SCENE = 3
 """Hypotheses about one scene (our choice)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EntailmentSettings(TaskSettings):
+    """Settings of visual entailment."""
+
+    premise: bool = False
+    """Put the premise caption before the hypothesis."""
+
+
 class VisualEntailment(LabellingTask):
     """Rows: ``label``; the text is the hypothesis, after its premise if that is wanted."""
 
     name = "snli-ve"
     model_class = ViltaForVisualEntailment
+    settings_class = EntailmentSettings
+    settings: EntailmentSettings
     answers_in = "the field gold_label"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: EntailmentSettings) -> list[Row]:
         """Read ``snli_ve_*.jsonl``. Items without an agreed label (``-``) are left out."""
         items = enumerate(json_lines(Path(path)))
         rows = [_row(item, number, path, settings.premise) for number, item in items]
         return [row for row in rows if row["label"] != "-"]
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: EntailmentSettings) -> list[Row]:
         """Make hypotheses about the built-in pictures, in some of which an object is hidden."""
         if settings.premise:
             raise ValueError("scenes have no premise; leave --settings.premise off")
@@ -56,14 +67,13 @@ class VisualEntailment(LabellingTask):
         return rows
 
     @classmethod
-    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+    def labels(cls, items: Any, settings: TaskSettings) -> list[str]:
         """Return the three labels, in METER's order."""
         return LABELS
 
-    def submission(self, loader: Any) -> str:
+    def submission(self, predictions: list[str], items: Any) -> str:
         """Return the lines ``id,label``; there is no official server."""
-        ids = loader.dataset.examples.rows["id"]
-        pairs = zip(ids, self.predictions(loader), strict=True)
+        pairs = zip(items.rows["id"], predictions, strict=True)
         return "".join(f"{name},{answer}\n" for name, answer in pairs)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.config.finetune import TaskConfig
+from vilta.config.finetune import TaskSettings
 from vilta.data.examples import Examples, PairItems
 from vilta.data.sources import ScenesName
 from vilta.data.sources.files import read_json
@@ -45,15 +45,26 @@ PER_SCENE = 5
 """Questions about one scene (our choice)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VqaSettings(TaskSettings):
+    """Settings of visual question answering."""
+
+    min_answers: int = 9
+    """Answers given less often in training are left out (9 leaves the usual 3,129 of VQAv2's
+    train2014 and val2014 together, fewer of train2014 alone)."""
+
+
 class VisualQuestionAnswering(LabellingTask):
     """Rows: ``answers`` (ten; none where secret), ``most_given`` of them, ``answer_type``."""
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering
+    settings_class = VqaSettings
+    settings: VqaSettings
     answers_in = "the annotation file beside the questions, or a CSV's column answer"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskConfig) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
         """Read VQAv2's question file, easy-VQA's folder, or a CSV of image, question, answer."""
         if is_csv(path):
             return _csv_rows(path)
@@ -66,7 +77,7 @@ class VisualQuestionAnswering(LabellingTask):
         return _official_rows(place, content)
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskConfig) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
         """Ask about the built-in pictures."""
         rows: list[Row] = []
         for index in range(named.first, named.first + named.count):
@@ -77,7 +88,7 @@ class VisualQuestionAnswering(LabellingTask):
         return rows
 
     @classmethod
-    def labels(cls, items: Any, settings: TaskConfig) -> list[str]:
+    def labels(cls, items: Any, settings: VqaSettings) -> list[str]:
         """Return the answers given often enough in training, most frequent first.
 
         They are normalised, but where annotators who all agree mostly spell one otherwise: the
@@ -129,24 +140,20 @@ class VisualQuestionAnswering(LabellingTask):
         chosen = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True))
         return Losses(total=loss, parts={"accuracy": chosen.mean().detach()})
 
-    def evaluate(self, loader: Any) -> dict[str, float]:
+    def evaluate(self, predictions: list[str], items: Any) -> dict[str, float]:
         """Return VQA accuracy in percent: over all, and by type of answer."""
-        examples = loader.dataset.examples
-        self.require_answers(examples)
-        predictions = self.predictions(loader)
-        answers: list[list[str]] = list(examples.rows["answers"])
-        figures = mean_vqa_accuracy(predictions, answers, list(examples.rows["answer_type"]))
+        self.require_answers(items)
+        answers: list[list[str]] = list(items.rows["answers"])
+        figures = mean_vqa_accuracy(predictions, answers, list(items.rows["answer_type"]))
         by_type = {f"accuracy/{name}": v for name, v in figures.items() if name != "overall"}
         right = [vqa_accuracy(p, a) == 1 for p, a in zip(predictions, answers, strict=True)]
-        return {"accuracy": figures["overall"], **by_type, **by_kind(examples, right)}
+        return {"accuracy": figures["overall"], **by_type, **by_kind(items, right)}
 
-    def submission(self, loader: Any) -> str:
+    def submission(self, predictions: list[str], items: Any) -> str:
         """Return the result file that the evaluation server takes."""
-        answers = self.predictions(loader)
-        ids: Iterable[str] = loader.dataset.examples.rows["id"]
         result = [
             {"question_id": int(i) if i.isdigit() else i, "answer": answer}
-            for i, answer in zip(ids, answers, strict=True)
+            for i, answer in zip(items.rows["id"], predictions, strict=True)
         ]
         return json.dumps(result)
 

@@ -1,0 +1,55 @@
+"""What keeps figures honest: which images a run has been trained, chosen or measured on."""
+
+from __future__ import annotations
+
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.tools import EvaluateConfig
+from vilta.data.examples import Examples, PairItems, shared_images
+from vilta.tasks.registry import find_task
+
+CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
+"""The role of data that hold images of the validation set, all or some."""
+UNCOMPARED = "test, as far as can be told: the training data cannot be read"
+"""The role where images in both could not be looked for."""
+
+
+def refuse_overlap(
+    config: FinetuneConfig, items: Examples | PairItems, held_out: Examples | PairItems
+) -> None:
+    """Refuse validation images that are trained on; ``data.accept_overlap`` lets them pass."""
+    shared = shared_images(items, held_out)
+    if shared and not config.data.accept_overlap:
+        raise ValueError(
+            f"{len(shared)} images of {held_out.name} are also in {items.name}, such as "
+            f"{shared[0]}: figures on it would say nothing about unseen images; choose another "
+            "split, or pass --data.accept-overlap"
+        )
+
+
+def role_of(
+    items: Examples | PairItems, trained: FinetuneConfig | None, config: EvaluateConfig
+) -> str:
+    """Say what the data are to the run: ``zero-shot``, ``validation`` or ``test``.
+
+    Raises ``ValueError`` if the run was trained on images of them, unless that is accepted.
+    """
+    if trained is None:
+        return "zero-shot: the run was not fine-tuned"
+    if config.data == trained.data.val:
+        return CHOSEN
+    data, settings = trained.data, trained.settings
+    reader = find_task(trained.task)  # not always the task that is evaluated
+    try:
+        seen = reader.read(data.train, data.images, settings)
+        chosen = reader.read(data.val, data.images, settings.held_out()) if data.val else None
+    except ValueError as error:
+        return f"{UNCOMPARED} ({error})"
+    shared = shared_images(seen, items)
+    if shared and not config.accept_trained:
+        raise ValueError(
+            f"{config.start} was trained on {len(shared)} of these images, such as {shared[0]}; "
+            "choose data that it has not seen, or pass --accept-trained"
+        )
+    if shared:
+        return "trained on these images"
+    return CHOSEN if chosen is not None and shared_images(chosen, items) else "test"

@@ -1,0 +1,79 @@
+"""The tasks by name, and the settings of fine-tuning, whose class depends on the task."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.yaml_file import from_dict, read_mapping
+from vilta.tasks.finetuning import FinetuningTask
+
+TASKS = {
+    "retrieval": "vilta.tasks.retrieval:ImageTextRetrieval",
+    "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
+    "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
+    "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
+    "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
+    "masked-words": "vilta.tasks.masked_words:MaskedWords",
+    "classification": "vilta.tasks.classification:Classification",
+}
+"""Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
+OLD_SETTINGS = frozenset(
+    ("min_answers", "premise", "top_k", "full", "folds", "paraphrases", "edit_kinds", "hardness")
+)
+"""Settings that all tasks shared in one class once; runs of that time have saved them all."""
+
+
+def find_task(name: str) -> type[FinetuningTask]:
+    """Return the task of this name, or the class that ``module:Class`` names.
+
+    Raises ``ValueError`` with the nearest name if there is none.
+    """
+    place = TASKS.get(name, name)
+    if ":" not in place:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
+        raise ValueError(f"unknown task {name!r}; {hint}")
+    module, _, attribute = place.partition(":")
+    if name not in TASKS and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a file beside the data, as with `python -m`
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"task {name!r} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
+        raise ValueError(f"{name} is no FinetuningTask; see docs/new-task.md")
+    return found
+
+
+def default_config(positional: str | None) -> FinetuneConfig:
+    """Return the defaults of `vilta finetune` for the name of a task or for a YAML file.
+
+    Raises ``ValueError`` in one line for an unknown task or a file that cannot be read.
+    """
+    if positional is None:
+        return FinetuneConfig()
+    if positional.endswith((".yaml", ".yml")):
+        return load_finetune_config(positional)
+    return FinetuneConfig(task=positional, settings=find_task(positional).settings_class())
+
+
+def load_finetune_config(path: str | Path) -> FinetuneConfig:
+    """Read a YAML file of `vilta finetune`; its ``settings`` are those of its ``task``.
+
+    Raises ``ValueError`` naming the file and what is wrong in it.
+    """
+    content, base = read_mapping(path), FinetuneConfig()
+    if isinstance(name := content.get("task"), str) and name:
+        base = FinetuneConfig(settings=find_task(name).settings_class())
+    if isinstance(settings := content.get("settings"), dict):
+        known = {field.name for field in fields(base.settings)}
+        content["settings"] = {
+            key: value for key, value in settings.items() if key in known or key not in OLD_SETTINGS
+        }
+    return from_dict(content, base, path)
