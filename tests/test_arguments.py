@@ -21,7 +21,7 @@ def test_words_and_flags_may_stand_in_any_order(flags, places):
     # A flag that takes many words takes all that follow, so a word of its own never follows one.
     if any(a[0] == "--minus" and not b[0].startswith("-") for a, b in pairwise(line)):
         return
-    found = split_arguments([w for part in line for w in part], SearchConfig)
+    found = split_arguments([w for part in line for w in part], SearchConfig())
     assert sorted(found.alone) == sorted(WORDS)
     wanted = [["--out", "x"] if flag[0] == "-o" else flag for flag in flags]
     assert found.flags == [word for flag in wanted for word in flag]
@@ -46,5 +46,5 @@ def test_words_and_flags_may_stand_in_any_order(flags, places):
     ],
 )
 def test_how_many_words_a_flag_takes(config, arguments, alone, flags):
-    found = split_arguments(arguments.split(), config)
+    found = split_arguments(arguments.split(), config())
     assert found == (alone, (arguments if flags is None else flags).split())

@@ -20,11 +20,12 @@ class Split(NamedTuple):
     """Flags with their values."""
 
 
-def split_arguments(arguments: Sequence[str], config: type) -> Split:
+def split_arguments(arguments: Sequence[str], config: Any) -> Split:
     """Tell the words that stand alone from the flags of ``config`` and their values.
 
-    ``-o`` stands for ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that
-    ``config`` lacks keeps the word after it, for the parser to complain about.
+    ``config`` is an instance: the classes of its parts may depend on the call. ``-o`` stands for
+    ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that ``config`` lacks keeps
+    the word after it, unless that is a flag too, for the parser to complain about.
     """
     takes = dict(_fields(config))
     short = {"-o": next((f"--{name}" for name in ("out", "run.out") if name in takes), "-o")}
@@ -45,21 +46,21 @@ def split_arguments(arguments: Sequence[str], config: type) -> Split:
         if "=" in word or word in ("-h", "--help", "-q", "--quiet"):
             continue
         many = takes.get(name, 0 if name.rpartition(".")[2].startswith("no_") else 1)
-        while rest and many and (many == 1 or not rest[0].startswith("-")):
+        while rest and many and not (rest[0].startswith("-") and (many > 1 or name not in takes)):
             flags.append(rest.pop(0))
             many -= many == 1
     return Split(alone, flags)
 
 
-def _fields(config: type, prefix: str = "") -> list[tuple[str, int]]:
-    """Return the flags of a config class, each with how many words it takes: 0, 1 or 2 (many)."""
+def _fields(config: Any, prefix: str = "") -> list[tuple[str, int]]:
+    """Return the flags of a config, each with how many words it takes: 0, 1 or 2 (many)."""
     found: list[tuple[str, int]] = []
-    hints = get_type_hints(config, include_extras=True)
+    hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         hint: Any = hints[field.name]
         name = prefix + _flag_name(field.name, hint)
         if dataclasses.is_dataclass(hint):
-            found += _fields(hint, f"{name}.")  # type: ignore[arg-type]
+            found += _fields(getattr(config, field.name), f"{name}.")
         else:
             found.append((name, 0 if hint is bool else 2 if get_origin(hint) is tuple else 1))
     return found

@@ -81,7 +81,13 @@ def parse(arguments: Sequence[str]) -> Call:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
         raise ValueError(f"unknown verb {name!r}; {hint}")
     verb = VERBS[name]
-    alone, flags = split_arguments(arguments[1:], verb.config)
+    default = verb.config()
+    alone, flags = split_arguments(arguments[1:], default)
+    if verb.defaults and alone:  # to know nothing but the verb takes no torch
+        module, _, function = verb.defaults.partition(":")
+        make_default = getattr(importlib.import_module(module), function)
+        default = make_default(find_shipped(alone[0]))
+        alone, flags = split_arguments(arguments[1:], default)
     if alone and "CONFIG.yaml" in verb.positional:
         alone[0] = find_shipped(alone[0])
     quiet = [flag for flag in flags if flag in ("-q", "--quiet")]
@@ -94,11 +100,7 @@ def parse(arguments: Sequence[str]) -> Call:
             raise ValueError(
                 f"{error} after {name!r}; for example: vilta {name} {verb.example}"
             ) from None
-    default = verb.config()
-    if verb.defaults:
-        module, _, function = verb.defaults.partition(":")
-        default = getattr(importlib.import_module(module), function)(alone[0] if alone else None)
-    elif alone and verb.is_yaml(alone[0]):
+    if not verb.defaults and alone and verb.is_yaml(alone[0]):
         from vilta.config.yaml_file import load_yaml
 
         if not os.path.isfile(alone[0]):

@@ -29,6 +29,7 @@ from vilta.config import (
 )
 from vilta.config.tools import EvaluateConfig, PackConfig
 from vilta.config.yaml_file import save_yaml
+from vilta.finished_run import load_run
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
 IMAGE = {

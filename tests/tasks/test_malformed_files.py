@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from vilta.config.finetune import TaskSettings
 from vilta.tasks.registry import find_task
 
 ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}
@@ -83,5 +82,6 @@ def test_malformed_files_are_one_line(tmp_path, task, files, problem):
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     path = str(tmp_path / next(iter(files)))
     with pytest.raises(ValueError, match=problem) as caught:
-        find_task(task).read(path, "", TaskSettings())
+        kind = find_task(task)
+        kind.read(path, "", kind.settings_class())
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

@@ -41,7 +41,7 @@ def test_figures_add_up_by_a_slow_count(tmp_path):
                 hits += [order[0] == word, word in order]
             for key in (part, "all"):
                 rights.setdefault(key, []).append([float(h) for h in hits])
-    figures = task.evaluate(task.predict(loader), items)
+    figures = task.evaluate(task.predict(loader), None)
     for part, rows in rights.items():
         prefix = "" if part == "all" else f"{part}/"
         image1, _image5, text1, text5 = (100 * torch.tensor(rows).mean(0)).tolist()

@@ -22,8 +22,8 @@ class EvaluateConfig:
     data: str = ""
     """Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a task its
     items in a layout that it reads."""
-    start: Annotated[From, tyro.conf.Suppress] = ""
-    """Where older versions named the run; its use is refused with the call of today."""
+    start: From = ""
+    """Where older versions named the run, which now comes first; you are told the new call."""
     images: str = ""
     """For a task: where the images lie, if not beside the items."""
     submission: str = ""

@@ -51,13 +51,11 @@ def find_task(name: str) -> type[FinetuningTask]:
     return found
 
 
-def default_config(positional: str | None) -> FinetuneConfig:
+def default_config(positional: str) -> FinetuneConfig:
     """Return the defaults of `vilta finetune` for the name of a task or for a YAML file.
 
     Raises ``ValueError`` in one line for an unknown task or a file that cannot be read.
     """
-    if positional is None:
-        return FinetuneConfig()
     if positional.endswith((".yaml", ".yml")):
         return load_finetune_config(positional)
     return FinetuneConfig(task=positional, settings=find_task(positional).settings_class())
