@@ -106,6 +106,13 @@ VERBS = {
         example="runs/demo --onnx",
         help="the model as ONNX files, and a script that uses them without torch",
     ),
+    "convert": Verb(
+        recipe="vilta.commands.convert",
+        config=tools.ConvertConfig,
+        positional="CHECKPOINT",
+        example="meter_clip16_288_roberta_pretrain.ckpt --out runs/meter/model",
+        help="a checkpoint of METER as a model that every other verb takes",
+    ),
     "report": Verb(
         recipe="vilta.commands.report",
         config=tools.ReportConfig,

@@ -139,3 +139,14 @@ class ExportConfig:
     """How many of the first images of `data` are compared on."""
     top_k: int = 32
     """Candidates of the contrastive stage that matching ranks again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Turn a checkpoint of METER into a released folder that every other verb takes."""
+
+    out: str = ""
+    """Folder to write."""
+    text: str = "FacebookAI/roberta-base"
+    """Text encoder that the checkpoint started from (hub id or folder): its tokenizer, its
+    configuration and its language-model head are not in the checkpoint."""

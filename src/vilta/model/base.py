@@ -16,7 +16,7 @@ from vilta.model.attention import recorded_attention
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoder_attention import speed_up
 from vilta.model.fusion import FusedStates, Fusion, Pairs
-from vilta.model.heads import pool
+from vilta.model.heads import FirstTokenPooler, pool
 from vilta.model.outputs import ViltaOutput, paired
 from vilta.model.pretrained import ViltaPreTrainedModel
 
@@ -41,6 +41,9 @@ class ViltaModel(ViltaPreTrainedModel):
         self.image_projection = nn.Linear(vision_width, config.hidden_size)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
         self.fusion = Fusion(config)
+        if config.layout == "meter":
+            streams = 2 if config.fusion == "co-attention" else 1
+            self.pooler = FirstTokenPooler(config.hidden_size, streams)
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.ones(3))
         self.gradient_checkpointing = False
@@ -91,7 +94,8 @@ class ViltaModel(ViltaPreTrainedModel):
 
         With ``pooled_only`` the last layer computes just what ``pool_fused`` reads.
         """
-        queries = 1 if pooled_only and self.config.pooling == "first" else None
+        first = self.config.pooling == "first" or self.config.layout == "meter"
+        queries = 1 if pooled_only and first else None
         return self.fusion(
             self.text_projection(text),
             attention_mask.bool(),
@@ -104,6 +108,8 @@ class ViltaModel(ViltaPreTrainedModel):
         self, fused: FusedStates, attention_mask: Bool[Tensor, "R L"]
     ) -> Float[Tensor, "R S"]:
         """Return one vector per row, of the text stream and, if there is one, the image stream."""
+        if self.config.layout == "meter":
+            return self.pooler(*(stream for stream in fused if stream is not None))
         vectors = [pool(fused.text, attention_mask, self.config.pooling)]
         if fused.image is not None:
             vectors.append(pool(fused.image, None, "mean"))

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, no_type_check
 from transformers import AutoConfig, PreTrainedConfig
 
 FUSION_KINDS = ("co-attention", "cross-attention")
+LAYOUTS = ("vilta", "meter")
+"""``meter`` is as METER's released weights need it; see ``vilta.model.meter``."""
 POOLINGS = ("first", "mean")
 RANKINGS = ("contrastive", "matching", "combined")
 """By what images and texts are ranked: cosine, log-odds of a match, or their sum."""
@@ -24,8 +26,8 @@ class ViltaConfig(PreTrainedConfig):
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
     the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
-    Raises ``ValueError`` for an unknown fusion kind, pooling or ranking, or heads that do not
-    divide the width.
+    Raises ``ValueError`` for an unknown fusion kind, layout, pooling or ranking, or heads that do
+    not divide the width.
     """
 
     model_type = "vilta"
@@ -40,6 +42,7 @@ class ViltaConfig(PreTrainedConfig):
     fusion_layers: int = 6
     hidden_size: int = 768
     num_attention_heads: int = 12
+    layout: str = "vilta"
     pooling: str = "first"
     dropout: float = 0.1
     freeze_batch_norm: bool = True
@@ -61,7 +64,12 @@ class ViltaConfig(PreTrainedConfig):
         # Whether the language-model head is tied to the embeddings is the text encoder's affair.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", True))
         super().__post_init__(**kwargs)
-        choices = {"fusion": FUSION_KINDS, "pooling": POOLINGS, "ranking": RANKINGS}
+        choices = {
+            "fusion": FUSION_KINDS,
+            "pooling": POOLINGS,
+            "ranking": RANKINGS,
+            "layout": LAYOUTS,
+        }
         for field, known in choices.items():
             if (value := getattr(self, field)) not in known:
                 raise ValueError(f"{field} is {value!r}; choose one of {', '.join(known)}")

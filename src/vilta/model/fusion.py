@@ -38,13 +38,14 @@ class Fusion(nn.Module):
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__()
-        layers = range(config.fusion_layers)
-        self.text_layers = nn.ModuleList(Layer(config) for _ in layers)
-        self.text_norm = nn.LayerNorm(config.hidden_size)
+        layers, post = range(config.fusion_layers), config.layout == "meter"
+        kind = PostNormLayer if post else Layer
+        self.text_layers = nn.ModuleList(kind(config) for _ in layers)
+        self.text_norm: nn.Module = nn.Identity() if post else nn.LayerNorm(config.hidden_size)
         self.image_layers: nn.ModuleList | None = None
-        self.image_norm: nn.Module = nn.LayerNorm(config.hidden_size)
+        self.image_norm: nn.Module = nn.Identity() if post else nn.LayerNorm(config.hidden_size)
         if config.fusion == "co-attention":
-            self.image_layers = nn.ModuleList(Layer(config) for _ in layers)
+            self.image_layers = nn.ModuleList(kind(config) for _ in layers)
         self.gradient_checkpointing = False
 
     def forward(
@@ -149,6 +150,35 @@ class Layer(nn.Module):
         """Add what each position reads in the other stream, then the feed-forward layer."""
         x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class PostNormLayer(Layer):
+    """The same with norms last and exact GELU, as in BERT and METER."""
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        for norm in (self.self_norm, self.cross_norm, self.mlp_norm):
+            norm.eps = 1e-12  # BERT's
+        self.mlp[1] = nn.GELU()
+
+    def read_self(
+        self, x: Float[Tensor, "R S D"], mask: Bool[Tensor, "R 1 1 S"] | None, queries: int | None
+    ) -> Float[Tensor, "R Sq D"]:
+        """See ``Layer.read_self``."""
+        keys, values = self.self_attention.keys_values(x)
+        x = x[:, :queries]
+        return self.self_norm(x + self.dropout(self.self_attention(x, keys, values, mask)))
+
+    def read_other(
+        self,
+        x: Float[Tensor, "R S D"],
+        keys: Float[Tensor, "R h Z d"],
+        values: Float[Tensor, "R h Z d"],
+        mask: Bool[Tensor, "R 1 1 Z"] | None,
+    ) -> Float[Tensor, "R S D"]:
+        """See ``Layer.read_other``."""
+        x = self.cross_norm(x + self.dropout(self.cross(x, keys, values, mask)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
 def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,34 @@ class MaskedWordHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(states))), embeddings, self.bias)
 
 
+class OwnWordHead(MaskedWordHead):
+    """A word head whose output weights are its own, as METER's."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__(width, width, vocabulary)
+        self.norm.eps = 1e-12  # BERT's
+        self.words = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(
+        self, states: Float[Tensor, "M D"], embeddings: Float[Tensor, "V C"]
+    ) -> Float[Tensor, "M V"]:
+        """Score every word; the text encoder's ``embeddings`` are not read."""
+        return super().forward(states, self.words.weight)
+
+
+class FirstTokenPooler(nn.Module):
+    """The first token of each stream through a layer of its own, as in BERT and METER."""
+
+    def __init__(self, width: int, streams: int) -> None:
+        super().__init__()
+        self.dense = nn.ModuleList(nn.Linear(width, width) for _ in range(streams))
+
+    def forward(self, *streams: Float[Tensor, "R _ D"]) -> Float[Tensor, "R S"]:
+        """Return the streams' vectors side by side."""
+        vectors = [layer(x[:, 0]) for layer, x in zip(self.dense, streams, strict=True)]
+        return torch.cat(vectors, dim=-1).tanh()
+
+
 class MatchHead(nn.Module):
     """Pooled states to two logits: no match (0), match (1)."""
 

@@ -18,7 +18,7 @@ from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.fusion import Pairs
-from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, pool
+from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, OwnWordHead, pool
 from vilta.model.outputs import ViltaOutput
 from vilta.model.pretrained import ViltaPreTrainedModel
 
@@ -31,7 +31,10 @@ class WithMatching(ViltaPreTrainedModel):
     def add_matching(self, config: ViltaConfig) -> None:
         """Add the two heads, to be called while the model is built."""
         streams = 2 if config.fusion == "co-attention" else 1
-        self.itm_head = MatchHead(config.hidden_size, streams)
+        if config.layout == "meter":
+            self.itm_head: nn.Module = nn.Linear(streams * config.hidden_size, 2)
+        else:
+            self.itm_head = MatchHead(config.hidden_size, streams)
         self.itc_head = ContrastiveHead(
             encoders.image_width(config.vision_config),
             config.text_config.hidden_size,
@@ -172,7 +175,10 @@ class ViltaForPreTraining(WithMatching):
         super().__init__(config)
         self.vilta = ViltaModel(config)
         embeddings = self.vilta.get_input_embeddings().weight
-        self.mlm_head = MaskedWordHead(config.hidden_size, embeddings.shape[1], embeddings.shape[0])
+        if config.layout == "meter":
+            self.mlm_head: nn.Module = OwnWordHead(config.hidden_size, embeddings.shape[0])
+        else:
+            self.mlm_head = MaskedWordHead(config.hidden_size, *embeddings.T.shape)
         self.add_matching(config)
         self.post_init()
 

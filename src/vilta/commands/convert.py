@@ -1,0 +1,36 @@
+"""`vilta convert CHECKPOINT`: the weights that METER published, as a released folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vilta.config.tools import ConvertConfig
+from vilta.model import ViltaProcessor
+from vilta.model.language_model import load_tokenizer
+from vilta.model.meter import convert_meter, read_checkpoint
+from vilta.training.folder import replaced_folder
+
+
+def run(checkpoint: str, config: ConvertConfig) -> None:
+    """Write ``config.out``.
+
+    Raises ``ValueError`` in one line for a checkpoint that cannot be converted.
+    """
+    if not config.out:
+        raise ValueError("--out must name the folder to write, such as runs/meter/model")
+    out = Path(config.out)
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another --out")
+    console = Console(soft_wrap=True)
+    model = convert_meter(read_checkpoint(checkpoint), config.text)
+    tokenizer = load_tokenizer(config.text)
+    with replaced_folder(out) as place:
+        model.save_pretrained(place)
+        ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(place)
+    console.print(f"wrote {out}: METER's encoders, fusion, match head and word head", markup=False)
+    console.print(
+        f"next: vilta finetune retrieval --from {out} --data.train DATA --run.out runs/mine",
+        markup=False,
+    )
