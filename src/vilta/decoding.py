@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -19,6 +20,11 @@ MIN_SIDE = 8
 """Images with a shorter side are refused: a model sees nothing in them (our choice)."""
 MAX_PIXELS = 80_000_000
 """Images with more pixels are refused before one is decoded (our choice; Pillow warns at 89 M)."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LONGEST_TEXT = 2**20
+"""Bytes of a text, decompressed, that Pillow reads (its MAX_TEXT_CHUNK)."""
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+"""Chunks that hold a keyword and a text, or a profile, mostly compressed (PNG, 11.3)."""
 
 
 def decode_image(data: bytes, short_side: int = 0) -> Image.Image:
@@ -110,7 +116,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF, odd ICC profiles: the pixels decide
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(without_long_texts(data)), formats=FORMATS) as image:
                 _check_size(*image.size)
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -130,3 +136,43 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"too small: {width}x{height} pixels, needed are {MIN_SIDE} on each side")
     if width * height > MAX_PIXELS:
         raise ValueError(f"too large: {width}x{height} pixels, the limit is {MAX_PIXELS:,}")
+
+
+def without_long_texts(data: bytes) -> bytes:
+    """Return a PNG file without the texts and profiles that are too long; other data as it is.
+
+    Pillow would refuse the whole picture, and only its pixels are wanted.
+    Short ones stay: an EXIF orientation may be among them. What is broken is left to the decoder.
+    """
+    if not data.startswith(PNG_SIGNATURE) or not any(kind in data for kind in PNG_TEXTS):
+        return data
+    kept, start, place = [], 0, len(PNG_SIGNATURE)
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        kind, end = data[place + 4 : place + 8], place + 12 + length
+        if end > len(data):
+            break
+        if kind in PNG_TEXTS and _is_long(kind, data[place + 8 : end - 4]):
+            kept.append(data[start:place])
+            start = end
+        place = end
+    return b"".join([*kept, data[start:]]) if kept else data
+
+
+def _is_long(kind: bytes, content: bytes) -> bool:
+    """Tell whether a text is too long, at once or when it is decompressed."""
+    if len(content) > LONGEST_TEXT:
+        return True
+    _, _, rest = content.partition(b"\0")  # after the keyword
+    if kind == b"iTXt":
+        if rest[:1] != b"\1":  # not compressed
+            return False
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # after two names of a language
+    elif kind == b"tEXt":
+        return False
+    else:
+        rest = rest[1:]  # after the method
+    try:
+        return len(zlib.decompressobj().decompress(rest, LONGEST_TEXT + 1)) > LONGEST_TEXT
+    except zlib.error:
+        return False

@@ -23,7 +23,7 @@ def run(checkpoint: str, config: ConvertConfig) -> None:
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     model = convert_meter(read_checkpoint(checkpoint), config.text)
     tokenizer = load_tokenizer(config.text)
     with replaced_folder(out) as place:

@@ -53,7 +53,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     refuse_old_spelling(run_folder, config)
     name = config.task or task_of(run_folder)
     measure = evaluate_run if name == PRETRAINING else evaluate_task
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     keep_freed_memory()
     measure(name, run_folder, config, console)
 

@@ -25,7 +25,7 @@ def run(run_folder: str, config: ExportConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     released = load_released(run_folder)
     place = model_folder(run_folder)
     out = Path(config.out) if config.out else place.parent / "onnx"

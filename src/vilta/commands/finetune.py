@@ -45,7 +45,7 @@ def run(task: str, config: FinetuneConfig) -> None:
     if not config.task:
         raise ValueError(f"{task} names no task; add a line such as `task: vqa`")
     check_run_folder(config.run)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     kind = find_task(config.task)
     if not kind.trainable:
         raise ValueError(

@@ -53,7 +53,7 @@ def run(source: str, config: InspectConfig) -> None:
 
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     reader = find_reader(source, source_options(config))
     sheet = Sheet(config.examples)
     found = _read(reader, console, sheet)
@@ -97,7 +97,7 @@ def _read(reader: Reader, console: Console, sheet: Sheet | None = None) -> Inspe
                 sheet.offer(row)
             yield row
 
-    columns = (TextColumn("reading {task.description}: {task.completed:,} images"),)
+    columns = (TextColumn("reading {task.description}: {task.completed:,} images", markup=False),)
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(reader.name, total=reader.total)
         found = inspect_pairs(rows(), lambda: bar.update(task, advance=1))

@@ -17,7 +17,7 @@ def run(source: str, config: PackConfig) -> None:
 
     Raises ``ValueError`` with one line, see :func:`vilta.data.pack.packing.pack`.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     columns = (
         TextColumn("packing"),
         BarColumn(),

@@ -18,10 +18,11 @@ from vilta.commands.screen import notes
 from vilta.config import PretrainConfig
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
-from vilta.data.mixture import training_data
+from vilta.data.mixture import some_captions, training_data
 from vilta.data.order import derived
 from vilta.data.samples import PairDataset, Samples
 from vilta.data.sources import load_pairs
+from vilta.data.word_borders import unknown_words_told
 from vilta.finished_run import build_model, load_teacher
 from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
@@ -56,6 +57,8 @@ def run(config: PretrainConfig) -> None:
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
     dataset, content = training_data(data, config.run.seed)
+    if told := unknown_words_told(some_captions(dataset), tokenizer):
+        notes.print(f"warning: {told}")
     evaluate = pictures = loader = None
     if data.val:
         pairs = load_pairs(data.val, strict=data.strict)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vilta.commands.screen import notes
 from vilta.config import PretrainTextConfig
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.order import derived
 from vilta.data.text import TextDataset, caption_lines
+from vilta.data.word_borders import unknown_words_told
 from vilta.model.language_model import (
     continue_language_model,
     load_tokenizer,
@@ -44,6 +47,8 @@ def run(config: PretrainTextConfig) -> None:
     captions = [caption for caption in captions if _letters(caption) not in kept]
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = _model_and_tokenizer(config, captions)
+    if told := unknown_words_told(captions, tokenizer):
+        notes.print(f"warning: {told}")
     task = LanguageModellingTask(model, tokenizer)
 
     mask = partial(
@@ -77,7 +82,8 @@ def run(config: PretrainTextConfig) -> None:
 
 
 def _letters(caption: str) -> str:
-    return "".join(filter(str.isalnum, caption.lower()))
+    kept = (c for c in caption.lower() if unicodedata.category(c)[0] in "LMN")
+    return "".join(kept)  # letters, vowel signs and other marks on them, digits
 
 
 def _model_and_tokenizer(
@@ -86,7 +92,7 @@ def _model_and_tokenizer(
     settings = config.model
     if settings.start:
         return continue_language_model(settings.start), load_tokenizer(settings.start)
-    tokenizer = new_tokenizer(captions, settings.vocabulary)
+    tokenizer = new_tokenizer(captions, settings.vocabulary, settings.strip_accents)
     model = new_language_model(
         len(tokenizer),
         settings.width,

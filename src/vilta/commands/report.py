@@ -35,7 +35,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
         raise ValueError(f"--out names the page, such as report.html; got {config.out}")
     task, trained, teacher = load_run(run_folder)
     record = read_record(run_folder)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(f"drawing {run_folder}, examples from {record.evaluation['data']}", markup=False)
     say_missing_teacher(console, teacher)
     examples = collect_examples(task, trained, record.evaluation, config.examples)

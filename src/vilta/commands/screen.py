@@ -32,7 +32,7 @@ def print_json(line: Mapping[str, Any]) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal while the block runs; it is told what is done of how much."""
-    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn())
+    columns = (TextColumn(what, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         line = bar.add_task("", total=None)
         yield lambda done, total: bar.update(line, completed=done, total=total)

@@ -272,6 +272,8 @@ class TextModelConfig:
     embeddings). Empty: a new tokenizer and a new model are trained."""
     vocabulary: int = 8192
     """Words of the new tokenizer (WordPiece, lower case)."""
+    strip_accents: bool = False
+    """Take accents and vowel signs off the letters, as uncased BERT does: schön becomes schon."""
     width: int = 256
     """Width of the new model."""
     layers: int = 4

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.data.order import generator_for, stable_hash
+from vilta.data.word_borders import word_indices
 from vilta.types import Batch, Sample
 
 Mask = Callable[
@@ -56,7 +57,7 @@ class PairCollator:
             return_tensors="pt",
         )
         input_ids: Tensor = encoded["input_ids"]
-        word_ids = self._word_ids(encoded, input_ids)
+        word_ids = self._word_ids(encoded, input_ids, [s.caption for s in samples])
         if self.mask is None:
             masked_ids, selected = input_ids, torch.zeros_like(input_ids, dtype=torch.bool)
         else:
@@ -77,10 +78,12 @@ class PairCollator:
             names=tuple(s.name for s in samples),
         )
 
-    def _word_ids(self, encoded: Any, input_ids: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    def _word_ids(
+        self, encoded: Any, input_ids: Int[Tensor, "B L"], captions: list[str]
+    ) -> Int[Tensor, "B L"]:
         """Return word indices; a word that the tokenizer does not know counts as special."""
-        rows = [encoded.word_ids(i) for i in range(len(input_ids))]
-        words = torch.tensor([[-1 if w is None else w for w in row] for row in rows])
+        rows = [word_indices(encoded, row, caption) for row, caption in enumerate(captions)]
+        words = torch.tensor(rows)
         inside = torch.isin(input_ids, self._special) & (words >= 0)
         for row, place in inside.nonzero().tolist():  # rare: an unknown character
             words[row][words[row] == words[row, place]] = -1

@@ -21,6 +21,7 @@ from vilta.data.samples import PairDataset, fingerprint
 from vilta.data.sources import find_shards, load_pairs
 from vilta.data.sources.patterns import file_name
 from vilta.data.streaming import StreamedPairs
+from vilta.data.word_borders import LOOKED
 from vilta.types import Sample
 
 SUFFIXES = (".yaml", ".yml")
@@ -54,6 +55,18 @@ def training_data(
     parts = [load(path, derived(seed, "mixture", path)) for path in weights]
     hashes = [f"{fingerprint(p.table)} {w}" for p, w in zip(parts, weights.values(), strict=True)]
     return Mixture(parts, list(weights.values()), seed), f"{derived(*hashes):x}"
+
+
+def some_captions(data: PairDataset | Mixture | StreamedPairs) -> list[str]:
+    """Return a caption of evenly spaced rows; none of a stream, which is not read ahead."""
+    if isinstance(data, StreamedPairs):
+        return []
+    found: list[str] = []
+    for part in data.parts if isinstance(data, Mixture) else [data]:
+        rows = range(0, len(part), max(1, len(part) // LOOKED))
+        column = part.table.select_columns(["captions"])[list(rows)]["captions"]
+        found += [captions[0] for captions in column if captions and captions[0]]
+    return found
 
 
 def read_mixture(path: str) -> dict[str, float]:

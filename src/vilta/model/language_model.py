@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, normalizers
 from tokenizers.processors import BertProcessing
 from transformers import (
     AutoModelForMaskedLM,
@@ -19,27 +20,34 @@ from transformers import (
 from vilta.model.encoder_attention import speed_up
 from vilta.model.encoders import check_language_model, damage_told
 
+ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
+"""Chinese characters, each of which BERT's rules make a word: none goes on with one."""
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def new_tokenizer(captions: Sequence[str], size: int) -> PreTrainedTokenizerBase:
+def new_tokenizer(
+    captions: Sequence[str], size: int, strip_accents: bool = False
+) -> PreTrainedTokenizerBase:
     """Train a lower-case WordPiece tokenizer with at most ``size`` words on ``captions``.
+
+    Accents and vowel signs are letters (in German, Vietnamese, Hindi), however they are encoded;
+    ``strip_accents`` takes them off, as uncased BERT does.
 
     The same captions give the same tokenizer. Left alone, the trainer numbers the letters within
     a word in the order of a randomised hash table, and ties between merges fall by those numbers;
     named as special tokens, they have their places beforehand.
     """
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece = _wordpiece(None, strip_accents)
     normalize = wordpiece.normalizer.normalize_str
-    letters = sorted({letter for caption in captions for letter in normalize(caption)} - {" "})
+    letters = {letter for caption in captions for letter in normalize(caption)} - {" "}
     wordpiece.train_from_iterator(
         captions,
         vocab_size=size,
         min_frequency=2,
-        special_tokens=SPECIAL_TOKENS + [f"##{letter}" for letter in letters],
+        special_tokens=SPECIAL_TOKENS + [f"##{x}" for x in sorted(letters) if not ALONE.match(x)],
         show_progress=False,
     )
-    core = BertWordPieceTokenizer(wordpiece.get_vocab(), lowercase=True)._tokenizer
+    core = _wordpiece(wordpiece.get_vocab(), strip_accents)._tokenizer
     # [CLS] caption [SEP], as BERT: the first token is the one that `pooling: first` reads.
     core.post_processor = BertProcessing(
         ("[SEP]", core.token_to_id("[SEP]")), ("[CLS]", core.token_to_id("[CLS]"))
@@ -53,6 +61,13 @@ def new_tokenizer(captions: Sequence[str], size: int) -> PreTrainedTokenizerBase
         mask_token="[MASK]",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def _wordpiece(vocabulary: dict[str, int] | None, strip_accents: bool) -> BertWordPieceTokenizer:
+    wordpiece = BertWordPieceTokenizer(vocabulary, lowercase=True, strip_accents=strip_accents)
+    # The same letter may be one character, or a letter and an accent to be put on it.
+    wordpiece.normalizer = normalizers.Sequence([normalizers.NFC(), wordpiece.normalizer])
+    return wordpiece
 
 
 def new_language_model(

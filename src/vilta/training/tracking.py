@@ -31,7 +31,7 @@ class Tracker:
         """Open the run's files; lines after step ``start`` belong to a lost past and go."""
         self.main, self.start, self.steps = main, start, steps
         self.folder = folder
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._shown = ""
         self._said = -math.inf
 
@@ -46,7 +46,7 @@ class Tracker:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )

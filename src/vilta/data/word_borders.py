@@ -1,0 +1,74 @@
+"""Which tokens make a word, also in writing without spaces; and words that no token stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+NO_SPACES = re.compile(
+    "["
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u0f00-\u0fff"  # Tibetan
+    "\u1000-\u109f\uaa60-\uaa7f"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+    "]"
+)
+"""Letters of the scripts that put no space between words."""
+LOOKED = 1000
+"""Texts in which unknown words are counted (our choice)."""
+WORTH_TELLING = 0.01
+"""Share of unknown tokens from which on it is said (our choice)."""
+
+
+def word_indices(encoded: Any, row: int, text: str) -> list[int]:
+    """Return for each token of a text the number of its word; -1 for special tokens.
+
+    What a tokenizer takes for one word is a whole sentence in scripts without spaces; there each
+    token is a word of its own, or all tokens of one letter (bytes of it) together.
+    """
+    words = [-1 if word is None else word for word in encoded.word_ids(row)]
+    if NO_SPACES.search(text) is None:
+        return words
+    numbers: list[int] = []
+    number, before, place = -1, -1, -1
+    for token, word in enumerate(words):
+        if word < 0:
+            numbers.append(-1)
+            continue
+        start = encoded.token_to_chars(row, token).start
+        borderless = NO_SPACES.search(text[slice(*encoded.word_to_chars(row, word))]) is not None
+        if word != before or (borderless and start != place):
+            number += 1
+        before, place = word, start
+        numbers.append(number)
+    return numbers
+
+
+def unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of tokens that stand for what the tokenizer does not know.
+
+    Up to ``LOOKED`` texts, evenly spaced, are looked at.
+    """
+    looked = [text for text in texts[:: max(1, len(texts) // LOOKED)] if text]
+    if not looked or tokenizer.unk_token_id is None:
+        return 0.0
+    ids = tokenizer(looked, add_special_tokens=False)["input_ids"]
+    total = sum(map(len, ids))
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids)
+    return unknown / total if total else 0.0
+
+
+def unknown_words_told(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the warning about texts that a tokenizer does not know; empty if it knows them."""
+    share = unknown_share(texts, tokenizer)
+    if share < WORTH_TELLING:
+        return ""
+    return (
+        f"{share:.1%} of the captions' tokens are unknown to the tokenizer and cannot be learnt; "
+        "choose a text encoder of their language, or train one by `vilta pretrain-text`"
+    )
