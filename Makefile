@@ -52,7 +52,10 @@ $(ENVIRONMENT): pyproject.toml constraints.txt requirements.lock
 	  { echo "without uv: pip takes a little longer"; $(WITH_PIP) $(LOCKED) && $(WITH_PIP) $(PACKAGES); }
 	@touch $@
 
-# The demo. Each step is done once; the file that it writes last stands for it.
+# The demo. Each step is done once; the file that it writes last stands for it. What was interrupted
+# goes on the next time; what is there and older than its settings is made anew.
+train = $(BIN)/vilta $(1) $(2) $(if $(wildcard $(3)),--run.overwrite,--run.resume auto)
+
 runs/demo-data/train/manifest.json: | $(ENVIRONMENT)
 	$(BIN)/vilta pack "scenes:40000?seed=0&size=96" --out $(@D)
 
@@ -60,12 +63,10 @@ runs/demo-data/val/manifest.json: | $(ENVIRONMENT)
 	$(BIN)/vilta pack "scenes:1000?seed=1&size=96" --out $(@D)
 
 runs/demo-text/model/config.json: $(PRESETS)/demo-text.yaml runs/demo-data/train/manifest.json | $(ENVIRONMENT)
-	$(BIN)/vilta pretrain-text demo-text --run.overwrite
-	@touch $@
+	$(call train,pretrain-text,demo-text,$@)
 
 runs/demo/model/config.json: $(PRESETS)/demo.yaml $(PRESETS)/demo-image.json runs/demo-text/model/config.json runs/demo-data/val/manifest.json | $(ENVIRONMENT)
-	$(BIN)/vilta pretrain demo --run.overwrite
-	@touch $@
+	$(call train,pretrain,demo,$@)
 
 runs/demo/evaluation-val.json: runs/demo/model/config.json
 	$(BIN)/vilta evaluate runs/demo --data runs/demo-data/val

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 
 class Split(NamedTuple):
@@ -27,7 +27,9 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
     ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that ``config`` lacks keeps
     the word after it, unless that is a flag too, for the parser to complain about.
     """
-    takes = dict(_fields(config))
+    takes = {name: words for name, words, _ in _fields(config)}
+    # A choice that includes True may be left out: `--run.resume`, or `--run.resume auto`.
+    optional = {name: choices for name, _, choices in _fields(config) if "True" in choices}
     short = {"-o": next((f"--{name}" for name in ("out", "run.out") if name in takes), "-o")}
     alone: list[str] = []
     flags: list[str] = []
@@ -45,6 +47,10 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
         name = word.lstrip("-").replace("-", "_")
         if "=" in word or word in ("-h", "--help", "-q", "--quiet"):
             continue
+        if name in optional:
+            chosen = bool(rest) and rest[0] in optional[name]
+            flags.append(rest.pop(0) if chosen else "True")
+            continue
         many = takes.get(name, 0 if name.rpartition(".")[2].startswith("no_") else 1)
         while rest and many and not (rest[0].startswith("-") and (many > 1 or name not in takes)):
             flags.append(rest.pop(0))
@@ -52,9 +58,9 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
     return Split(alone, flags)
 
 
-def _fields(config: Any, prefix: str = "") -> list[tuple[str, int]]:
-    """Return the flags of a config, each with how many words it takes: 0, 1 or 2 (many)."""
-    found: list[tuple[str, int]] = []
+def _fields(config: Any, prefix: str = "") -> list[tuple[str, int, tuple[str, ...]]]:
+    """Return the flags of a config: how many words each takes (0, 1, 2: many), and which."""
+    found: list[tuple[str, int, tuple[str, ...]]] = []
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         hint: Any = hints[field.name]
@@ -62,7 +68,9 @@ def _fields(config: Any, prefix: str = "") -> list[tuple[str, int]]:
         if dataclasses.is_dataclass(hint):
             found += _fields(getattr(config, field.name), f"{name}.")
         else:
-            found.append((name, 0 if hint is bool else 2 if get_origin(hint) is tuple else 1))
+            words = 0 if hint is bool else 2 if get_origin(hint) is tuple else 1
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            found.append((name, words, tuple(map(str, choices))))
     return found
 
 

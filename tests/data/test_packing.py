@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -251,3 +252,29 @@ def test_push_uploads_the_pairs(folder, tmp_path, monkeypatch):
     )
     pack(str(folder), PackConfig(out=str(tmp_path / "out"), push="me/pairs"))
     assert uploads == [("me/pairs", "train", ["0.jpg", "1.jpg", "5.jpg", "6.jpg"])]
+
+
+def pack_and_tell(source, out, told):
+    try:
+        told.put(pack(source, PackConfig(out=out))["rows"])
+    except ValueError as error:
+        told.put(str(error))
+
+
+def test_of_two_at_once_one_is_refused_and_the_other_unharmed(tmp_path):
+    """The first one to hold the folder packs; the others name it, or find the folder full."""
+    source, out = "scenes:600?seed=0&size=32", str(tmp_path / "out")
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    children = [context.Process(target=pack_and_tell, args=(source, out, told)) for _ in range(3)]
+    for child in children:
+        child.start()
+    answers = sorted((told.get(timeout=60) for _ in children), key=lambda a: a != 600)
+    for child in children:
+        child.join()
+    assert answers[0] == 600
+    assert all("is being written by process" in a or "is not an empty" in a for a in answers[1:])
+    pack(source, PackConfig(out=str(tmp_path / "alone")))
+    for path in (tmp_path / "alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]

@@ -159,6 +159,21 @@ def figures(out: Path) -> list[dict]:
     ]
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+def dies_after(left, operation):
+    """An operation that ends the process, as it were, when nothing is left of the iterator."""
+
+    def run(*args, **kwargs):
+        if next(left, None) is None:
+            raise Killed
+        return operation(*args, **kwargs)
+
+    return run
+
+
 if __name__ == "__main__":
     for out, settings in json.loads(sys.argv[1]).items():
         task = ToyTask(broken=tuple(settings.pop("broken", ())))

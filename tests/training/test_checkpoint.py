@@ -2,23 +2,26 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_training import ToyTask
+from toy_training import Killed, ToyTask, dies_after
 
 from vilta.config import OptimizationConfig
 from vilta.training import checkpoint
 from vilta.training.checkpoint import (
     RunState,
+    best_checkpoint,
     find_checkpoint,
     load_optimizer,
     load_state,
     load_weights,
     save_checkpoint,
+    set_aside_newer,
 )
 from vilta.training.optimization import build_optimizer, build_schedule
 
@@ -71,11 +74,106 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, state_at(step, best=min(step, 2)))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert kept == ["best", "last", "step-00000002", "step-00000004", "step-00000005"]
-    assert find_checkpoint(tmp_path).name == "step-00000005"
-    assert find_checkpoint(tmp_path, "best").name == "step-00000002"
-    (tmp_path / "checkpoints" / "last").write_text("step-99999999")
-    assert find_checkpoint(tmp_path).name == "step-00000005", "the newest whole one"
+    assert kept == ["step-00000002", "step-00000004", "step-00000005"]
+    newest, damaged = find_checkpoint(tmp_path)
+    assert newest.name == "step-00000005" and not damaged
+    assert best_checkpoint(tmp_path, load_state(newest)).name == "step-00000002"
+
+
+def test_a_checkpoint_names_the_best_one_that_lies_beside_it(tmp_path, monkeypatch):
+    """Killed at any file operation of a save, the newest state's best weights are there."""
+    for step in (1, 2):
+        save(tmp_path, state_at(step, best=1), keep=1)
+    operations = ("rename", "replace", "mkdir", "unlink", "rmdir")
+    for stop_after in range(1, 200):
+        run = tmp_path / f"killed-{stop_after}"
+        shutil.copytree(tmp_path / "checkpoints", run / "checkpoints")
+        left = iter(range(stop_after))
+        with monkeypatch.context() as patched:
+            for name in operations:
+                patched.setattr(os, name, dies_after(left, getattr(os, name)))
+            try:
+                save(run, state_at(3, best=3), keep=1)
+            except Killed:
+                finished = False
+            else:
+                finished = True
+        state = load_state(find_checkpoint(run)[0])
+        best_checkpoint(run, state)
+        assert state.best["step"] == (1 if state.step == 2 else 3)
+        if finished:
+            break
+    assert 4 < stop_after < 100
+
+
+def test_equal_states_are_equal_bytes(tmp_path):
+    """Whether an optimizer's state was computed or loaded."""
+    task, state = ToyTask(), state_at(3)
+    optimizer, schedule = trained(task)
+    first = save_checkpoint(tmp_path / "a", task, optimizer, schedule, state, keep=1)
+    other = ToyTask()
+    moments, position = trained(other)
+    load_weights(first, other)
+    load_optimizer(first, moments, position)
+    state.seconds = 99.0
+    second = save_checkpoint(tmp_path / "b", other, moments, position, state, keep=1)
+    names = {path.name for path in first.iterdir()}
+    assert names == {"model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS", "clock.json"}
+    for name in names - {"clock.json"}:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert load_state(second).seconds == 99.0
+    (second / "clock.json").write_text("[]")
+    assert load_state(second).seconds == 0.0, "the clock decides nothing"
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:9] + bytes([data[9] ^ 1]) + data[10:]
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "swapped": lambda path: shutil.copy(path.parent.with_name("step-00000001") / path.name, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"])
+def test_damage_is_found_and_the_checkpoint_before_it_is_taken(tmp_path, name, damage):
+    other = ToyTask()
+    torch.nn.init.ones_(other.mix.weight)
+    optimizer, schedule = trained(other)
+    optimizer.step()
+    save_checkpoint(tmp_path, other, optimizer, schedule, state_at(1), keep=3)
+    whole, damaged = save(tmp_path, state_at(2), keep=3), save(tmp_path, state_at(3), keep=3)
+    DAMAGES[damage](damaged / name)
+    found, told = find_checkpoint(tmp_path)
+    assert found == whole and len(told) == 1
+    assert str(damaged) in told[0] and "\n" not in told[0]
+    assert name in told[0] or name == "SHA256SUMS"
+    set_aside_newer(tmp_path, found)
+    assert find_checkpoint(tmp_path) == (whole, []) and not damaged.exists()
+    assert (damaged.parent / f"damaged-{damaged.name}").is_dir(), "set aside, not deleted"
+
+
+def test_folders_that_changed_places_are_damage(tmp_path):
+    one, two = (save(tmp_path, state_at(step)) for step in (1, 2))
+    one.rename(tmp_path / "x")
+    two.rename(one)
+    (tmp_path / "x").rename(two)
+    with pytest.raises(ValueError, match=r"no checkpoint .* is whole, .* holds the checkpoint of"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_from_before_there_were_sums_is_read(tmp_path):
+    folder = save(tmp_path, state_at(1))
+    state = json.loads((folder / "state.json").read_text())
+    for name in ("SHA256SUMS", "clock.json"):
+        (folder / name).unlink()
+    (folder / "state.json").write_text(json.dumps({**state, "seconds": 7.0}))
+    assert load_state(folder).seconds == 7.0
 
 
 def test_a_weight_too_many_or_missing_is_named(tmp_path):
@@ -101,7 +199,7 @@ def test_a_weight_too_many_or_missing_is_named(tmp_path):
 
 
 def test_what_is_not_a_checkpoint_is_an_error_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="no checkpoint called 'last'"):
+    with pytest.raises(ValueError, match=r"holds no checkpoint$"):
         find_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"not a checkpoint: it has no model.safetensors"):
         load_state(tmp_path)
@@ -127,7 +225,7 @@ def test_a_damaged_state_is_an_error_in_one_line(tmp_path_factory, content):
         load_state(folder)
 
 
-@pytest.mark.parametrize("writer", ["save_file", "_save_optimizer", "replace_text"])
+@pytest.mark.parametrize("writer", ["save_file", "_save_optimizer", "_write_json"])
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, writer):
     save(tmp_path, state_at(1), keep=1)
 
@@ -137,8 +235,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, writer):
     monkeypatch.setattr(checkpoint, writer, full)
     with pytest.raises(ValueError, match=r"step-00000002.*No space left.*step-00000001 is whole"):
         save(tmp_path, state_at(2), keep=1)
-    assert find_checkpoint(tmp_path).name == "step-00000001"
-    load_weights(find_checkpoint(tmp_path), ToyTask())
+    assert find_checkpoint(tmp_path)[0].name == "step-00000001"
+    load_weights(find_checkpoint(tmp_path)[0], ToyTask())
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
 
 
@@ -157,4 +255,4 @@ def test_real_failed_writes_are_caught(tmp_path, share):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value) and "step-00000001 is whole" in str(caught.value)
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["last", "step-00000001"]
+    assert left == ["step-00000001"]

@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import toy_training
 from safetensors.torch import load_file
-from toy_training import ToyTask, figures, train_toy
+from toy_training import Killed, ToyTask, dies_after, figures, train_toy
 
 from vilta.config import PretrainConfig
 from vilta.config.yaml_file import load_yaml
@@ -42,6 +44,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at, optimizer)
     train_toy(tmp_path / "whole", whole, optimizer=optimizer)
     stopped = train_toy(tmp_path / "pieces", ToyTask(stop_at=stop_at), optimizer=optimizer)
     assert stopped.stopped and stopped.step == (stop_at + 1) // 2
+    with pytest.raises(SystemExit) as end:
+        stopped.exit_if_stopped()
+    assert end.value.code == 130, "make and scripts see that there is no model yet"
     assert "vilta toy --run.resume" in capsys.readouterr().out
     assert not (tmp_path / "pieces" / "model").exists()
     torch.manual_seed(stop_at)  # whatever the new process did before must not matter
@@ -57,9 +62,129 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     killed.after_step = lambda: 1 / 0 if killed.calls == 14 else ToyTask.after_step(killed)
     with pytest.raises(ZeroDivisionError):
         train_toy(tmp_path / "killed", killed)
-    assert find_checkpoint(tmp_path / "killed").name == "step-00000006"
+    assert find_checkpoint(tmp_path / "killed")[0].name == "step-00000006"
     train_toy(tmp_path / "killed", resume=True)
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+
+
+def test_a_start_killed_at_any_file_operation_starts_again_and_ends_equal(tmp_path):
+    """With `resume: auto`, in a new folder and where `overwrite` was removing an old run."""
+    train_toy(tmp_path / "whole", **SHORT)
+    (tmp_path / "old").mkdir()
+    train_toy(tmp_path / "old", **{**SHORT, "steps": 2, "seed": 1})
+    (tmp_path / "old" / "evaluation-val.json").write_text('{"run": "", "data": "", "figures": {}}')
+    outcomes = Counter()
+    for overwrite in (False, True):
+        for operation in range(1, 300, EVERY):
+            out = tmp_path / f"{overwrite}-{operation}"
+            if overwrite:
+                shutil.copytree(tmp_path / "old", out)
+            left = killed_after(operation, out, overwrite=overwrite, **SHORT)
+            outcomes[left] += 1
+            if left == "finished":
+                break
+            saved = [*out.glob("checkpoints/step-*/state.json")]
+            if saved and json.loads(saved[0].read_text())["seed"] == 1:
+                with pytest.raises(ValueError, match="seed 1"):  # the old run, and it is whole
+                    train_toy(out, resume="auto", **SHORT)
+                train_toy(out, overwrite=True, **SHORT)
+            else:
+                train_toy(out, resume="auto", **SHORT)
+            assert figures(out) == figures(tmp_path / "whole")
+            assert same_files(out / "model", tmp_path / "whole" / "model")
+            assert same_files(out / "checkpoints", tmp_path / "whole" / "checkpoints")
+            assert not list(out.rglob(".*")), "nothing half written is left"
+    assert outcomes["killed"] > 60 / EVERY and outcomes["finished"] == 2
+
+
+EVERY = int(os.environ.get("VILTA_TEST_EVERY", "5"))
+"""At one of so many file operations; 1 takes a minute."""
+SHORT = {"steps": 4, "save_every": 2, "evaluate_every": 4, "log_every": 1, "keep": 1}
+
+
+def killed_after(operation, out, **settings) -> str:
+    """Train in a process that ends, as it were, before its n-th change of a folder."""
+    left = iter(range(operation - 1))
+    names = ("rename", "replace", "mkdir", "unlink", "rmdir", "open")
+    with pytest.MonkeyPatch.context() as patched:
+        for name in names:
+            patched.setattr(os, name, dies_after(left, getattr(os, name)))
+        try:
+            train_toy(out, **settings)
+        except Killed:
+            return "killed"
+    return "finished"
+
+
+def same_files(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same bytes, but for the clock."""
+
+    def content(folder):
+        return {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "clock.json"
+        }
+
+    return content(one) == content(two)
+
+
+def test_a_killed_start_needs_no_choice(tmp_path):
+    """Neither a plain start nor `auto` points at the other; a finished run is not started again."""
+    out = tmp_path / "run"
+    for settings in ({}, {"resume": "auto"}):
+        out.mkdir(exist_ok=True)
+        for name in ("config.yaml", ".tmp-config.yaml", "metrics.jsonl"):
+            (out / name).write_text("{}")
+        with pytest.raises(ValueError, match=r"no checkpoint.*--run.resume auto starts"):
+            train_toy(out, resume=True)
+        assert train_toy(out, steps=2, **settings).step == 2
+        shutil.rmtree(out / "checkpoints")
+        with pytest.raises(ValueError, match=r"holds what a run has left.*--run.overwrite"):
+            train_toy(out, steps=2, **settings)
+        assert (out / "model").is_dir()
+        shutil.rmtree(out)
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from vilta.locking import only_writer\n"
+        "with only_writer(Path(sys.argv[1]), 'x'):\n    print(flush=True)\n    time.sleep(600)"
+    )
+    train_toy(tmp_path / "run", steps=2)
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        before = sorted(str(path) for path in tmp_path.rglob("*"))
+        for way in ({"resume": True}, {"resume": "auto"}, {"overwrite": True}):
+            with pytest.raises(ValueError, match=f"written by process {holder.pid}"):
+                train_toy(tmp_path / "run", **way)
+        assert before == sorted(str(path) for path in tmp_path.rglob("*"))
+        holder.kill()
+    train_toy(tmp_path / "run", steps=3, resume=True)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(tmp_path, capsys):
+    train_toy(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    *_, before, newest = sorted((tmp_path / "damaged" / "checkpoints").iterdir())
+    (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:-100])
+    train_toy(tmp_path / "damaged", resume=True)
+    said = capsys.readouterr().out
+    assert f"optimizer.pt is not what was written; going on from {before.name}" in said
+    assert figures(tmp_path / "damaged") == figures(tmp_path / "whole")
+
+
+def test_lost_best_weights_are_told_and_chosen_anew(tmp_path, capsys):
+    task = ToyTask()
+    task.scores = [0.9, 0.1]
+    train_toy(tmp_path, task, steps=6, evaluate_every=2, keep=1, stop_at=12)
+    (tmp_path / "checkpoints" / "step-00000002" / "model.safetensors").write_bytes(b"")
+    task = ToyTask()
+    task.scores = [0.2, 0.3]
+    summary = train_toy(tmp_path, task, steps=8, evaluate_every=2, keep=1, resume=True)
+    assert "the best weights are lost" in capsys.readouterr().out
+    assert summary.best["step"] == 8
 
 
 def test_precision_and_frozen_parts(tmp_path, capsys):
@@ -195,7 +320,7 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
     }
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
     assert kept == ["step-00000006", "step-00000012"]
-    best = load_file(find_checkpoint(tmp_path, "best") / "model.safetensors")
+    best = load_file(tmp_path / "checkpoints" / "step-00000006" / "model.safetensors")
     released = load_file(tmp_path / "model" / "model.safetensors")
     assert torch.equal(released["mix"], best["mix.weight"])
     assert torch.equal(task.mix.weight, best["mix.weight"])
@@ -205,7 +330,7 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
 def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"best-metric toy/scroe.*toy/score"):
         train_toy(tmp_path, best_metric="toy/scroe")
-    assert find_checkpoint(tmp_path).name == "step-00000006"
+    assert find_checkpoint(tmp_path)[0].name == "step-00000006"
     assert train_toy(tmp_path, resume=True).best["step"] in (6, 12)
 
 
@@ -256,7 +381,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="files that are no run"):
+        with pytest.raises(ValueError, match="files that are not a run"):
             train_toy(tmp_path / "photos", overwrite=overwrite)
     train_toy(tmp_path / "run", steps=2)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
@@ -266,7 +391,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
     (tmp_path / "run" / "notes.txt").touch()
     assert train_toy(tmp_path / "run", steps=1, overwrite=True).step == 1
     assert (tmp_path / "run" / "notes.txt").exists(), "overwrite deletes only what a run writes"
-    assert find_checkpoint(tmp_path / "run").name == "step-00000001"
+    assert find_checkpoint(tmp_path / "run")[0].name == "step-00000001"
 
 
 def test_overwrite_deletes_what_was_measured_of_the_old_run(tmp_path):

@@ -98,7 +98,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
-    )
+    ).exit_if_stopped()
     update_card(config.run.out)
 
 

@@ -89,7 +89,8 @@ def run(config: PretrainConfig) -> None:
         samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
         bad_samples=lambda: dataset.counts["bad"],
     )
-    if loader is not None and len(loader.dataset) > 1 and not summary.stopped:
+    summary.exit_if_stopped()
+    if loader is not None and len(loader.dataset) > 1:
         calibrate_release(task, loader, Path(config.run.out) / MODEL, data.val)
     update_card(config.run.out)
 

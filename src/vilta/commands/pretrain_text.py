@@ -77,7 +77,7 @@ def run(config: PretrainTextConfig) -> None:
         then=f"vilta pretrain CONFIG.yaml --model.text {config.run.out}/model",
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
-    )
+    ).exit_if_stopped()
     update_card(config.run.out)
 
 

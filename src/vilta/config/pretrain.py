@@ -213,8 +213,9 @@ class RunConfig:
     """Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, the released model."""
     seed: int = 0
     """Decides everything that is random."""
-    resume: bool = False
-    """Go on from the last whole checkpoint in `out`."""
+    resume: Literal[False, True, "auto"] = False
+    """Go on from the last whole checkpoint in `out`; `auto`: start the run if there is none yet,
+    so that one command both starts it and goes on with it."""
     overwrite: bool = False
     """Start anew although `out` holds a run; the old one is deleted."""
     accept_other_data: bool = False

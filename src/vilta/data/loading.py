@@ -154,7 +154,8 @@ def _started(loader: DataLoader[Sample]) -> Iterator[Batch]:
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signals
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    requests = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, requests)
     try:
         return iter(loader)
     finally:

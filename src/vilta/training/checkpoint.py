@@ -1,14 +1,17 @@
 """The state of a training run on disk: written whole or not at all, read strictly.
 
-``checkpoints/step-00000123/`` holds ``model.safetensors``, ``optimizer.pt`` and ``state.json``;
-the text files ``last`` and ``best`` name the folder to take. No random state is stored: the loop
-derives every random number from the seed and the step.
+``checkpoints/step-00000123/`` holds ``model.safetensors``, ``optimizer.pt`` and ``state.json``, the
+same bytes for the same state, and their ``SHA256SUMS``. The newest whole folder is the one to go on
+from, and its state names the best one; so one rename moves everything. No random state is stored:
+the loop derives every random number from the seed and the step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vilta.training.folder import CHECKPOINTS, remove_folder, replace_text, replaced_folder
+from vilta.training.folder import CHECKPOINTS, remove_folder, replaced_folder
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.pt", "state.json"
+_SUMS = "SHA256SUMS"
+"""Checksums of these three, as ``sha256sum --check`` reads them."""
+_CLOCK = "clock.json"
+"""What depends on the clock; apart, so that the other files are equal for equal states."""
 _LIBRARIES = ("torch", "transformers", "accelerate")
 
 
@@ -83,59 +90,101 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> Path:
-    """Write the checkpoint of ``state.step``, move the pointers, then delete older ones.
+    """Write the checkpoint of ``state.step``, then delete older ones.
 
     The last ``keep`` and the best stay. When the disk is full or fails, nothing half written is
     left, the earlier checkpoints stay, and a ``ValueError`` says so in one line.
     """
-    folder = run / CHECKPOINTS / f"step-{state.step:08d}"
+    folder = _folder(run, state.step)
     try:
         with replaced_folder(folder) as temporary:
             weights = {k: v.detach().cpu().contiguous() for k, v in _owned(task)[0].items()}
             save_file(weights, temporary / _WEIGHTS)
             _save_optimizer(optimizer, schedule, temporary / _OPTIMIZER)
-            versions = {name: version(name) for name in _LIBRARIES}
-            content = json.dumps({**asdict(state), "versions": versions}, indent=1)
-            (temporary / _STATE).write_text(content, encoding="utf-8")
-        replace_text(folder.parent / "last", folder.name)
-        if state.best is not None and state.best["step"] == state.step:
-            replace_text(folder.parent / "best", folder.name)
+            content = asdict(state) | {"versions": {name: version(name) for name in _LIBRARIES}}
+            clock = {"seconds": content.pop("seconds")}
+            _write_json(temporary / _STATE, content)
+            _write_json(temporary / _CLOCK, clock)
+            sums = [f"{_digest(temporary / n)}  {n}\n" for n in (_WEIGHTS, _OPTIMIZER, _STATE)]
+            (temporary / _SUMS).write_text("".join(sums), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        last = _pointed(run, "last")
+        last = max(checkpoint_folders(run), default=None)
         left = f"{last.name} is whole" if last else "there is no earlier one"
         reason = " ".join(str(error).split())
         raise ValueError(
             f"cannot save checkpoint {folder.name} in {folder.parent}: {reason}; {left}. Make room "
-            "and go on with --run.resume"
+            "and go on with --run.resume auto"
         ) from error
-    _prune(run, keep)
+    prune(run, keep, state)
     return folder
 
 
-def find_checkpoint(run: Path, which: str = "last") -> Path:
-    """Return the folder that the pointer ``last`` or ``best`` of a run names.
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first; each was renamed only when it was whole."""
+    return sorted((run / CHECKPOINTS).glob("step-*"))
 
-    Without a usable ``last`` pointer, the newest folder; each was renamed only when it was whole.
+
+def find_checkpoint(run: Path) -> tuple[Path, list[str]]:
+    """Return the newest checkpoint that is whole, and a line for each newer one that is not.
+
+    Raises ``ValueError`` if there is none.
     """
-    folder = _pointed(run, which)
-    if folder is None and which == "last":
-        folder = max((run / CHECKPOINTS).glob("step-*"), default=None)
-    if folder is None:
-        raise ValueError(f"{run / CHECKPOINTS} holds no checkpoint called {which!r}")
+    damaged: list[str] = []
+    for folder in reversed(checkpoint_folders(run)):
+        try:
+            load_state(folder)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        return folder, damaged
+    if damaged:
+        raise ValueError(
+            f"no checkpoint in {run / CHECKPOINTS} is whole, the newest: {damaged[0]}; "
+            "--run.overwrite starts the run anew"
+        )
+    raise ValueError(f"{run / CHECKPOINTS} holds no checkpoint")
+
+
+def best_checkpoint(run: Path, state: RunState) -> Path:
+    """Return the checkpoint with the weights of ``state.best``; ``ValueError`` if it is damaged."""
+    assert state.best is not None
+    folder = _folder(run, state.best["step"])
+    load_state(folder)
     return folder
+
+
+def set_aside_newer(run: Path, folder: Path) -> None:
+    """Rename the damaged checkpoints after ``folder``, from which the run goes on."""
+    for newer in checkpoint_folders(run):
+        if newer > folder:
+            aside = newer.with_name(f"damaged-{newer.name}")
+            if aside.exists():
+                remove_folder(aside)
+            newer.rename(aside)
 
 
 def load_state(folder: Path) -> RunState:
-    """Read where a run stood; ``ValueError`` if the folder is no checkpoint."""
+    """Check a checkpoint's files against their sums, and return where the run stood.
+
+    Raises ``ValueError`` in one line if the folder is no checkpoint or a file of it is damaged.
+    """
     missing = [n for n in (_WEIGHTS, _OPTIMIZER, _STATE) if not (folder / n).is_file()]
     if missing:
         raise ValueError(f"{folder} is not a checkpoint: it has no {', '.join(missing)}")
+    if (folder / _SUMS).is_file():
+        _check_sums(folder)
     try:
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         content.pop("versions", None)
-        return RunState(**content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        if "seconds" not in content:  # before there were sums, it stood here
+            _check_sums(folder)
+        state = RunState(**content)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder} is not a checkpoint: {_STATE} is damaged ({error})") from None
+    if folder.name != _folder(folder, state.step).name:
+        raise ValueError(f"{folder} is damaged: it holds the checkpoint of step {state.step}")
+    state.seconds = _read_clock(folder, state.seconds)
+    return state
 
 
 def load_weights(folder: Path, task: nn.Module) -> None:
@@ -179,9 +228,55 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, schedule: LambdaLR, path: 
     """Write ``optimizer.pt``; a failed write, ``RuntimeError`` in torch, becomes ``OSError``."""
     content = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
     try:
-        torch.save(content, path)
+        torch.save(_canonical(content), path)
     except RuntimeError as error:
         raise OSError(f"cannot write {path.name}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _canonical(value: Any) -> Any:
+    """Return a copy whose pickle depends on the values alone.
+
+    Pickle writes an object that it meets twice as a reference. Which strings and containers of an
+    optimizer's state are one object differs between a run that went on and one that never stopped.
+    """
+    if isinstance(value, dict):
+        return {_canonical(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_canonical(item) for item in value])
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous()
+    return sys.intern(value) if type(value) is str else value
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Raise ``ValueError`` that names the first file which is not what was written."""
+    try:
+        lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        for name in (_WEIGHTS, _OPTIMIZER, _STATE):
+            if sums.get(name) != _digest(folder / name):
+                raise ValueError(f"{folder} is damaged: {name} is not what was written")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{folder} is damaged: {_SUMS} is not what was written") from None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read_clock(folder: Path, otherwise: float) -> float:
+    """Return the seconds of training so far; nothing depends on them, so damage is no error."""
+    try:
+        return float(json.loads((folder / _CLOCK).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise
 
 
 def _owned(task: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -199,19 +294,13 @@ def _owned(task: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return owned, aliases
 
 
-def _pointed(run: Path, which: str) -> Path | None:
-    """Return the existing folder that a pointer file names, if any."""
-    pointer = run / CHECKPOINTS / which
-    if not pointer.is_file():
-        return None
-    folder = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-    return folder if folder.is_dir() and folder != pointer.parent else None
+def _folder(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:08d}"
 
 
-def _prune(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the ``keep`` newest (at least one), the last and the best."""
-    kept = {_pointed(run, "last"), _pointed(run, "best")}
-    folders = sorted((run / CHECKPOINTS).glob("step-*"))
-    for folder in folders[: -max(keep, 1)]:
-        if folder not in kept:
+def prune(run: Path, keep: int, state: RunState) -> None:
+    """Delete all checkpoints but the ``keep`` newest (at least one) and the best."""
+    best = _folder(run, state.best["step"]) if state.best is not None else None
+    for folder in checkpoint_folders(run)[: -max(keep, 1)]:
+        if folder != best:
             remove_folder(folder)

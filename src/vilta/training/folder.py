@@ -21,13 +21,15 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 REPORT = "report"
 FIGURES = "metrics.json"
+LOCK = ".lock"
 _TEMPORARY = ".tmp-"
 
 
-def check_run_folder(run: RunConfig) -> None:
+def check_run_folder(run: RunConfig) -> bool:
     """Refuse, before any work is done, a folder that this run may not write into.
 
-    Changes nothing, so that every process may call it. Raises ``ValueError`` in one line.
+    Returns whether the run goes on from a checkpoint. Changes nothing, so that every process may
+    call it. Raises ``ValueError`` in one line.
     """
     if not run.out:
         raise ValueError("--run.out must name the folder that the run writes into")
@@ -36,17 +38,27 @@ def check_run_folder(run: RunConfig) -> None:
     folder = Path(run.out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --run.out must name a folder")
-    is_run = (folder / CONFIG).is_file()
-    if run.resume:
-        if not any((folder / CHECKPOINTS).glob("step-*")):
-            raise ValueError(f"{folder} holds no checkpoint to resume; start without --run.resume")
-    elif folder.is_dir() and any(folder.iterdir()):
-        if not is_run:
-            raise ValueError(f"{folder} holds files that are no run; choose another --run.out")
-        if not run.overwrite:
-            raise ValueError(
-                f"{folder} holds a run; --run.resume goes on with it, --run.overwrite replaces it"
-            )
+    saved = any((folder / CHECKPOINTS).glob("step-*"))
+    if run.resume and saved:
+        return True
+    if run.resume is True:
+        raise ValueError(
+            f"{folder} holds no checkpoint to resume; --run.resume auto starts the run then"
+        )
+    is_run = saved or (folder / CONFIG).is_file()
+    if not is_run and not _is_empty(folder):
+        raise ValueError(f"{folder} holds files that are not a run; choose another --run.out")
+    if run.overwrite:
+        return False
+    if saved:
+        raise ValueError(
+            f"{folder} holds a run; --run.resume goes on with it, --run.overwrite replaces it"
+        )
+    if is_run and _results(folder):
+        raise ValueError(
+            f"{folder} holds what a run has left, but no checkpoint; --run.overwrite replaces it"
+        )
+    return False
 
 
 def claim_run_folder(run: RunConfig, config: Any) -> None:
@@ -54,22 +66,24 @@ def claim_run_folder(run: RunConfig, config: Any) -> None:
 
     ``config`` is a dataclass with the ``run``. What was allowed for this start alone is not
     written, so that whoever goes on by config.yaml is asked again.
-    ``overwrite`` deletes what a run writes and what was measured of it, and leaves any other file
-    alone.
+    A start deletes what an earlier one wrote and what was measured of it, and leaves any other file
+    alone. It may be killed at any moment: what is left is a run that goes on, or that starts again.
     """
-    check_run_folder(run)
+    goes_on = check_run_folder(run)
     folder = Path(run.out)
     for place in (folder, folder / CHECKPOINTS):  # what a killed run left half written
         for path in place.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if run.overwrite:
-        for name in (CHECKPOINTS, EVENTS, MODEL, REPORT):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for path in (folder / METRICS, folder / FIGURES, *_evaluations(folder)):
-            path.unlink(missing_ok=True)
-    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    if not goes_on:
+        # Results first, checkpoints after them: without checkpoints and results it is a new start.
+        for path in (*_results(folder), folder / CHECKPOINTS, folder / EVENTS, folder / METRICS):
+            if path.is_dir() and not path.is_symlink():
+                remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
     asked_anew = replace(config.run, resume=False, overwrite=False, accept_other_data=False)
     save_yaml(replace(config, run=asked_anew), folder / CONFIG)
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -116,6 +130,19 @@ def replace_bytes(path: Path, content: bytes) -> None:
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is missing, or holds nothing but what a killed start has left."""
+    if not folder.is_dir():
+        return True
+    return all(p.name == LOCK or p.name.startswith(_TEMPORARY) for p in folder.iterdir())
+
+
+def _results(folder: Path) -> list[Path]:
+    """Return what a run gives, and what was measured of it."""
+    named = (folder / name for name in (FIGURES, REPORT, MODEL))
+    return [*_evaluations(folder), *(path for path in named if path.exists())]
 
 
 def _evaluations(folder: Path) -> list[Path]:

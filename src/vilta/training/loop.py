@@ -7,6 +7,7 @@ have ``to(device)``, ``names`` and a length. ``session.py`` holds what one step 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,10 +16,12 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from vilta.config import OptimizationConfig, RunConfig
+from vilta.locking import only_writer
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
-from vilta.training.processes import StopRequest, start_processes
+from vilta.training.processes import on_main, start_processes
 from vilta.training.session import Session
+from vilta.training.stopping import StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
 
@@ -45,6 +48,13 @@ class Summary:
     """Time spent in training steps, in all sessions."""
     best: dict[str, Any] | None
     """``step``, ``metric``, ``value`` and ``figures`` of the evaluation that chose the model."""
+    exit_code: int = 0
+    """128 + the signal that stopped it, as shells have it; 0 if nothing did."""
+
+    def exit_if_stopped(self) -> None:
+        """End this process with ``exit_code`` if the run was stopped: it has no model yet."""
+        if self.stopped:
+            raise SystemExit(self.exit_code)
 
 
 def train(
@@ -80,19 +90,22 @@ def train(
     task.float()  # it may have been loaded in half precision
     accelerator = start_processes(run)
     batch = optimization.batch_size * optimization.accumulate * accelerator.num_processes
-    state = RunState(
+    fresh = RunState(
         fingerprint=fingerprint, vocabulary=vocabulary, seed=run.seed, global_batch=batch
     )
-    source = checkpoint.find_checkpoint(Path(run.out)) if run.resume else None
-    if source is not None:
-        state = _resumed_state(source, state, run)
     accelerator.wait_for_everyone()  # every process has looked at the folder before one writes
-    main = accelerator.is_main_process
-    if main:
-        folder.claim_run_folder(run, config)
-    accelerator.wait_for_everyone()
-    tracker = Tracker(Path(run.out), start=state.step, steps=optimization.steps, main=main)
-    with StopRequest() as stop, tracker:
+    with ExitStack() as stack:
+        source, state, notes = on_main(accelerator, lambda: _claimed(stack, run, config, fresh))
+        tracker = Tracker(
+            Path(run.out),
+            start=state.step,
+            steps=optimization.steps,
+            main=accelerator.is_main_process,
+        )
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(tracker)
+        for note in notes:
+            tracker.say(note)
         session = Session(
             task=task,
             accelerator=accelerator,
@@ -129,13 +142,42 @@ def train(
         skipped=state.skipped,
         seconds=state.seconds,
         best=state.best,
+        exit_code=128 + stop.number if stopped else 0,
     )
+
+
+def _claimed(
+    stack: ExitStack, run: RunConfig, config: Any, fresh: RunState
+) -> tuple[Path | None, RunState, list[str]]:
+    """Take possession of the run's folder, for as long as ``stack`` is open.
+
+    Returns the checkpoint to go on from, where the run stands, and what the user should know.
+    """
+    out = Path(run.out)
+    out.mkdir(parents=True, exist_ok=True)
+    notes = [stack.enter_context(only_writer(out / folder.LOCK, out))]
+    source, state = None, fresh
+    if folder.check_run_folder(run):
+        source, damaged = checkpoint.find_checkpoint(out)
+        state = _resumed_state(source, fresh, run)
+        notes += [f"{line}; going on from {source.name}" for line in damaged]
+        if state.best is not None:
+            try:
+                checkpoint.best_checkpoint(out, state)
+            except ValueError as error:
+                notes.append(f"the best weights are lost: {error}; the best of what comes counts")
+                state.best, state.stale = None, 0
+        checkpoint.set_aside_newer(out, source)
+        checkpoint.prune(out, run.keep, state)  # a killed process may have been at it
+    elif run.resume:
+        notes.append(f"{out} holds no checkpoint yet: starting the run")
+    folder.claim_run_folder(run, config)
+    return source, state, list(filter(None, notes))
 
 
 def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> bool:
     """Take the steps that are left, evaluate and save when due; return whether stopped."""
     state, run = session.state, session.run
-    # Workers of the loader start only now, inherit the handler of Ctrl-C, and so survive it.
     batches = iter(
         loader_for(
             start_step=state.step,
@@ -143,14 +185,15 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
             world_size=session.accelerator.num_processes,
         )
     )
-    session.evaluate_if_due()  # the run may have been stopped between a step and its evaluation
+    # The run may have been stopped between a step and its evaluation.
+    if session.evaluate_if_due(stop):
+        return True
     while state.step < session.optimization.steps:
         if run.patience and state.stale >= run.patience:
             session.tracker.say(f"no better {run.best_metric} in {state.stale} evaluations")
             break
-        if session.step(batches, stop):
+        if session.step(batches, stop) or session.evaluate_if_due(stop):
             return True
-        session.evaluate_if_due()
         if run.save_every and state.step % run.save_every == 0:
             session.save()
     return False

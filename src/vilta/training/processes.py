@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import signal
-import threading
+from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType, TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import Tensor, nn
 
 from vilta.config import RunConfig
 from vilta.training.precision import choose_device, keep_freed_memory
+
+T = TypeVar("T")
 
 
 def start_processes(run: RunConfig) -> Accelerator:
@@ -39,6 +43,27 @@ def start_processes(run: RunConfig) -> Accelerator:
     )
     atexit.register(accelerator.state.destroy_process_group)
     return accelerator
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Let the first process do ``work`` while the others wait; all get its result or its error.
+
+    Raises the ``ValueError`` or ``OSError`` of ``work``, in every process as ``ValueError``: when
+    only the first one stopped, the others would wait for it in vain.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    outcome: list[Any] = [None, ""]
+    cause: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except (ValueError, OSError) as error:
+            outcome, cause = [None, str(error) or type(error).__name__], error
+    broadcast_object_list(outcome)
+    if outcome[1]:
+        raise ValueError(outcome[1]) from cause
+    return cast(T, outcome[0])
 
 
 @torch.no_grad()
@@ -68,30 +93,3 @@ def derived(seed: int, *place: int | str) -> int:
     """Return a seed for ``torch.manual_seed`` that depends on the run's seed and on a place."""
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag while its block runs; the handler does no more."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        # Only the main thread may install handlers; elsewhere there is nothing to be asked.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True

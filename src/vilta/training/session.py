@@ -27,7 +27,8 @@ from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
-from vilta.training.processes import StopRequest, average_statistics, derived
+from vilta.training.processes import average_statistics, derived, on_main
+from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask
 
@@ -96,7 +97,13 @@ class Session:
         names: list[list[str]] = []
         reports: list[dict[str, Tensor]] = []
         for index in range(self.optimization.accumulate):
-            batch = next(batches, None)
+            try:
+                # Before its first batch a step has changed nothing, and nobody waits for it.
+                alone = index == 0 and self.accelerator.num_processes == 1
+                with stop.breaks() if alone else nullcontext():
+                    batch = next(batches, None)
+            except Interrupted:
+                return True
             if batch is None:
                 raise ValueError(
                     f"the training data gave no batch for step {self.state.step + 1}: fewer "
@@ -212,22 +219,39 @@ class Session:
             self.logged = (state.step, state.seconds)
         self.tracker.progress(state.step, seconds / steps)
 
-    def evaluate_if_due(self) -> None:
-        """Evaluate every ``evaluate_every`` steps and at the end; a new best one is saved."""
+    def evaluate_if_due(self, stop: StopRequest) -> bool:
+        """Evaluate every ``evaluate_every`` steps and at the end; a new best one is saved.
+
+        Returns whether the run was asked to stop in the middle: the evaluation comes again then.
+        """
         state, every = self.state, self.run.evaluate_every
         due = (every and state.step and state.step % every == 0) or (
             state.step >= self.optimization.steps
         )
         if self.evaluate is None or not due or state.evaluated == state.step:
-            return
+            return False
+        figures: dict[str, float] = {}
+        shown: dict[str, np.ndarray] = {}
         self.module.eval()
         torch.manual_seed(derived(self.run.seed, "evaluation"))
-        with torch.no_grad(), autocast(self.accelerator.device, self.dtype):
-            figures = broadcast_object_list([self.evaluate()])[0]
-            shown = self.pictures() if self.pictures and self.accelerator.is_main_process else {}
+        try:
+            with torch.no_grad(), autocast(self.accelerator.device, self.dtype), stop.breaks():
+                figures = self.evaluate()
+                if self.pictures and self.accelerator.is_main_process:
+                    shown = self.pictures()
+        except Interrupted:
+            figures = {}
         self.module.train()
+        if not all(gather_object([bool(figures)])):
+            return True
+        figures = broadcast_object_list([figures])[0]
         self.tracker.evaluation(state.step, figures, shown)
-        metric = self.run.best_metric
+        self._compare(figures)
+        return False
+
+    def _compare(self, figures: dict[str, float]) -> None:
+        """Take note of an evaluation, and save the step if it is the best one."""
+        state, metric = self.state, self.run.best_metric
         if metric not in figures:
             self.save()
             raise ValueError(
@@ -247,16 +271,17 @@ class Session:
         if self.saved == (self.state.step, self.state.evaluated):
             return
         self._pool_window()
-        if self.accelerator.is_main_process:
-            checkpoint.save_checkpoint(
+        on_main(
+            self.accelerator,
+            lambda: checkpoint.save_checkpoint(
                 Path(self.run.out),
                 self.module,
                 self.optimizer,
                 self.schedule,
                 self.state,
                 keep=self.run.keep,
-            )
-        self.accelerator.wait_for_everyone()
+            ),
+        )
         self.saved = (self.state.step, self.state.evaluated)
 
     def release(self) -> None:
@@ -266,19 +291,20 @@ class Session:
         if best is not None:
             chosen = f"weights of step {best['step']}, {best['metric']} {best['value']:.4g}"
             if best["step"] != self.state.step:
-                checkpoint.load_weights(checkpoint.find_checkpoint(out, "best"), self.module)
+                checkpoint.load_weights(checkpoint.best_checkpoint(out, self.state), self.module)
         self.module.eval()
-        if self.accelerator.is_main_process:
-            try:
-                with folder.replaced_folder(out / folder.MODEL) as temporary:
-                    self.task.save_pretrained(str(temporary))
-            except (OSError, SafetensorError) as error:
-                raise ValueError(
-                    f"cannot write {out / folder.MODEL}: {' '.join(str(error).split())}; the "
-                    "checkpoints are whole, make room and go on with --run.resume"
-                ) from error
-        self.accelerator.wait_for_everyone()
+        on_main(self.accelerator, lambda: self._write_model(out / folder.MODEL))
         self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); figures in {out}")
+
+    def _write_model(self, target: Path) -> None:
+        try:
+            with folder.replaced_folder(target) as temporary:
+                self.task.save_pretrained(str(temporary))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"cannot write {target}: {' '.join(str(error).split())}; the checkpoints are "
+                "whole, make room and go on with --run.resume"
+            ) from error
 
 
 def _flat(lists: list[list[str]]) -> list[str]:

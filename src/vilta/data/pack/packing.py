@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict, deque
@@ -38,6 +39,9 @@ from vilta.data.sources import (
     nothing_usable,
 )
 from vilta.data.transforms import decode_image, shrink
+from vilta.locking import only_writer
+
+log = logging.getLogger("vilta.data")
 
 FORMAT = "vilta pairs, version 3"
 """Names the layout in the manifest."""
@@ -91,6 +95,24 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
         raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
     out = _free_folder(config.out)
     reader = find_reader(source, source_options(config))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(out.parent / f".{out.name}.lock", out) as note:
+            if note:
+                log.warning(note)
+            manifest = _packed(source, reader, _free_folder(config.out), config, progress)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{out} cannot be written: {reason}; the same command goes on") from error
+    if config.push:
+        _push(out, config)
+    return manifest
+
+
+def _packed(
+    source: str, reader: Reader, out: Path, config: PackConfig, progress: Progress | None
+) -> dict[str, Any]:
+    """Do the packing, beside ``out``, and move it there."""
     folder = out.parent / f".{out.name}.partial"
     try:
         what = {"format": FORMAT, "source": source, "settings": _settings(config)}
@@ -107,14 +129,9 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
         if out.exists():
             out.rmdir()
         os.rename(folder, out)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"{out} cannot be written: {reason}; the same command goes on") from error
     except ValueError:
         shutil.rmtree(folder)  # the source is at fault, and would be again
         raise
-    if config.push:
-        _push(out, config)
     return manifest
 
 

@@ -1,0 +1,101 @@
+"""How a run is asked to stop: Ctrl-C, SIGTERM and SIGHUP, from its first step to its last file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+SECOND_AFTER = 1.0
+"""Seconds after the first request from which another one counts as a second. Ctrl-C reaches a
+process from the terminal and once more from make or torchrun (our choice)."""
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+class Interrupted(BaseException):
+    """Ends work that may be broken off at any point. Caught where that work was begun."""
+
+
+class StopRequest:
+    """Turns a signal into a flag while its block runs; a second signal ends the process at once.
+
+    The second one is seen by a thread, so it does not wait for a computation either. Under
+    ``torchrun`` the agent ends processes that do not stop.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.number = signal.SIGINT
+        """The signal that asked."""
+        self._may_break = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        # Only the main thread may install handlers; elsewhere there is nothing to be asked.
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+                self._before[number] = signal.signal(number, self._ask)
+        if os.name == "posix" and "TORCHELASTIC_RUN_ID" not in os.environ:
+            self._ends = socket.socketpair()
+            self._ends[1].setblocking(False)
+            self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=_watch, args=(self._ends[0],), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if hasattr(self, "_ends"):
+            signal.set_wakeup_fd(self._wakeup)
+            self._ends[1].close()  # which ends the thread
+
+    @contextmanager
+    def breaks(self) -> Iterator[None]:
+        """Let a request break off the block, at once, by :class:`Interrupted`."""
+        if self.asked:
+            raise Interrupted
+        self._may_break = True
+        try:
+            yield
+        finally:
+            self._may_break = False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked, self.number = True, signal.Signals(number)
+        if self._may_break:
+            self._may_break = False
+            raise Interrupted
+
+
+def _watch(end: socket.socket) -> None:
+    """Read the number of each signal as it comes, until the other end is closed."""
+    first = None
+    with end:
+        while received := end.recv(1):
+            number = received[0]
+            if number not in _SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first > SECOND_AFTER:
+                os.write(2, b"ended at once; the last checkpoint is whole\n")
+                for child in multiprocessing.active_children():
+                    child.kill()
+                os._exit(128 + number)
