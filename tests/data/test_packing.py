@@ -263,16 +263,16 @@ def pack_and_tell(source, out, told):
 
 def test_of_two_at_once_one_is_refused_and_the_other_unharmed(tmp_path):
     """The first one to hold the folder packs; the others name it, or find the folder full."""
-    source, out = "scenes:600?seed=0&size=32", str(tmp_path / "out")
+    source, out = "scenes:200?seed=0&size=32", str(tmp_path / "out")
     context = multiprocessing.get_context("fork")
     told = context.Queue()
     children = [context.Process(target=pack_and_tell, args=(source, out, told)) for _ in range(3)]
     for child in children:
         child.start()
-    answers = sorted((told.get(timeout=60) for _ in children), key=lambda a: a != 600)
+    answers = sorted((told.get(timeout=120) for _ in children), key=lambda a: a != 200)
     for child in children:
         child.join()
-    assert answers[0] == 600
+    assert answers[0] == 200, answers
     assert all("is being written by process" in a or "is not an empty" in a for a in answers[1:])
     pack(source, PackConfig(out=str(tmp_path / "alone")))
     for path in (tmp_path / "alone").iterdir():

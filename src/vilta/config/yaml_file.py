@@ -119,7 +119,7 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
     """Return ``value`` as the type ``hint``. Only a number's spelling is converted, no meaning."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if value in choices:
+        if any(value == choice and type(value) is type(choice) for choice in choices):
             return value
         expected = f"one of {', '.join(map(str, choices))}"
     elif get_origin(hint) is tuple:
