@@ -273,7 +273,9 @@ def test_of_two_at_once_one_is_refused_and_the_other_unharmed(tmp_path):
     for child in children:
         child.join()
     assert answers[0] == 200, answers
-    assert all("is being written by process" in a or "is not an empty" in a for a in answers[1:])
+    assert all("is being written by process" in a or "is not an empty" in a for a in answers[1:]), (
+        answers
+    )
     pack(source, PackConfig(out=str(tmp_path / "alone")))
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
