@@ -34,7 +34,7 @@ def main(source: str = "scenes:2000?seed=0&size=96", steps: int = 60) -> None:
             data=TextDataConfig(train=data),
             model=TextModelConfig(vocabulary=1024, width=128, layers=2, heads=2),
             optimization=OptimizationConfig(steps=steps, batch_size=64, lr=1e-3),
-            run=RunConfig(out=str(out / "text"), best_metric="text/top1", overwrite=True),
+            run=RunConfig(out=str(out / "text"), selection_metric="text/top1", overwrite=True),
         )
     )
     # The method itself. `demo-image` is a small encoder that vilta ships, with random weights.

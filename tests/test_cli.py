@@ -45,7 +45,7 @@ def test_a_verb_with_yaml_runs_without_one(recipe):
     cli.run(["pretrain-text", "--run.resume", "--optimization.batch_size", "3"])
     ((config,),) = recipe.calls
     assert config.run.resume and config.optimization.batch_size == 3
-    assert config.run.best_metric == "text/top1"
+    assert config.run.selection_metric == "text/top1"
 
 
 def test_a_config_that_vilta_ships_is_given_by_its_name(recipe, tmp_path, monkeypatch):

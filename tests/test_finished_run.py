@@ -1,4 +1,4 @@
-"""Where an evaluation's figures go."""
+"""Where an evaluation's metrics go."""
 
 import json
 
@@ -17,7 +17,7 @@ def test_the_name_tells_the_data(tmp_path):
     assert result_path("runs", "memes:Memes", "test.csv").name == "memes-Memes-test.json"
 
 
-def test_other_data_never_overwrite_figures(tmp_path):
+def test_other_data_never_overwrite_metrics(tmp_path):
     every = ["a/val", "b/val", "c/val.csv", "scenes:9?seed=1", "scenes:9?seed=2", "scenes:9"]
     kept = [keep(tmp_path, data) for data in every]
     assert len(set(kept)) == len(every)

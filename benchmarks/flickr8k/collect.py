@@ -2,7 +2,7 @@
 
     python -m benchmarks.flickr8k.collect runs/flickr8k/run-0 runs/flickr8k/retrieval
 
-A run counts if `vilta evaluate` has written its retrieval figures. All figures are percent on val.
+A run counts if `vilta evaluate` has written its retrieval metrics. All metrics are percent on val.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Return the entry of one run; ``ValueError`` if it is not finished and evaluated."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     evaluation = read_evaluation(folder, config["data"]["val"])
-    figures = evaluation["figures"]
-    retrieval = flat(figures.get("retrieval", figures))  # a fine-tuned run has no others
+    metrics = evaluation["metrics"]
+    retrieval = flat(metrics.get("retrieval", metrics))  # a fine-tuned run has no others
     return {
         "run": folder.name,
         "seed": config["run"]["seed"],
@@ -45,7 +45,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_evaluation(folder: Path, data: str) -> dict[str, Any]:
-    """Return the newest figures of a run on ``data``; a fine-tuned run has those of its task."""
+    """Return the newest metrics of a run on ``data``; a fine-tuned run has those of its task."""
     for pattern in ("evaluation-*.json", "*retrieval*.json"):
         for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
             evaluation = json.loads(path.read_text())

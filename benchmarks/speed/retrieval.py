@@ -29,7 +29,7 @@ from vilta.evaluation.retrieval import (
     encode_gallery,
     encode_images,
     match_scores,
-    retrieval_figures,
+    retrieval_metrics,
 )
 from vilta.finished_run import model_folder
 from vilta.model import ViltaForImageTextRetrieval
@@ -89,8 +89,8 @@ def main(run: str, data: str) -> None:
         },
         "measured_images": len(images),
         "pairs scored": {"all": every.numel(), "two stages": int(wanted.sum())},
-        "figures": {
-            name: retrieval_figures(gallery.similarity, scores, gallery.relevant)["combined"]
+        "metrics": {
+            name: retrieval_metrics(gallery.similarity, scores, gallery.relevant)["combined"]
             for name, scores in ranked.items()
         },
     }

@@ -28,9 +28,9 @@ SHOWN = (
     "combined/image_to_text/R@1",
     "combined/text_to_image/R@1",
 )
-"""Further figures that stand below it."""
+"""Further metrics that stand below it."""
 WORDS = "masked-words"
-"""The task whose figures stand by part of speech, in a table of their own."""
+"""The task whose metrics stand by part of speech, in a table of their own."""
 TOPS = ("top1", "top5")
 COLUMNS = ("task", "figure, %", *ARMS.values(), "items", "steps x batch", "minutes", "seed")
 
@@ -44,7 +44,7 @@ def page(results: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> 
         "# Results of the tasks",
         "",
         "Made by `python -m benchmarks.tasks table` from the JSON in benchmarks/results/tasks,",
-        "which also holds the figures by kind, the device and the command of each run.",
+        "which also holds the metrics by kind, the device and the command of each run.",
         "",
     ]
     plain = [r for r in results if "intervals" not in r and r["task"] != WORDS]
@@ -88,8 +88,8 @@ def _rows(task: str, arms: dict[str, dict[str, Any]]) -> list[str]:
         str(first["seed"]),
     )
     rows = []
-    for figure in (main, *(f for f in SHOWN if f in first["figures"])):
-        found = {arm: result["figures"][figure] for arm, result in arms.items()}
+    for figure in (main, *(f for f in SHOWN if f in first["metrics"])):
+        found = {arm: result["metrics"][figure] for arm, result in arms.items()}
         values = {arm: percent(value) for arm, value in found.items()}
         if {"pretrained", "scratch"} <= found.keys():
             values["gain"] = f"{found['pretrained'] - found['scratch']:+.1f}"
@@ -116,10 +116,10 @@ def _intervals(result: dict[str, Any]) -> list[str]:
 
 
 def _speed(result: dict[str, Any]) -> list[str]:
-    times, figures = result["times faster than pairs again"], result["figures"]
+    times, metrics = result["times faster than pairs again"], result["metrics"]
     rows = []
     for name, seconds in result["seconds"].items():
-        ways = figures.get(name, {}).values()
+        ways = metrics.get(name, {}).values()
         recall = " / ".join(f"{way['R@1']:.1f}" for way in ways)
         rows.append(_line((name, f"{seconds:,.1f}", f"{times[name]:,.1f}", recall)))
     pairs = result["pairs scored"]
@@ -142,15 +142,15 @@ def _speed(result: dict[str, Any]) -> list[str]:
 
 
 def _words(result: dict[str, Any]) -> list[str]:
-    figures = result["figures"]
-    parts = [name.removesuffix("count") for name in figures if name.endswith("count")]
+    metrics = result["metrics"]
+    parts = [name.removesuffix("count") for name in metrics if name.endswith("count")]
     rows = []
-    for part in sorted(parts, key=lambda part: -figures[f"{part}count"]):
+    for part in sorted(parts, key=lambda part: -metrics[f"{part}count"]):
         views = (
             f"{part}{view}/{top}" for view in ("with_image", "text_only", "gain") for top in TOPS
         )
-        values = (f"{figures[name]:.1f}" for name in views)
-        rows.append(_line((part.rstrip("/") or "all", *values, f"{figures[f'{part}count']:,.0f}")))
+        values = (f"{metrics[name]:.1f}" for name in views)
+        rows.append(_line((part.rstrip("/") or "all", *values, f"{metrics[f'{part}count']:,.0f}")))
     columns = (f"{view}, {top}" for view in ("image", "text alone", "gain") for top in TOPS)
     return [
         f"## Masked words: {TITLES[result['source']]}",

@@ -169,9 +169,9 @@ def load_teacher(
 
 
 def result_path(folder: str, name: str, data: str) -> Path:
-    """Return the file for figures on ``data``: no other data of the same run are kept in it.
+    """Return the file for metrics on ``data``: no other data of the same run are kept in it.
 
-    ``runs/mine/evaluation-val.json`` for ``data/val``; where that holds the figures on another
+    ``runs/mine/evaluation-val.json`` for ``data/val``; where that holds the metrics on another
     folder called ``val``, the name tells the whole path.
     """
     place, _, query = data.partition("?")
@@ -181,7 +181,7 @@ def result_path(folder: str, name: str, data: str) -> Path:
 
 
 def blanks_told(blanks: int, total: int) -> str:
-    """Say that figures count items that could not be shown."""
+    """Say that metrics count items that could not be shown."""
     return (
         f"note: {blanks:,} of {total:,} items cannot be read and count with a blank image; "
         "warnings above name them"

@@ -102,7 +102,7 @@ class ExampleBatch:
     """Which of the ``N`` images belong to each item."""
     input_ids: Int[Tensor, "T L"]
     attention_mask: Int[Tensor, "T L"]
-    text_owner: Int[Tensor, "T"]
+    text_to_item: Int[Tensor, "T"]
     """Which item each text belongs to, ascending."""
     targets: Tensor
     """The items' targets, stacked: ``[B, ...]``."""
@@ -124,11 +124,11 @@ class Losses:
     """What a task's forward returns: what to minimise, and what to log."""
 
     total: Float[Tensor, ""]
-    parts: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     """Detached scalars by name: each loss on its own, and statistics of the step.
 
     NaN says that there was nothing to count."""
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    metric_counts: dict[str, Tensor] = field(default_factory=dict)
     """How many rows a part is the mean of, where these are not all rows of the batch."""
 
 

@@ -1,4 +1,4 @@
-"""The figures called val are those on the run's own data.val, and the newest of them."""
+"""The metrics called val are those on the run's own data.val, and the newest of them."""
 
 import json
 import os
@@ -18,8 +18,8 @@ def folder(tmp_path):
 def write(folder, name, data, recall, age):
     way = {f"R@{k}": recall for k in (1, 5, 10)}
     stages = {"matching": {"image_to_text": way, "text_to_image": way}}
-    figures = {"retrieval": {**stages, "mean_recall": recall}}
-    result = {"data": data, "precision": "float32", "figures": figures}
+    metrics = {"retrieval": {**stages, "mean_recall": recall}}
+    result = {"data": data, "precision": "float32", "metrics": metrics}
     (folder / name).write_text(json.dumps(result))
     os.utime(folder / name, (10**9 - age, 10**9 - age))
 

@@ -19,7 +19,7 @@ def test_what_is_not_a_hundred_is_not_called_one():
 def test_a_column_for_each_way_to_train():
     common = {"items": 1200, "steps": 30, "batch": 64, "minutes": 2.5, "seed": 0}
     results = [
-        {"source": "scenes", "task": "vqa", "arm": arm, "figures": {"accuracy": value}, **common}
+        {"source": "scenes", "task": "vqa", "arm": arm, "metrics": {"accuracy": value}, **common}
         for arm, value in {"pretrained": 97.04, "scratch": 61.0}.items()
     ]
     assert "| vqa | accuracy | 97.0 | 61.0 | +36.0 |  | 1,200 | 30 x 64 | 2.5 | 0 |" in page(
@@ -43,10 +43,10 @@ def test_a_table_with_intervals():
 
 def test_masked_words_by_part():
     views = {"with_image": 50.0, "text_only": 20.0, "gain": 30.0}
-    figures = {f"{view}/{top}": value for view, value in views.items() for top in ("top1", "top5")}
-    figures |= {"count": 1234.0} | {f"noun/{name}": value for name, value in figures.items()}
-    figures |= {"noun/count": 99.0}
-    made = page([{"source": "flickr8k", "task": "masked-words", "items": 1000, "figures": figures}])
+    metrics = {f"{view}/{top}": value for view, value in views.items() for top in ("top1", "top5")}
+    metrics |= {"count": 1234.0} | {f"noun/{name}": value for name, value in metrics.items()}
+    metrics |= {"noun/count": 99.0}
+    made = page([{"source": "flickr8k", "task": "masked-words", "items": 1000, "metrics": metrics}])
     assert "| all | 50.0 | 50.0 | 20.0 | 20.0 | 30.0 | 30.0 | 1,234 |\n| noun |" in made
 
 

@@ -99,7 +99,7 @@ def refused(capsys, call, *arguments, **settings):
     return str(caught.value)
 
 
-def test_from_a_run_to_test_figures(start, data, capsys):
+def test_from_a_run_to_test_metrics(start, data, capsys):
     out = finetune(start, data, "--epochs", "8", "--optimization.lr", "3e-3")
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["task"] == "classification"
@@ -115,7 +115,7 @@ def test_from_a_run_to_test_figures(start, data, capsys):
     assert "(test)" in said and "next" in said
     result = json.loads((out / "classification-test.json").read_text())
     assert result["role"] == "test"
-    assert result["figures"]["accuracy"] == 100.0  # dark from light is easy to see
+    assert result["metrics"]["accuracy"] == 100.0  # dark from light is easy to see
     evaluate(out, data)
     assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
     evaluate(out, data, "val")
@@ -161,8 +161,8 @@ def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
 
 def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
     out = finetune(start, data, "--epochs", "1")
-    target = ["--out", str(data / "figures.json")]
-    (data / "figures.json").write_text('{"something": "else"}')
+    target = ["--out", str(data / "metrics.json")]
+    (data / "metrics.json").write_text('{"something": "else"}')
     (data / "other.csv").write_text((data / "test.csv").read_text())
     for split in ("test", "other", "test"):
         evaluate(out, data, split, *target)
@@ -213,8 +213,8 @@ def tiny_like(start):
 def test_blind_training_sees_no_picture(start, data):
     out = finetune(start, data, "--epochs", "4", "--data.blind")
     evaluate(out, data)
-    figures = json.loads((out / "classification-test.json").read_text())["figures"]
-    assert figures["accuracy"] == 50.0  # all items have the same text
+    metrics = json.loads((out / "classification-test.json").read_text())["metrics"]
+    assert metrics["accuracy"] == 50.0  # all items have the same text
 
 
 def test_the_task_of_the_guide_works_as_it_stands(start, data, monkeypatch):
@@ -230,7 +230,7 @@ def test_the_task_of_the_guide_works_as_it_stands(start, data, monkeypatch):
     out = finetune(start, data, "--epochs", "1", task="memes.yaml")
     evaluate(out, data, task="memes:Memes")
     result = json.loads((out / "memes-Memes-test.json").read_text())
-    assert result["task"] == "memes:Memes" and "accuracy" in result["figures"]
+    assert result["task"] == "memes:Memes" and "accuracy" in result["metrics"]
 
 
 def test_what_finetune_refuses(start, data, capsys):
@@ -304,7 +304,7 @@ def test_items_are_predicted_once_for_figures_and_submission(learnt, tmp_path, m
     )
     answers = tmp_path / "answers.json"
     call = ["evaluate", folder, "--data", f"scenes:4?{TINY}3", "--device", "cpu"]
-    run([*call, "--submission", str(answers), "--out", str(tmp_path / "figures.json")])
+    run([*call, "--submission", str(answers), "--out", str(tmp_path / "metrics.json")])
     assert calls == [1]
 
 
@@ -333,16 +333,16 @@ def test_settings_belong_to_their_task_and_those_of_an_old_run_load(learnt, tmp_
 
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2", "snli-ve", "fine-grained", "retrieval"])
-def test_every_task_from_a_run_to_test_figures(learnt, tmp_path, task):
-    folder, out, answers = learnt(task), tmp_path / "figures.json", tmp_path / "answers"
+def test_every_task_from_a_run_to_test_metrics(learnt, tmp_path, task):
+    folder, out, answers = learnt(task), tmp_path / "metrics.json", tmp_path / "answers"
     call = ["evaluate", str(folder), "--data", f"scenes:8?{TINY}3"]
     has_format = task in ("vqa", "nlvr2", "snli-ve")
     submission = ["--submission", str(answers)] if has_format else []
     run([*call, "--out", str(out), "--device", "cpu", *submission])
     result = json.loads(out.read_text())
     assert result["role"] == "test" and result["items"] >= 8
-    metric = yaml.safe_load((folder / "config.yaml").read_text())["run"]["best_metric"]
-    assert 0 <= result["figures"][metric] <= 100
+    metric = yaml.safe_load((folder / "config.yaml").read_text())["run"]["selection_metric"]
+    assert 0 <= result["metrics"][metric] <= 100
     if has_format:
         text = answers.read_text()
         lines = json.loads(text) if task == "vqa" else text.splitlines()
@@ -379,7 +379,7 @@ def test_items_without_answers_are_answered_and_nothing_else(start, learnt, tmp_
     run([*call, "--device", "cpu", "--submission", str(answers)])
     text = answers.read_text()
     assert len(json.loads(text) if task == "vqa" else text.splitlines()) == 3
-    assert "no figures: 3 of 3 items have no answer" in capsys.readouterr().out
+    assert "no metrics: 3 of 3 items have no answer" in capsys.readouterr().out
     assert not out.exists()
 
     for train, val in ((path, f"scenes:6?{TINY}2"), (f"scenes:6?{TINY}2", path)):
@@ -402,13 +402,13 @@ def test_one_empty_answer_of_a_csv_is_found_before_training(start, data, capsys)
 
 
 def test_a_pretrained_run_is_measured_where_no_head_is_needed(start, tmp_path, capsys):
-    out = tmp_path / "figures.json"
+    out = tmp_path / "metrics.json"
     source = ["--data", "scenes:8?seed=3&size=32", "--out", str(out), "--device", "cpu"]
     for task in ("retrieval", "fine-grained", "masked-words"):
         run(["evaluate", start, "--task", task, *source])
         result = json.loads(out.read_text())
         assert result["role"].startswith("zero-shot")
-        assert result["figures"]
+        assert result["metrics"]
         out.unlink()
 
 

@@ -50,7 +50,7 @@ def text_model(tmp_path_factory):
             data=TextDataConfig(train=TRAIN, workers=0),
             model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
             optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
-            run=RunConfig(out=str(folder / "run"), device="cpu", best_metric="text/top1"),
+            run=RunConfig(out=str(folder / "run"), device="cpu", selection_metric="text/top1"),
         )
     )
     return str(folder / "run" / "model")
@@ -196,17 +196,17 @@ def test_evaluation_of_the_run(whole_run, capsys):
     result = json.loads(Path(f"{whole_run}/evaluation-scenes-12-seed-1-size-32.json").read_text())
     assert result["images"] == 12 and result["candidates"] == "all"
     assert result["teacher"] == "found"
-    figures = result["figures"]
-    assert set(figures["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}
-    assert set(figures["masked_words"]) == {"with_image", "wrong_image", "text_only"}
-    assert set(figures["negatives"]) == {"none", "soft_label", "grounded"}
-    assert all(0 <= value <= 100 for value in figures["scenes"].values())
+    metrics = result["metrics"]
+    assert set(metrics["retrieval"]) >= {"contrastive", "matching", "combined", "mean_recall"}
+    assert set(metrics["masked_words"]) == {"with_image", "wrong_image", "text_only"}
+    assert set(metrics["negatives"]) == {"none", "soft_label", "grounded"}
+    assert all(0 <= value <= 100 for value in metrics["scenes"].values())
     printed = capsys.readouterr().out
     assert "combined" in printed and f"next: vilta report {whole_run}" in printed
     again = f"{whole_run}/again.json"
     evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu", out=again))
-    repeated = json.loads(Path(again).read_text())["figures"]
-    assert repeated == figures, "the same seed, the same figures"
+    repeated = json.loads(Path(again).read_text())["metrics"]
+    assert repeated == metrics, "the same seed, the same metrics"
 
 
 def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplog):

@@ -202,3 +202,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_yaml(PackConfig(out="new"), path)
     assert load_yaml(path, PackConfig).out == "old"
     assert os.listdir(tmp_path) == ["c.yaml"]
+
+
+def test_keys_of_older_versions_still_load(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("run:\n  best_metric: retrieval/mean_recall\n  out: runs/old\n")
+    assert load_yaml(path, PretrainConfig).run.selection_metric == "retrieval/mean_recall"

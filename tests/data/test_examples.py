@@ -165,7 +165,7 @@ def test_a_batch_holds_each_image_once(folder):
     batch = ExampleCollator(tokenizer, 12)([data[0, i] for i in range(3)])
     assert batch.pixel_values.shape == (2, 3, 16, 16)
     assert batch.image_index.tolist() == [[0], [1], [0]]
-    assert batch.text_owner.tolist() == [0, 0, 1, 2]
+    assert batch.text_to_item.tolist() == [0, 0, 1, 2]
     assert batch.targets.tolist() == [0, 1, 2] == batch.rows.tolist()
     for row in range(3):
         shown = batch.pixel_values[batch.image_index[row, 0]]

@@ -54,7 +54,7 @@ def test_the_same_picture_is_found_at_any_size_and_quality():
         ("big 3", "small 3", "same look"),
     ]
     assert same_captions(first, other) == 1
-    assert repeated(first.by_look.values()) == []
+    assert repeated(first.by_hash.values()) == []
 
 
 def test_flat_pictures_are_no_duplicates_of_one_another():
@@ -64,7 +64,7 @@ def test_flat_pictures_are_no_duplicates_of_one_another():
         return file.getvalue()
 
     found = inspect_pairs([row(flat(i), f"{i}", "grey") for i in range(5)])
-    assert repeated(found.by_look.values()) == [] and len(found.by_content) == 5
+    assert repeated(found.by_hash.values()) == [] and len(found.by_content) == 5
     found = inspect_pairs([row(flat(7), name, "grey") for name in ("x", "y", "z")])
     assert repeated(found.by_content.values()) == [["x", "y", "z"]]
 

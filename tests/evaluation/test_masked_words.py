@@ -5,8 +5,8 @@ from pretraining_case import CAPTIONS, make_batch, make_task
 from vilta.evaluation.masked_words import (
     VIEWS,
     has_wrong_image,
-    masked_word_figures,
     masked_word_logits,
+    masked_word_metrics,
 )
 
 
@@ -35,11 +35,11 @@ def test_equals_plain_passes_and_plain_ranks(kind):
                 for view, logits in zip(VIEWS, (right, wrong, text_only), strict=True):
                     torch.testing.assert_close(found[view][at], logits[column], msg=view)
                     ranks[view].append(int((logits[column] > logits[column, word]).sum()))
-    figures = masked_word_figures(model, batches)
+    metrics = masked_word_metrics(model, batches)
     for view in VIEWS:
         count = len(ranks[view])
-        assert figures[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
-        assert figures[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
+        assert metrics[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
+        assert metrics[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
     assert len({tuple(ranks[view]) for view in VIEWS}) == 3
 
 
@@ -51,11 +51,11 @@ def test_the_right_image_never_counts_as_the_wrong_one():
     assert not has_wrong_image(alone).any() and has_wrong_image(others).all()
     first_row = again.masked_positions < again.input_ids.shape[1]
     assert first_row.any() and torch.equal(has_wrong_image(again), ~first_row)
-    both = masked_word_figures(task.model, [alone, others])
-    assert both["wrong_image"] == masked_word_figures(task.model, [others])["wrong_image"]
-    assert set(masked_word_figures(task.model, [alone])) == {"with_image", "text_only"}
+    both = masked_word_metrics(task.model, [alone, others])
+    assert both["wrong_image"] == masked_word_metrics(task.model, [others])["wrong_image"]
+    assert set(masked_word_metrics(task.model, [alone])) == {"with_image", "text_only"}
 
 
 def test_nothing_masked_gives_no_figures_and_no_crash():
     task = make_task()
-    assert masked_word_figures(task.model, []) == {}
+    assert masked_word_metrics(task.model, []) == {}

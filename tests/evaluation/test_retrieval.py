@@ -9,7 +9,7 @@ from vilta.evaluation.retrieval import (
     encode_gallery,
     encode_images,
     match_scores,
-    retrieval_figures,
+    retrieval_metrics,
 )
 
 CAPTIONS = [
@@ -82,19 +82,19 @@ def test_scored_pairs_rank_before_others_which_keep_their_order():
     match = torch.tensor([[-torch.inf, -3.0, -torch.inf, -torch.inf]])
     for relevant, rank in [(1, 1), (2, 2), (3, 3), (0, 4)]:
         mask = torch.arange(4)[None] == relevant
-        figures = retrieval_figures(similarity, match, mask)["matching"]["image_to_text"]
-        assert figures["R@1"] == (100.0 if rank == 1 else 0.0)
-        assert figures["R@5"] == 100.0
+        metrics = retrieval_metrics(similarity, match, mask)["matching"]["image_to_text"]
+        assert metrics["R@1"] == (100.0 if rank == 1 else 0.0)
+        assert metrics["R@5"] == 100.0
     wide = torch.arange(30.0)[None] + 20
     match = torch.full_like(wide, -torch.inf)
     match[0, 0] = 0.5
-    figures = retrieval_figures(wide, match, torch.arange(30)[None] == 29)["matching"]
-    assert figures["image_to_text"] == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}
+    metrics = retrieval_metrics(wide, match, torch.arange(30)[None] == 29)["matching"]
+    assert metrics["image_to_text"] == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}
 
 
 def test_figures_of_both_stages():
     relevant = torch.eye(3, dtype=torch.bool)
-    figures = retrieval_figures(1 - relevant.float(), relevant.float(), relevant)
-    assert figures["contrastive"]["image_to_text"]["R@1"] == 0.0
-    assert figures["matching"]["text_to_image"] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
-    assert set(retrieval_figures(relevant.float(), None, relevant)) == {"contrastive"}
+    metrics = retrieval_metrics(1 - relevant.float(), relevant.float(), relevant)
+    assert metrics["contrastive"]["image_to_text"]["R@1"] == 0.0
+    assert metrics["matching"]["text_to_image"] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
+    assert set(retrieval_metrics(relevant.float(), None, relevant)) == {"contrastive"}

@@ -1,4 +1,4 @@
-"""The oracle's figures: for answers whose score is known, and the passes beneath them."""
+"""The oracle's metrics: for answers whose score is known, and the passes beneath them."""
 
 from random import Random
 
@@ -32,7 +32,7 @@ def loader():
 
 
 @pytest.fixture
-def figures(loader, monkeypatch):
+def metrics(loader, monkeypatch):
     """Score answers that know the oracle: ``score`` and ``fill`` see the scene that is shown."""
     table = loader.dataset.table
     known = [scene_from_id(image_id) for image_id in table["image_id"]]
@@ -58,7 +58,7 @@ def figures(loader, monkeypatch):
             "encode_image",
             lambda pixels: torch.tensor([[[next(rows)]] for _ in pixels]),
         )
-        return scenes.scene_figures(model, WORDS, table, loader)
+        return scenes.scene_metrics(model, WORDS, table, loader)
 
     return evaluate
 
@@ -71,23 +71,23 @@ def false_colour(scene, caption):
     return next(c for c in COLOURS if not is_true(scene, caption.replace("[MASK]", c)))
 
 
-def test_who_knows_the_truth_scores_100(figures):
-    found = figures(lambda scene, caption: 1.0 if is_true(scene, caption) else -1.0, true_colour)
+def test_who_knows_the_truth_scores_100(metrics):
+    found = metrics(lambda scene, caption: 1.0 if is_true(scene, caption) else -1.0, true_colour)
     assert found.pop("colour_wrong_image") < 50
     assert found == dict.fromkeys(["colour", "edit", "edit_rejected", "paraphrase"], 100.0)
 
 
-def test_who_says_the_opposite_scores_0(figures):
-    found = figures(lambda scene, caption: -1.0 if is_true(scene, caption) else 1.0, false_colour)
+def test_who_says_the_opposite_scores_0(metrics):
+    found = metrics(lambda scene, caption: -1.0 if is_true(scene, caption) else 1.0, false_colour)
     assert found.pop("colour_wrong_image") > 0  # false of the picture shown, and by luck true
     assert found == dict.fromkeys(["colour", "edit", "edit_rejected", "paraphrase"], 0.0)
 
 
-def test_who_always_says_the_same_earns_nothing_by_comparing(figures):
-    assert set(figures().values()) == {0.0}
-    yes = figures(lambda scene, caption: 1.0)
+def test_who_always_says_the_same_earns_nothing_by_comparing(metrics):
+    assert set(metrics().values()) == {0.0}
+    yes = metrics(lambda scene, caption: 1.0)
     assert yes["edit"] == 0 and yes["edit_rejected"] == 0 and yes["paraphrase"] == 100
-    shape = figures(fill=lambda scene, caption: "circle")
+    shape = metrics(fill=lambda scene, caption: "circle")
     assert shape["colour"] == 0
 
 
@@ -103,7 +103,7 @@ def test_only_another_scene_is_a_wrong_image(loader, monkeypatch, images, count)
 
     monkeypatch.setattr(scenes, "filled_words", fill)
     batch = PairCollator(WORDS, 40, None, 0)([loader.dataset[0, i] for i in images])
-    found = scenes.scene_figures(tiny_vilta(), TOKENIZER, rows, [batch])
+    found = scenes.scene_metrics(tiny_vilta(), TOKENIZER, rows, [batch])
     assert asked == [len(images), *([count] if count else [])]
     assert ("colour_wrong_image" in found) == bool(count)
 
@@ -131,7 +131,7 @@ def test_verdicts_on_negatives(loader):
 
     found = negative_truth(table, loader, WORDS, write)
     third = pytest.approx(100 / 3)
-    assert found == {"written": 75.0, "still_true": third, "false": third, "no_sentence": third}
+    assert found == {"generated": 75.0, "still_true": third, "false": third, "no_sentence": third}
 
 
 @pytest.mark.parametrize("kind", ["co-attention", "cross-attention"])

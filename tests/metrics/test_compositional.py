@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from vilta.metrics.compositional import (
     accuracy_by_category,
     pairwise_accuracy,
-    valse_figures,
+    valse_metrics,
     winoground_scores,
 )
 
@@ -35,8 +35,8 @@ def test_pairs_are_right_if_the_true_caption_scores_strictly_higher():
     ],
 )
 def test_one_winoground_example(scores, text, image):
-    figures = winoground_scores(torch.tensor([scores], dtype=torch.float))
-    assert figures == {"text": 100 * text, "image": 100 * image, "group": 100 * (text and image)}
+    metrics = winoground_scores(torch.tensor([scores], dtype=torch.float))
+    assert metrics == {"text": 100 * text, "image": 100 * image, "group": 100 * (text and image)}
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=8))
@@ -44,17 +44,17 @@ def test_winoground_equals_its_four_inequalities(examples):
     text = [i0c0 > i0c1 and i1c1 > i1c0 for i0c0, i0c1, i1c0, i1c1 in examples]
     image = [i0c0 > i1c0 and i1c1 > i0c1 for i0c0, i0c1, i1c0, i1c1 in examples]
     group = [t and i for t, i in zip(text, image, strict=True)]
-    figures = winoground_scores(torch.tensor(examples, dtype=torch.float).view(-1, 2, 2))
+    metrics = winoground_scores(torch.tensor(examples, dtype=torch.float).view(-1, 2, 2))
     expected = {"text": text, "image": image, "group": group}
-    assert figures == {name: 100 * sum(hits) / len(hits) for name, hits in expected.items()}
+    assert metrics == {name: 100 * sum(hits) / len(hits) for name, hits in expected.items()}
 
 
 def test_valse_worked_by_hand():
     caption = torch.tensor([0.9, 0.6, 0.5, 0.8])
     foil = torch.tensor([0.1, 0.7, 0.5, 0.6])
-    figures = valse_figures(caption, foil)
+    metrics = valse_metrics(caption, foil)
     # One half is no match, for a caption as for a foil; the third pair is a tie.
-    assert figures == {
+    assert metrics == {
         "acc_r": 50.0,
         "acc": 62.5,
         "p_c": 75.0,
@@ -64,13 +64,13 @@ def test_valse_worked_by_hand():
 
 
 def test_valse_of_one_who_always_says_yes():
-    figures = valse_figures(torch.full((5,), 0.9), torch.full((5,), 0.9))
-    assert figures == {"acc_r": 0, "acc": 50, "p_c": 100, "p_f": 0, "min(p_c,p_f)": 0}
+    metrics = valse_metrics(torch.full((5,), 0.9), torch.full((5,), 0.9))
+    assert metrics == {"acc_r": 0, "acc": 50, "p_c": 100, "p_f": 0, "min(p_c,p_f)": 0}
 
 
 def test_valse_without_a_number_is_wrong():
-    figures = valse_figures(torch.tensor([NAN]), torch.tensor([NAN]))
-    assert set(figures.values()) == {0.0}
+    metrics = valse_metrics(torch.tensor([NAN]), torch.tensor([NAN]))
+    assert set(metrics.values()) == {0.0}
 
 
 def test_categories_weigh_the_same_in_the_mean():
@@ -105,7 +105,7 @@ def test_every_item_needs_a_category():
     [
         lambda: pairwise_accuracy(torch.zeros(0), torch.zeros(0)),
         lambda: winoground_scores(torch.zeros(0, 2, 2)),
-        lambda: valse_figures(torch.zeros(0), torch.zeros(0)),
+        lambda: valse_metrics(torch.zeros(0), torch.zeros(0)),
         lambda: accuracy_by_category(torch.zeros(0, dtype=torch.bool), []),
     ],
 )

@@ -2,22 +2,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.metrics.nlvr2 import nlvr2_figures
+from vilta.metrics.nlvr2 import nlvr2_metrics
 
 
 def test_a_sentence_is_consistent_if_right_for_all_its_pairs():
-    figures = nlvr2_figures(
+    metrics = nlvr2_metrics(
         ["dev-7-0-0", "dev-7-1-0", "dev-7-2-0", "dev-7-0-1", "dev-7-1-1", "dev-8-0-0"],
         [True, False, True, True, True, False],
         [True, False, True, True, False, True],
     )
     # Right: all three pairs of sentence 7-0, one of two of 7-1, none of one of 8-0.
-    assert figures == pytest.approx({"accuracy": 400 / 6, "consistency": 100 / 3})
+    assert metrics == pytest.approx({"accuracy": 400 / 6, "consistency": 100 / 3})
 
 
 def test_the_same_numbers_in_another_split_are_another_sentence():
-    figures = nlvr2_figures(["dev-0-0-0", "test1-0-1-0"], [True, True], [True, False])
-    assert figures == {"accuracy": 50.0, "consistency": 50.0}
+    metrics = nlvr2_metrics(["dev-0-0-0", "test1-0-1-0"], [True, True], [True, False])
+    assert metrics == {"accuracy": 50.0, "consistency": 50.0}
 
 
 def slow_consistency(identifiers, correct):
@@ -39,9 +39,9 @@ def test_equals_striking_wrong_sentences_off(examples):
     predictions = [predicted for *_, predicted, _ in examples]
     labels = [label for *_, label in examples]
     correct = [predicted == label for predicted, label in zip(predictions, labels, strict=True)]
-    figures = nlvr2_figures(identifiers, predictions, labels)
-    assert figures["accuracy"] == pytest.approx(100 * correct.count(True) / len(correct))
-    assert figures["consistency"] == pytest.approx(slow_consistency(identifiers, correct))
+    metrics = nlvr2_metrics(identifiers, predictions, labels)
+    assert metrics["accuracy"] == pytest.approx(100 * correct.count(True) / len(correct))
+    assert metrics["consistency"] == pytest.approx(slow_consistency(identifiers, correct))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_equals_striking_wrong_sentences_off(examples):
 )
 def test_examples_must_be_complete(examples):
     with pytest.raises(ValueError):
-        nlvr2_figures(*examples)
+        nlvr2_metrics(*examples)
 
 
 @pytest.mark.parametrize("identifier", ["dev-0-0", "dev-0-0-img0-1", "850"])
 def test_identifiers_of_another_form_are_named(identifier):
     with pytest.raises(ValueError, match=identifier):
-        nlvr2_figures([identifier], [True], [True])
+        nlvr2_metrics([identifier], [True], [True])

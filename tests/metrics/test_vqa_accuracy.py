@@ -175,17 +175,17 @@ def test_a_soft_score_is_the_accuracy_of_its_answer(answers):
 
 
 def test_mean_overall_and_by_answer_type():
-    figures = mean_vqa_accuracy(
+    metrics = mean_vqa_accuracy(
         ["yes", "no", "2", "dog"],
         [["yes"] * 10, ["yes"] * 10, ["two"] * 2 + ["3"] * 8, ["dog"] + ["cat"] * 9],
         ["yes/no", "yes/no", "number", "other"],
     )
-    assert figures == pytest.approx({"overall": 47.5, "yes/no": 50, "number": 60, "other": 30})
+    assert metrics == pytest.approx({"overall": 47.5, "yes/no": 50, "number": 60, "other": 30})
 
 
 def test_mean_is_not_rounded():
-    figures = mean_vqa_accuracy(["a b"] * 3, [["a b"] * 10, ["c"] * 10, ["c"] * 10], ["other"] * 3)
-    assert figures["overall"] == pytest.approx(100 / 3, abs=1e-9)
+    metrics = mean_vqa_accuracy(["a b"] * 3, [["a b"] * 10, ["c"] * 10, ["c"] * 10], ["other"] * 3)
+    assert metrics["overall"] == pytest.approx(100 / 3, abs=1e-9)
 
 
 @pytest.mark.parametrize("questions", [([], [], []), (["yes"], [["yes"]], [])])

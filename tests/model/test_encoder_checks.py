@@ -1,4 +1,4 @@
-"""Encoders that would silently give wrong figures are told at load; odd ones that can serve do."""
+"""Encoders that would silently give wrong metrics are told at load; odd ones that can serve do."""
 
 import copy
 import json

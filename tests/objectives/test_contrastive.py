@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vilta.objectives.contrastive import belong_together, contrastive_loss
+from vilta.objectives.contrastive import contrastive_loss, positive_pairs
 
 
 def same_image(ids):
     ids = torch.as_tensor(list(ids))
-    return belong_together(ids, torch.arange(len(ids)))
+    return positive_pairs(ids, torch.arange(len(ids)))
 
 
 def slow_loss(similarity, ids):
@@ -70,5 +70,5 @@ def test_in_bf16_and_for_huge_similarities():
 
 
 def test_the_same_caption_of_two_images_is_true_of_both():
-    together = belong_together(torch.tensor([1, 2, 3]), torch.tensor([7, 7, 8]))
+    together = positive_pairs(torch.tensor([1, 2, 3]), torch.tensor([7, 7, 8]))
     assert together.tolist() == [[True, True, False], [True, True, False], [False, False, True]]

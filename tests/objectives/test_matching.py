@@ -113,7 +113,7 @@ def test_groups_of_in_batch_negatives_share_their_weight():
         expected = torch.nn.functional.cross_entropy(
             half[valid], torch.zeros(len(half[valid])).long()
         )
-        torch.testing.assert_close(loss.parts[f"loss_{name}"], expected)
+        torch.testing.assert_close(loss.metrics[f"loss_{name}"], expected)
 
 
 def test_the_draw_takes_no_gradient():

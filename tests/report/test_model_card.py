@@ -23,7 +23,7 @@ def make_run(folder, model, /, **settings):
     ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder / "model")
     content = {
         "data": {"train": "/home/me/photos", "val": "data/val"},
-        "run": {"best_metric": "retrieval/mean_recall", "seed": 3},
+        "run": {"selection_metric": "retrieval/mean_recall", "seed": 3},
         **settings,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
@@ -75,7 +75,7 @@ def test_the_card_tells_data_metrics_settings_and_licences(run):
 def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run):
     values = {"retrieval": {"combined": {"image_to_text": {"R@1": 41.5}}}}
     for name, data in (("val", "data/val"), ("test", "data/test")):
-        content = {"run": "mine", "data": data, "figures": values}
+        content = {"run": "mine", "data": data, "metrics": values}
         (run / f"evaluation-{name}.json").write_text(json.dumps(content))
     card = write_card(run).read_text()
     assert card.count("`retrieval/combined/image_to_text/R@1` | 41.5") == 2

@@ -128,15 +128,15 @@ def test_tiles_show_the_figures_of_the_evaluation(on_scenes):
     tiles = re.findall(r'class="tile"><b>(.*?) %</b><span>(.*?)</span><small>(.*?)<', page)
     shown = {label: value for value, label, _ in tiles}
     (path,) = (on_scenes / "run").glob("evaluation-*.json")
-    figures = json.loads(path.read_text())["figures"]
+    metrics = json.loads(path.read_text())["metrics"]
     expected = {
-        "R@1, image to text": figures["retrieval"]["combined"]["image_to_text"]["R@1"],
-        "R@1, text to image": figures["retrieval"]["combined"]["text_to_image"]["R@1"],
-        "masked words right with the image": figures["masked_words"]["with_image"]["top1"],
-        "masked colours right": figures["scenes"]["colour"],
-        "true caption beats a one-word edit": figures["scenes"]["edit"],
-        "paraphrases accepted": figures["scenes"]["paraphrase"],
-        "negatives still true": figures["negatives"]["grounded"]["still_true"],
+        "R@1, image to text": metrics["retrieval"]["combined"]["image_to_text"]["R@1"],
+        "R@1, text to image": metrics["retrieval"]["combined"]["text_to_image"]["R@1"],
+        "masked words right with the image": metrics["masked_words"]["with_image"]["top1"],
+        "masked colours right": metrics["scenes"]["colour"],
+        "true caption beats a one-word edit": metrics["scenes"]["edit"],
+        "paraphrases accepted": metrics["scenes"]["paraphrase"],
+        "negatives still true": metrics["negatives"]["grounded"]["still_true"],
     }
     assert shown == {label: f"{value:.1f}" for label, value in expected.items()}
 
@@ -144,8 +144,8 @@ def test_tiles_show_the_figures_of_the_evaluation(on_scenes):
 def test_flat_figures_hold_evaluation_and_training(on_photos):
     flat = json.loads((on_photos / "metrics.json").read_text())
     (path,) = on_photos.glob("evaluation-*.json")
-    figures = json.loads(path.read_text())["figures"]
-    assert flat["masked_words/text_only/top5"] == figures["masked_words"]["text_only"]["top5"]
+    metrics = json.loads(path.read_text())["metrics"]
+    assert flat["masked_words/text_only/top5"] == metrics["masked_words"]["text_only"]["top5"]
     assert flat["training/steps"] == 20
     assert flat["training/samples"] == 160  # 16 samples/s for 5 s are the first ten steps
     assert flat["training/minutes"] == 0.5
@@ -234,7 +234,7 @@ def test_newest_evaluation_counts(tmp_path):
     evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
     run(path, ReportConfig(examples=2))
     os.utime(stale)
-    with pytest.raises(ValueError, match=r"evaluation-a\.json is no evaluation"):
+    with pytest.raises(ValueError, match=r"evaluation-a\.json is not an evaluation"):
         run(path, ReportConfig())
 
 

@@ -62,7 +62,7 @@ class ToyTask(nn.Module):
         share = (batch.words[:, 3] == 0).float().mean()
         never = torch.tensor(float("nan"))
         parts = {"loss/mlm": loss.detach(), "share/zero": share, "share/never": never}
-        return Losses(total=loss, parts=parts)
+        return Losses(total=loss, metrics=parts)
 
     def evaluate(self) -> dict[str, float]:
         """Score the training set, or give the next of the scores that a test has set."""
@@ -129,7 +129,7 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
         "log_every": 5,
         "save_every": 4,
         "evaluate_every": 6,
-        "best_metric": "toy/score",
+        "selection_metric": "toy/score",
         "device": "cpu",
         **{k: v for k, v in settings.items() if k in RunConfig.__dataclass_fields__},
     }
@@ -150,7 +150,7 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
     )
 
 
-def figures(out: Path) -> list[dict]:
+def metrics(out: Path) -> list[dict]:
     """All lines of metrics.jsonl without the clock's and the machine's."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "samples_per_s")

@@ -24,8 +24,8 @@ def test_a_csv_of_image_text_and_label(tmp_path):
     assert [int(task.target(row)) for row in items.rows] == [1, 0, 1]
     loader = loader_of(task, items)
     task.predict = lambda loader: ["good", "good", "good"]
-    figures = task.evaluate(task.predict(loader), items)
-    assert figures == {
+    metrics = task.evaluate(task.predict(loader), items)
+    assert metrics == {
         "accuracy": pytest.approx(200 / 3),
         "majority": pytest.approx(200 / 3),
         "accuracy/bad": 0.0,

@@ -9,7 +9,7 @@ from task_case import loader_of, make_task, write_images, write_json, write_line
 from vilta.data.examples import examples_from
 from vilta.scenes import is_true, scene_from_id, word_class
 from vilta.tasks.fine_grained import FineGrainedMatching as Task
-from vilta.tasks.fine_grained import FineGrainedSettings, Scored, fine_grained_figures
+from vilta.tasks.fine_grained import FineGrainedSettings, Scored, fine_grained_metrics
 
 CAPTION, WRONG, REWORDED = "a red ball", "a blue ball", "the ball is red"
 
@@ -79,9 +79,9 @@ def test_aro_order_is_made_from_the_published_captions(tmp_path):
         assert wrong
         assert all(sorted(w.split()) == sorted(true.split()) and w != true for w in wrong)
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(task.predict(loader_of(task, items)), items)
-    means = figures["aro-order/coco_karpathy_test"], figures["aro-order/flickr30k_test"]
-    assert figures["aro-order/macro"] == sum(means) / 2
+    metrics = task.evaluate(task.predict(loader_of(task, items)), items)
+    means = metrics["aro-order/coco_karpathy_test"], metrics["aro-order/flickr30k_test"]
+    assert metrics["aro-order/macro"] == sum(means) / 2
 
 
 def test_captions_of_another_name_are_not_taken_for_aro_order(tmp_path):
@@ -161,8 +161,8 @@ def test_winoground(tmp_path):
     items = read(write_lines(tmp_path / "examples.jsonl", [item, item | {"id": 1}]))
     assert items.rows[0]["images"] == ["ex_0_img_0", "ex_0_img_1"]
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(task.predict(loader_of(task, items)), items)
-    assert {"winoground/text", "winoground/image", "winoground/group"} <= figures.keys()
+    metrics = task.evaluate(task.predict(loader_of(task, items)), items)
+    assert {"winoground/text", "winoground/image", "winoground/group"} <= metrics.keys()
 
 
 def test_valse_keeps_what_annotators_agreed_on(tmp_path):
@@ -186,10 +186,10 @@ def test_valse_keeps_what_annotators_agreed_on(tmp_path):
     assert list(items.rows["id"]) == ["existence-a", "existence-c"]
     assert items.rows[1]["texts"] == [CAPTION, WRONG]
     task = make_task(Task, items, tmp_path / "model")
-    figures = task.evaluate(task.predict(loader_of(task, items)), items)
+    metrics = task.evaluate(task.predict(loader_of(task, items)), items)
     parts = ("acc_r", "acc", "p_c", "p_f", "min(p_c,p_f)")
     wanted = {f"valse/{piece}{part}" for piece in ("", "existence/") for part in parts}
-    keys = {key for key in figures if key.startswith("valse/")}
+    keys = {key for key in metrics if key.startswith("valse/")}
     assert keys == wanted | {"valse/macro", "valse/existence"}
 
 
@@ -200,9 +200,9 @@ def test_valse_by_piece():
         scored([1, 0], [-1.0, -2.0]),
         scored([1, 0], [31.0, 30.0]),  # both all but certain, yet in order
     ]
-    figures = fine_grained_figures(items, ["valse"] * 4, ["existence"] * 2 + ["plurals"] * 2)
+    metrics = fine_grained_metrics(items, ["valse"] * 4, ["existence"] * 2 + ["plurals"] * 2)
     found = {
-        piece: [figures[f"valse/{piece}{p}"] for p in ("acc_r", "acc", "p_c", "p_f")]
+        piece: [metrics[f"valse/{piece}{p}"] for p in ("acc_r", "acc", "p_c", "p_f")]
         for piece in ("", "existence/", "plurals/")
     }
     assert found == {
@@ -210,8 +210,8 @@ def test_valse_by_piece():
         "existence/": [50.0, 75.0, 100.0, 50.0],
         "plurals/": [100.0, 50.0, 50.0, 50.0],
     }
-    assert figures["valse/existence/min(p_c,p_f)"] == 50.0
-    assert figures["valse/macro"] == 75.0
+    assert metrics["valse/existence/min(p_c,p_f)"] == 50.0
+    assert metrics["valse/macro"] == 75.0
 
 
 def test_a_csv_of_ones_own_and_unknown_files(tmp_path):
@@ -278,7 +278,7 @@ def test_the_loss_by_hand(tmp_path):
     task = make_task(Task, items, tmp_path / "model", paraphrases=0.5)
     (batch,) = loader_of(task, items)
     scores = []
-    for text, owner in enumerate(batch.text_owner.tolist()):
+    for text, owner in enumerate(batch.text_to_item.tolist()):
         out = task.model(
             batch.input_ids[text : text + 1],
             batch.attention_mask[text : text + 1],
@@ -290,7 +290,7 @@ def test_the_loss_by_hand(tmp_path):
     ranking = sum(math.log1p(math.exp(scores[i + 1] - scores[i])) for i in (0, 3)) / 2
     expected = (captions + 0.5 * yes[2]) / 1.5 + edits + ranking
     assert task(batch).total.item() == pytest.approx(expected, rel=1e-4)
-    assert task(batch).parts["paraphrases"].item() == pytest.approx(yes[2], rel=1e-4)
+    assert task(batch).metrics["paraphrases"].item() == pytest.approx(yes[2], rel=1e-4)
 
 
 def scored(truth, *match, similarity=None):
@@ -304,16 +304,16 @@ def test_figures_by_hand():
         scored([1, 0], [-3.0, -4.0], similarity=[0.0, 1.0]),  # beaten, though not accepted
         scored([1, 0, 1], [0.5, 0.2, 0.1]),
     ]
-    figures = fine_grained_figures(items, ["sugarcrepe++"] * 4, ["a", "a", "b", "b"])
-    assert figures["accuracy"] == 75.0
-    assert figures["contrast/accuracy"] == 50.0
-    assert figures["captions_accepted"] == 75.0
-    assert figures["edits_rejected"] == 50.0
-    assert figures["paraphrases_accepted"] == pytest.approx(200 / 3)
-    assert figures["both_sides"] == pytest.approx((75 + 200 / 3) / 2)
-    assert figures["sugarcrepe++/a"] == 50.0
-    assert figures["sugarcrepe++/macro"] == 75.0
-    assert figures["sugarcrepe++/both_captions"] == 50.0  # the first and the third
+    metrics = fine_grained_metrics(items, ["sugarcrepe++"] * 4, ["a", "a", "b", "b"])
+    assert metrics["accuracy"] == 75.0
+    assert metrics["contrast/accuracy"] == 50.0
+    assert metrics["captions_accepted"] == 75.0
+    assert metrics["edits_rejected"] == 50.0
+    assert metrics["paraphrases_accepted"] == pytest.approx(200 / 3)
+    assert metrics["both_sides"] == pytest.approx((75 + 200 / 3) / 2)
+    assert metrics["sugarcrepe++/a"] == 50.0
+    assert metrics["sugarcrepe++/macro"] == 75.0
+    assert metrics["sugarcrepe++/both_captions"] == 50.0  # the first and the third
 
 
 def test_without_paraphrases_there_is_one_side_and_it_is_said(tmp_path):
@@ -321,12 +321,14 @@ def test_without_paraphrases_there_is_one_side_and_it_is_said(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(f"image,caption,edit\n1.jpg,{CAPTION},{WRONG}\n")
     one_side = read(path)
-    figures = fine_grained_figures([scored([1, 0], [2.0, -1.0])], ["own"], ["a"])
-    assert not {"both_sides", "paraphrases_accepted"} & figures.keys()
-    assert Task.criterion(one_side) == "accuracy" and "only one side" in Task.remark(one_side)
+    metrics = fine_grained_metrics([scored([1, 0], [2.0, -1.0])], ["own"], ["a"])
+    assert not {"both_sides", "paraphrases_accepted"} & metrics.keys()
+    assert Task.selection_metric_for(one_side) == "accuracy" and "only one side" in Task.remark(
+        one_side
+    )
     path.write_text(f"image,caption,edit,paraphrase\n1.jpg,{CAPTION},{WRONG},{CAPTION} it\n")
     both = read(path)
-    assert Task.criterion(both) == "both_sides" and Task.remark(both) == ""
+    assert Task.selection_metric_for(both) == "both_sides" and Task.remark(both) == ""
 
 
 def test_items_with_other_numbers_of_images_are_refused(tmp_path):
@@ -343,18 +345,18 @@ def test_items_with_other_numbers_of_images_are_refused(tmp_path):
 def test_winoground_needs_both_images():
     both = scored([1, 0], [2.0, 1.0], [1.0, 2.0])
     texts = scored([1, 0], [5.0, 4.0], [6.0, 7.0])  # the second image wins both captions
-    figures = fine_grained_figures([both, texts], ["winoground"] * 2, ["x"] * 2)
-    assert figures["winoground/text"] == 100.0
-    assert figures["winoground/image"] == figures["winoground/group"] == 50.0
+    metrics = fine_grained_metrics([both, texts], ["winoground"] * 2, ["x"] * 2)
+    assert metrics["winoground/text"] == 100.0
+    assert metrics["winoground/image"] == metrics["winoground/group"] == 50.0
 
 
 def test_aro_attribution_leaves_small_categories_out_of_its_mean():
     right, wrong = scored([1, 0], [1.0, 0.0]), scored([1, 0], [0.0, 1.0])
     many = [right] * 20 + [wrong] * 5
     names = ["old_red"] * 25 + ["new_blue"]
-    figures = fine_grained_figures([*many, wrong], ["aro-attribution"] * 26, names)
-    assert figures["aro-attribution/macro"] == figures["aro-attribution/old_red"] == 80.0
-    assert "aro-attribution/new_blue" not in figures
+    metrics = fine_grained_metrics([*many, wrong], ["aro-attribution"] * 26, names)
+    assert metrics["aro-attribution/macro"] == metrics["aro-attribution/old_red"] == 80.0
+    assert "aro-attribution/new_blue" not in metrics
 
 
 def test_aro_sets_do_not_mix_and_symmetric_relations_do_not_count():
@@ -364,8 +366,8 @@ def test_aro_sets_do_not_mix_and_symmetric_relations_do_not_count():
     order = [("flickr30k_test", wrong), ("coco_karpathy_test", right), ("flickr30k_test", wrong)]
     sets = ["aro-relation"] * 4 + ["aro-attribution"] * 25 + ["aro-order"] * 3
     categories, items = zip(*relation, *attribution, *order, strict=True)
-    figures = fine_grained_figures(list(items), sets, list(categories))
-    assert {key: value for key, value in figures.items() if key.startswith("aro")} == {
+    metrics = fine_grained_metrics(list(items), sets, list(categories))
+    assert {key: value for key, value in metrics.items() if key.startswith("aro")} == {
         "aro-relation/macro": 25.0,  # of on and under; nothing needs 25 items here
         "aro-relation/on": 50.0,
         "aro-relation/under": 0.0,
@@ -379,9 +381,9 @@ def test_aro_sets_do_not_mix_and_symmetric_relations_do_not_count():
 
 
 def test_only_symmetric_relations_have_no_mean():
-    figures = fine_grained_figures([scored([1, 0], [1.0, 0.0])], ["aro-relation"], ["near"])
-    assert not any(key.startswith("aro") for key in figures)
-    assert figures["accuracy"] == 100.0
+    metrics = fine_grained_metrics([scored([1, 0], [1.0, 0.0])], ["aro-relation"], ["near"])
+    assert not any(key.startswith("aro") for key in metrics)
+    assert metrics["accuracy"] == 100.0
 
 
 def test_one_image_scores_do_not_depend_on_the_batch(tmp_path):

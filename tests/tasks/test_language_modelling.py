@@ -36,17 +36,17 @@ def test_loss_and_figures_equal_plain_passes(task):
         for row, word in zip(logits, original, strict=True):
             rank = (row > row[word]).sum().item()
             hits = {k: n + (rank < k) for k, n in hits.items()}
-    figures = task.evaluate(batches)
+    metrics = task.evaluate(batches)
     assert count > 10
-    assert figures["text/top1"] == pytest.approx(100 * hits[1] / count)
-    assert figures["text/top5"] == pytest.approx(100 * hits[5] / count)
+    assert metrics["text/top1"] == pytest.approx(100 * hits[1] / count)
+    assert metrics["text/top5"] == pytest.approx(100 * hits[5] / count)
 
 
 def test_batch_without_words_is_no_accident(task):
     batch = make_batch(make_task(), captions=["", "zz"])
     losses = task(batch)
     losses.total.backward()
-    assert losses.total.item() == 0 and losses.parts["text/top1"] == 0
+    assert losses.total.item() == 0 and losses.metrics["text/top1"] == 0
     assert task.evaluate([batch]) == {"text/top1": 0.0, "text/top5": 0.0}
 
 

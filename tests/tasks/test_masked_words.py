@@ -41,15 +41,15 @@ def test_figures_add_up_by_a_slow_count(tmp_path):
                 hits += [order[0] == word, word in order]
             for key in (part, "all"):
                 rights.setdefault(key, []).append([float(h) for h in hits])
-    figures = task.evaluate(task.predict(loader), None)
+    metrics = task.evaluate(task.predict(loader), None)
     for part, rows in rights.items():
         prefix = "" if part == "all" else f"{part}/"
         image1, _image5, text1, text5 = (100 * torch.tensor(rows).mean(0)).tolist()
-        assert figures[f"{prefix}with_image/top1"] == pytest.approx(image1)
-        assert figures[f"{prefix}text_only/top5"] == pytest.approx(text5)
-        assert figures[f"{prefix}gain/top1"] == pytest.approx(image1 - text1)
-        assert figures[f"{prefix}count"] == len(rows)
-    assert figures["count"] == sum(len(r) for p, r in rights.items() if p != "all")
+        assert metrics[f"{prefix}with_image/top1"] == pytest.approx(image1)
+        assert metrics[f"{prefix}text_only/top5"] == pytest.approx(text5)
+        assert metrics[f"{prefix}gain/top1"] == pytest.approx(image1 - text1)
+        assert metrics[f"{prefix}count"] == len(rows)
+    assert metrics["count"] == sum(len(r) for p, r in rights.items() if p != "all")
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe"])

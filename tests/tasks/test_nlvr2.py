@@ -54,9 +54,9 @@ def test_loss_and_figures_by_hand(tmp_path):
     assert torch.allclose(task(batch).total, expected)
     loader = loader_of(task, items)
     task.predict = lambda loader: ["True", "True", "False"]
-    figures = task.evaluate(task.predict(loader), items)
-    assert figures["accuracy"] == pytest.approx(200 / 3)
-    assert figures["consistency"] == 50.0  # sentence 0 is wrong for one of its pairs
+    metrics = task.evaluate(task.predict(loader), items)
+    assert metrics["accuracy"] == pytest.approx(200 / 3)
+    assert metrics["consistency"] == 50.0  # sentence 0 is wrong for one of its pairs
     lines = task.submission(task.predict(loader), items).splitlines()
     assert lines == ["dev-850-0-0,True", "dev-850-1-0,True", "dev-850-0-1,False"]
 

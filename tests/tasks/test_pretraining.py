@@ -40,7 +40,7 @@ def test_stacked_step_equals_plain_passes(kind, settings):
     stacked = task(batch)
     expected = plain_losses(task, batch, seed=11)
     assert stacked.total.dtype == torch.float32
-    found = {"total": stacked.total, **stacked.parts}
+    found = {"total": stacked.total, **stacked.metrics}
     for name, value in expected.items():
         torch.testing.assert_close(
             found[name].detach(), value.detach(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m
@@ -150,12 +150,12 @@ def test_alpha_rises_with_the_steps_taken():
     batch = make_batch(task)
     losses = []
     for _ in range(6):
-        losses.append(task(batch).parts["mlm"].item())
-        losses.append(task(batch).parts["mlm"].item())  # accumulation: no step in between
+        losses.append(task(batch).metrics["mlm"].item())
+        losses.append(task(batch).metrics["mlm"].item())  # accumulation: no step in between
         task.after_step()
     assert losses[0::2] == losses[1::2]
-    none = make_task(soft_labels="none")(batch).parts["mlm"].item()
-    full = make_task(alpha=0.8)(batch).parts["mlm"].item()
+    none = make_task(soft_labels="none")(batch).metrics["mlm"].item()
+    full = make_task(alpha=0.8)(batch).metrics["mlm"].item()
     expected = [none + (full - none) * min(step / 4, 1) for step in range(6)]
     assert losses[0::2] == pytest.approx(expected, rel=1e-4)
     assert "step" in task.state_dict(), "a resumed run goes on with the ramp"
@@ -208,13 +208,13 @@ def test_hardness_grows_from_the_start_of_matching_and_is_whole_in_evaluation():
     for step in range(9):
         assert task.step == step
         losses = task(batch)
-        logged[step] = losses.parts.get("negatives/hardness")
+        logged[step] = losses.metrics.get("negatives/hardness")
         task.after_step()
     assert logged.pop(0) is logged.pop(1) is logged.pop(2) is None, "matching has not begun"
     expected = [0.0, 0.2, 0.4, 0.6, 0.8, 0.8]
     assert [value.item() for value in logged.values()] == pytest.approx(expected)
     task.step.zero_()
-    assert task.eval()(batch).parts["negatives/hardness"] == pytest.approx(0.8)
+    assert task.eval()(batch).metrics["negatives/hardness"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(("name", "value"), [("hardness", -1.0), ("hardness_ramp_steps", -1)])
@@ -240,28 +240,28 @@ def test_odd_batches(name, negatives):
     losses = task(batch)
     losses.total.backward()
     assert torch.isfinite(losses.total)
-    for part, value in losses.parts.items():
-        counted = losses.counts.get(part, 1) if part.startswith("itm/") else 1
+    for part, value in losses.metrics.items():
+        counted = losses.metric_counts.get(part, 1) if part.startswith("itm/") else 1
         assert torch.isfinite(value) == bool(counted), part
         assert not value.requires_grad and value.dim() == 0, part
     for parameter in task.model.parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
     if name.startswith("one ") and name != "one word":
-        assert losses.counts["itm/loss_other_text"] == 0
+        assert losses.metric_counts["itm/loss_other_text"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_under_bf16_autocast(kind):
     task = make_task(fusion=kind)
     batch = make_batch(task)
-    exact = task(batch).parts
+    exact = task(batch).metrics
     with torch.autocast("cpu", torch.bfloat16):
         losses = task(batch)
     losses.total.backward()
     assert losses.total.dtype == torch.float32
     for name in ("mlm", "text_mlm", "itc"):
-        assert losses.parts[name].item() == pytest.approx(exact[name].item(), rel=0.05)
-        assert losses.parts[name].dtype == torch.float32
+        assert losses.metrics[name].item() == pytest.approx(exact[name].item(), rel=0.05)
+        assert losses.metrics[name].dtype == torch.float32
 
 
 def test_some_steps_learn_a_batch():
@@ -290,11 +290,11 @@ def test_matching_that_starts_later():
         torch.manual_seed(step)
         full = always(batch)
         if step < 2:
-            assert not any(name.startswith(("itm", "negatives")) for name in early.parts)
-            torch.testing.assert_close(early.total, full.total - full.parts["itm"])
+            assert not any(name.startswith(("itm", "negatives")) for name in early.metrics)
+            torch.testing.assert_close(early.total, full.total - full.metrics["itm"])
         else:
             assert torch.equal(early.total, full.total)
-        assert "itm" in task.eval()(batch).parts, "an evaluation matches at any time"
+        assert "itm" in task.eval()(batch).metrics, "an evaluation matches at any time"
         task.train().after_step()
 
 
@@ -303,13 +303,13 @@ def test_contrast_alone_comes_first():
     batch = make_batch(task)
     full = make_task(itc_weight=0.5)(batch)
     first = task(batch)
-    assert set(first.parts) == {"itc"}
-    torch.testing.assert_close(first.parts["itc"], full.parts["itc"])
-    torch.testing.assert_close(first.total, 0.5 * full.parts["itc"])
+    assert set(first.metrics) == {"itc"}
+    torch.testing.assert_close(first.metrics["itc"], full.metrics["itc"])
+    torch.testing.assert_close(first.total, 0.5 * full.metrics["itc"])
     task.after_step()
-    assert set(task(batch).parts) == {"mlm", "text_mlm", "itc"}
+    assert set(task(batch).metrics) == {"mlm", "text_mlm", "itc"}
     task.after_step()
-    assert {"mlm", "itm", "negatives/share"} <= set(task(batch).parts)
+    assert {"mlm", "itm", "negatives/share"} <= set(task(batch).metrics)
 
 
 @pytest.mark.parametrize(

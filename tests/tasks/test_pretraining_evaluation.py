@@ -49,7 +49,7 @@ def test_parts_are_averages_over_what_they_count_and_accuracies_percentages():
     found = evaluated(task, loader)["validation"]
     task.eval()
     with torch.no_grad():
-        seen = [(task(batch).parts, batch) for batch in loader]
+        seen = [(task(batch).metrics, batch) for batch in loader]
     for name in ("mlm", "text_mlm", "itc"):
         sizes = [len(batch if name == "itc" else batch.masked_positions) for _, batch in seen]
         summed = sum(size * part[name].item() for size, (part, _) in zip(sizes, seen, strict=True))
@@ -72,9 +72,9 @@ def test_a_batch_without_a_negative_moves_no_accuracy():
 
 def test_the_best_stage_counts_for_mean_recall():
     task = make_task()
-    figures = evaluated(task, make_loader(task, 12))["retrieval"]
-    best = figures.pop("mean_recall")
-    averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in figures.values()]
+    metrics = evaluated(task, make_loader(task, 12))["retrieval"]
+    best = metrics.pop("mean_recall")
+    averages = [sum(sum(way.values()) for way in stage.values()) / 6 for stage in metrics.values()]
     assert best == pytest.approx(max(averages)) and len(averages) == 3
 
 

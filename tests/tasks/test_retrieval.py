@@ -6,7 +6,7 @@ from vilta.config import DataConfig
 from vilta.evaluation.retrieval import (
     encode_gallery,
     match_scores,
-    retrieval_figures,
+    retrieval_metrics,
 )
 from vilta.tasks.retrieval import ImageTextRetrieval as Task
 from vilta.tasks.retrieval import RetrievalSettings, split_gallery
@@ -46,14 +46,14 @@ def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
     loader = loader_of(task, items)
     whole = gallery_of(task, loader)
     every = torch.ones_like(whole.relevant)
-    expected = retrieval_figures(
+    expected = retrieval_metrics(
         whole.similarity, match_scores(task.model, whole, every), whole.relevant
     )
-    figures = task.evaluate(task.predict(loader), items)
+    metrics = task.evaluate(task.predict(loader), items)
     for stage, ways in expected.items():
         for way, values in ways.items():
             for name, value in values.items():
-                assert figures[f"{stage}/{way}/{name}"] == pytest.approx(value)
+                assert metrics[f"{stage}/{way}/{name}"] == pytest.approx(value)
     folded, _ = task_of(tmp_path, full=True, folds=3)
     parts = [folded._figures(part) for part in split_gallery(whole, 3)]
     mean = sum(part["combined/text_to_image/R@1"] for part in parts) / 3
@@ -64,14 +64,14 @@ def test_figures_are_those_of_retrieval_and_folds_are_averaged(tmp_path):
 
 def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
     task, items = task_of(tmp_path)
-    figures = task.evaluate(task.predict(loader_of(task, items)), items)
+    metrics = task.evaluate(task.predict(loader_of(task, items)), items)
     means = []
     for stage in ("contrastive", "matching", "combined"):
-        values = [v for n, v in figures.items() if n.startswith(f"{stage}/") and "R@" in n]
+        values = [v for n, v in metrics.items() if n.startswith(f"{stage}/") and "R@" in n]
         assert len(values) == 6
-        assert figures[f"{stage}/mean_recall"] == pytest.approx(sum(values) / 6)
+        assert metrics[f"{stage}/mean_recall"] == pytest.approx(sum(values) / 6)
         means.append(sum(values) / 6)
-    assert figures["mean_recall"] == pytest.approx(max(means))
+    assert metrics["mean_recall"] == pytest.approx(max(means))
 
 
 def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
@@ -89,7 +89,7 @@ def test_a_step_has_a_gradient_for_both_heads(tmp_path, size):
     losses = task.train()(batch)
     losses.total.backward()
     assert torch.isfinite(losses.total)
-    assert {"itc", "itm", "itm/accuracy_true"} <= losses.parts.keys()
+    assert {"itc", "itm", "itm/accuracy_true"} <= losses.metrics.keys()
     assert task.model.itm_head.out.weight.grad.abs().sum() > 0
 
 
@@ -97,8 +97,8 @@ def test_one_image_alone_has_no_negative_and_no_crash(tmp_path):
     task, items = task_of(tmp_path)
     batch = next(iter(loader_of(task, items, 1)))
     losses = task(batch)
-    assert losses.parts["itm/loss_other_text"].isnan()
-    assert losses.parts["itc"] == 0
+    assert losses.metrics["itm/loss_other_text"].isnan()
+    assert losses.metrics["itc"] == 0
 
 
 def test_blind_retrieval_is_refused(tmp_path):

@@ -55,10 +55,10 @@ def test_loss_figures_and_answers(tmp_path):
     assert torch.allclose(task(batch).total, expected)
     loader = loader_of(task, items)
     task.predict = lambda loader: ["entailment", "neutral", "neutral"]
-    figures = task.evaluate(task.predict(loader), items)
-    assert figures["accuracy"] == pytest.approx(200 / 3)
-    assert figures["majority"] == pytest.approx(100 / 3)
-    assert figures["accuracy/contradiction"] == 0.0
+    metrics = task.evaluate(task.predict(loader), items)
+    assert metrics["accuracy"] == pytest.approx(200 / 3)
+    assert metrics["majority"] == pytest.approx(100 / 3)
+    assert metrics["accuracy/contradiction"] == 0.0
     assert task.submission(task.predict(loader), items).splitlines()[1] == "2.jpg#0r1e,neutral"
 
 

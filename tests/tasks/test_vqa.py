@@ -112,10 +112,10 @@ def test_figures_are_the_official_accuracy_of_the_chosen_answers(tmp_path):
     task = make_task(Task, items, tmp_path / "model", min_answers=1)
     loader = loader_of(task, items)
     task.predict = lambda loader: ["yes", "red", "2"]
-    figures = task.evaluate(task.predict(loader), items)
+    metrics = task.evaluate(task.predict(loader), items)
     each = [vqa_accuracy(p, a) for p, a in zip(["yes", "red", "2"], ANSWERS, strict=True)]
-    assert figures["accuracy"] == pytest.approx(100 * sum(each) / 3)
-    assert figures["accuracy/other"] == pytest.approx(100 * each[1])
+    assert metrics["accuracy"] == pytest.approx(100 * sum(each) / 3)
+    assert metrics["accuracy/other"] == pytest.approx(100 * each[1])
     assert 0 < each[1] < 1
 
 
@@ -166,7 +166,7 @@ def test_easy_vqa_and_a_csv_of_ones_own(tmp_path):
         read(str(table))
 
 
-def figures_of_the_best(items, folder):
+def metrics_of_the_best(items, folder):
     """Figures of a model that always chooses the answer that its target scores highest."""
     task = make_task(Task, items, folder, min_answers=1)
     names = task.model.config.id2label
@@ -184,13 +184,13 @@ def test_one_answer_in_any_spelling_is_right_in_training_and_in_evaluation(tmp_p
     items = read(str(tmp_path / "a.csv"))
     expected = ["2", "b", "new york", "no", "t shirt", "yes"]
     assert sorted(Task.labels(items, VqaSettings(min_answers=1))) == expected
-    assert figures_of_the_best(items, tmp_path / "model")["accuracy"] == 100.0
+    assert metrics_of_the_best(items, tmp_path / "model")["accuracy"] == 100.0
     assert items.rows["answer_type"][:3] == ["yes/no"] * 3
 
     layout = write_official(tmp_path / "own", answers=[[a] for a in spelled])
-    assert figures_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
+    assert metrics_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
     layout = write_official(tmp_path / "ten", answers=[[a] * 10 for a in ("Yes", "2", "t-shirt")])
-    assert figures_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
+    assert metrics_of_the_best(read(layout), tmp_path / "model")["accuracy"] == 100.0
 
 
 def test_an_answer_that_normalising_empties_is_refused(tmp_path):

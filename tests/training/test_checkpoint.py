@@ -28,7 +28,7 @@ from vilta.training.optimization import build_optimizer, build_schedule
 
 def state_at(step: int, best: int = -1) -> RunState:
     chosen = (
-        {"step": best, "metric": "m", "value": 0.5, "figures": {"m": 0.5}} if best >= 0 else None
+        {"step": best, "metric": "m", "value": 0.5, "metrics": {"m": 0.5}} if best >= 0 else None
     )
     return RunState(fingerprint="d", vocabulary="v", seed=0, global_batch=8, step=step, best=chosen)
 

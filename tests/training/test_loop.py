@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy_training
 from safetensors.torch import load_file
-from toy_training import Killed, ToyTask, dies_after, figures, train_toy
+from toy_training import Killed, ToyTask, dies_after, metrics, train_toy
 
 from vilta.config import PretrainConfig
 from vilta.config.yaml_file import load_yaml
@@ -22,7 +22,7 @@ from vilta.training.checkpoint import find_checkpoint
 def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
     summary = train_toy(tmp_path / "run", steps=60, save_every=25, evaluate_every=30)
     assert (summary.step, summary.stopped, summary.skipped) == (60, False, 0)
-    lines = [line for line in figures(tmp_path / "run") if "loss" in line]
+    lines = [line for line in metrics(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(5, 61, 5))
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     assert lines[-1]["loss"] == lines[-1]["loss/mlm"]
@@ -51,7 +51,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at, optimizer)
     assert not (tmp_path / "pieces" / "model").exists()
     torch.manual_seed(stop_at)  # whatever the new process did before must not matter
     assert not train_toy(tmp_path / "pieces", pieces, resume=True, optimizer=optimizer).stopped
-    assert figures(tmp_path / "pieces") == figures(tmp_path / "whole")
+    assert metrics(tmp_path / "pieces") == metrics(tmp_path / "whole")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, pieces.state_dict()[name]), name
 
@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
         train_toy(tmp_path / "killed", killed)
     assert find_checkpoint(tmp_path / "killed")[0].name == "step-00000006"
     train_toy(tmp_path / "killed", resume=True)
-    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
 def test_a_start_killed_at_any_file_operation_starts_again_and_ends_equal(tmp_path):
@@ -72,7 +72,7 @@ def test_a_start_killed_at_any_file_operation_starts_again_and_ends_equal(tmp_pa
     train_toy(tmp_path / "whole", **SHORT)
     (tmp_path / "old").mkdir()
     train_toy(tmp_path / "old", **{**SHORT, "steps": 2, "seed": 1})
-    (tmp_path / "old" / "evaluation-val.json").write_text('{"run": "", "data": "", "figures": {}}')
+    (tmp_path / "old" / "evaluation-val.json").write_text('{"run": "", "data": "", "metrics": {}}')
     outcomes = Counter()
     for overwrite in (False, True):
         for operation in range(1, 300, EVERY):
@@ -90,7 +90,7 @@ def test_a_start_killed_at_any_file_operation_starts_again_and_ends_equal(tmp_pa
                 train_toy(out, overwrite=True, **SHORT)
             else:
                 train_toy(out, resume="auto", **SHORT)
-            assert figures(out) == figures(tmp_path / "whole")
+            assert metrics(out) == metrics(tmp_path / "whole")
             assert same_files(out / "model", tmp_path / "whole" / "model")
             assert same_files(out / "checkpoints", tmp_path / "whole" / "checkpoints")
             assert not list(out.rglob(".*")), "nothing half written is left"
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(tmp_path, c
     train_toy(tmp_path / "damaged", resume=True)
     said = capsys.readouterr().out
     assert f"optimizer.pt is not what was written; going on from {before.name}" in said
-    assert figures(tmp_path / "damaged") == figures(tmp_path / "whole")
+    assert metrics(tmp_path / "damaged") == metrics(tmp_path / "whole")
 
 
 def test_lost_best_weights_are_told_and_chosen_anew(tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
         weights = torch.load(two / f"rank{rank}.pt", weights_only=True)
         for name, tensor in learned(one):
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
-    for one_line, two_line in zip(figures(tmp_path), figures(two), strict=True):
+    for one_line, two_line in zip(metrics(tmp_path), metrics(two), strict=True):
         assert one_line.get("loss") == pytest.approx(two_line.get("loss"), abs=1e-6)
     # One process goes on where two have stopped: the global batch is the same.
     goes_on = ToyTask()
@@ -280,7 +280,7 @@ def test_one_bad_batch_is_skipped_counted_and_named(tmp_path):
     summary = train_toy(tmp_path, task, steps=4)  # 32 of 37 samples: the bad one comes once
     assert summary.skipped == 1 and summary.step == 4
     assert all(p.isfinite().all() for p in task.parameters())
-    skipped = [line for line in figures(tmp_path) if "skipped" in line]
+    skipped = [line for line in metrics(tmp_path) if "skipped" in line]
     assert [line["step"] for line in skipped] == [2]
     rows = [toy_training.sample_at(i) for i in range(12, 16)]
     assert skipped[0]["skipped"] == [f"toy#{row}" for row in rows]
@@ -316,7 +316,7 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
         "step": 6,
         "metric": "toy/score",
         "value": 0.3,
-        "figures": {"toy/score": 0.3},
+        "metrics": {"toy/score": 0.3},
     }
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
     assert kept == ["step-00000006", "step-00000012"]
@@ -328,8 +328,8 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
 
 
 def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
-    with pytest.raises(ValueError, match=r"best-metric toy/scroe.*toy/score"):
-        train_toy(tmp_path, best_metric="toy/scroe")
+    with pytest.raises(ValueError, match=r"selection-metric toy/scroe.*toy/score"):
+        train_toy(tmp_path, selection_metric="toy/scroe")
     assert find_checkpoint(tmp_path)[0].name == "step-00000006"
     assert train_toy(tmp_path, resume=True).best["step"] in (6, 12)
 
@@ -396,9 +396,9 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
 
 def test_overwrite_deletes_what_was_measured_of_the_old_run(tmp_path):
     train_toy(tmp_path, steps=1)
-    figures = json.dumps({"run": "runs/old", "data": "data/val", "figures": {"accuracy": 99.0}})
+    metrics = json.dumps({"run": "runs/old", "data": "data/val", "metrics": {"accuracy": 99.0}})
     for name in ("evaluation-val.json", "vqa-test.json", "benchmark-vqa.json"):
-        (tmp_path / name).write_text(figures)
+        (tmp_path / name).write_text(metrics)
     (tmp_path / "metrics.json").write_text('{"vqa/accuracy": 99.0}')
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").touch()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import toy_training
-from toy_training import ToyTask, figures, train_toy
+from toy_training import ToyTask, metrics, train_toy
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
@@ -73,7 +73,7 @@ def test_waiting_is_broken_off_and_nothing_is_lost(tmp_path, where, step, number
     assert not (tmp_path / "run" / "model").exists()
     assert train_toy(tmp_path / "run", resume=True).step == 12
     train_toy(tmp_path / "whole")
-    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -35,7 +35,7 @@ def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
     assert screen[0] == "step 10/20  loss 1.500  mlm 0.500  123 samples/s  10 min left"
     assert [line.split() for line in screen[1:]] == [
         ["step", "10,", "evaluation"],
-        ["figures", "r1", "0.5", "bad", "nan"],
+        ["metrics", "r1", "0.5", "bad", "nan"],
         ["a/b", "c", "2", "d", "3"],
     ], "without a terminal, not a line for each step"
 

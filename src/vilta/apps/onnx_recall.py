@@ -16,7 +16,7 @@ from vilta.evaluation.retrieval import (
     encode_gallery,
     encode_images,
     match_scores,
-    retrieval_figures,
+    retrieval_metrics,
 )
 from vilta.model.modeling import WithMatching
 
@@ -73,5 +73,5 @@ def _recall(
     relevant: Bool[Tensor, "N T"],
     ranking: str,
 ) -> dict[str, float]:
-    ways = retrieval_figures(similarity, match, relevant)[ranking]
+    ways = retrieval_metrics(similarity, match, relevant)[ranking]
     return {way: float(values["R@1"]) for way, values in ways.items()}

@@ -92,7 +92,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Co
         task.model.config.save_pretrained(Path(run_folder) / MODEL)
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
-        figures = evaluate_pretraining(
+        metrics = evaluate_pretraining(
             task,
             loader,
             dataset.table,
@@ -103,7 +103,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Co
                 line, description=what, completed=done, total=total
             ),
         )
-    for title, table in metric_tables(figures).items():
+    for title, table in metric_tables(metrics).items():
         shown = Table(title, *table.head[1:])
         for row in table.rows:
             shown.add_row(*row)
@@ -123,7 +123,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Co
             "precision": reason,
             "seed": config.seed,
             "teacher": teacher,
-            "figures": figures,
+            "metrics": metrics,
         },
     )
     console.print(f"wrote {out}\nnext: {shlex.join(['vilta', 'report', run_folder])}")
@@ -155,15 +155,15 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig, console: C
     with Progress(console=console, transient=True) as bar, autocast(device, dtype):
         watched = bar.track(loader, total=len(loader), description="evaluating")
         predictions = task.predict(watched)
-        figures = {} if lacking else task.evaluate(predictions, items)
+        metrics = {} if lacking else task.evaluate(predictions, items)
     if config.submission:
         replace_text(Path(config.submission), task.submission(predictions, items))
         console.print(f"wrote {config.submission}")
     if lacking:
-        console.print(f"no figures: {len(lacking):,} of {len(items):,} items have no answer")
+        console.print(f"no metrics: {len(lacking):,} of {len(items):,} items have no answer")
         return
     table = Table(name, "", title_justify="left")
-    for figure, value in figures.items():
+    for figure, value in metrics.items():
         table.add_row(figure.replace("_", " "), f"{value:.2f}")
     console.print(table)
     if remark := kind.remark(items):
@@ -184,7 +184,7 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig, console: C
             "role": role,
             "precision": precision,
             "evaluations": [*before, datetime.now(UTC).date().isoformat()],
-            "figures": figures,
+            "metrics": metrics,
         },
     )
     if role.startswith("test") and before:

@@ -64,8 +64,8 @@ def run(task: str, config: FinetuneConfig) -> None:
     )
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = start_model(kind, config, items)
-    criterion = kind.criterion(held_out or items)
-    config = resolved(config, criterion, model.config, len(items))
+    selection_metric = kind.selection_metric_for(held_out or items)
+    config = resolved(config, selection_metric, model.config, len(items))
     trained = kind(model, tokenizer, config.settings, items)
     collator = trained.collator(config.data.max_text_tokens)
     build = partial(
@@ -150,7 +150,7 @@ def refuse_other_labels(kind: type[FinetuningTask], folder: Path, labels: list[s
 
 
 def resolved(
-    config: FinetuneConfig, criterion: str, model: ViltaConfig, items: int
+    config: FinetuneConfig, selection_metric: str, model: ViltaConfig, items: int
 ) -> FinetuneConfig:
     """Return the settings with what followed from the model and the number of items.
 
@@ -163,7 +163,7 @@ def resolved(
     epoch = math.ceil(items / per_step)
     run_ = replace(
         run_,
-        best_metric=run_.best_metric or criterion,
+        selection_metric=run_.selection_metric or selection_metric,
         evaluate_every=run_.evaluate_every or epoch,
         save_every=run_.save_every or epoch,
     )

@@ -109,10 +109,10 @@ def _read(reader: Reader, console: Console, sheet: Sheet | None = None) -> Inspe
 def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
     width, height = found.median_size()
     lengths = sorted(found.words_per_caption.elements())
-    copies, looks = repeated(found.by_content.values()), repeated(found.by_look.values())
+    copies, looks = repeated(found.by_content.values()), repeated(found.by_hash.values())
     once = sum(count == 1 for count in found.words.values())
     middle, high = (lengths[int(q * (len(lengths) - 1))] for q in (0.5, 0.99))
-    figures = [
+    metrics = [
         ("found", reader.what),
         ("images", f"{found.images:,}"),
         ("captions", f"{found.captions:,}"),
@@ -128,7 +128,7 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         ("images that cannot be decoded", f"{len(found.broken):,}"),
         ("items skipped by the reader", f"{len(reader.skipped):,}"),
     ]
-    tables = {"pairs": Table(("what", "figure"), figures)}
+    tables = {"pairs": Table(("what", "figure"), metrics)}
     known = set(map(tuple, copies))
     kinds = {"same bytes": copies, "same look": [g for g in looks if tuple(g) not in known]}
     groups = [(kind, ", ".join(g[:4])) for kind, found_ in kinds.items() for g in found_[:NAMED]]
@@ -182,7 +182,7 @@ def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Sh
             '<div class="grid">',
             *(_card(row) for row in sheet.rows[::step][: sheet.wanted]),
             "</div>",
-            "<h2>All figures</h2>",
+            "<h2>All metrics</h2>",
             '<div class="tables">',
             *(table_element(title, table) for title, table in tables.items()),
             "</div>",

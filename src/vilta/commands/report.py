@@ -1,4 +1,4 @@
-"""`vilta report RUN`: a finished pre-training run as one page with curves, figures and examples."""
+"""`vilta report RUN`: a finished pre-training run as one page with curves, metrics and examples."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vilta.report.examples import collect_examples
 from vilta.report.metrics import key_tiles, metric_tables
 from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
-from vilta.report.record import Record, all_figures, read_record, training_summary
+from vilta.report.record import Record, all_metrics, read_record, training_summary
 from vilta.report.reliability import reliability_pictures
-from vilta.training.folder import FIGURES, REPORT, replace_text
+from vilta.training.folder import REPORT, SUMMARY, replace_text
 
 __all__ = ["run"]
 
 
 def run(run_folder: str, config: ReportConfig) -> None:
-    """Write the page, its pictures beside it, and all figures to ``run_folder/metrics.json``.
+    """Write the page, its pictures beside it, and all metrics to ``run_folder/metrics.json``.
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
@@ -40,16 +40,16 @@ def run(run_folder: str, config: ReportConfig) -> None:
     say_missing_teacher(console, teacher)
     examples = collect_examples(task, trained, record.evaluation, config.examples)
     summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
-    everything = all_figures(record, summary)
+    everything = all_metrics(record, summary)
     curves = draw_curves(record)
     page = render_page(
         title=f"ViLTA: {Path(run_folder).resolve().name}",
         about=_about(record, summary),
-        tiles=key_tiles(record.figures, record.evaluation["images"], examples.filter_name),
+        tiles=key_tiles(record.metrics, record.evaluation["images"], examples.filter_name),
         curves=(curves, draw_curves(record, DARK)),
-        reliability=reliability_pictures(record.figures),
+        reliability=reliability_pictures(record.metrics),
         examples=examples,
-        tables=metric_tables(record.figures),
+        tables=metric_tables(record.metrics),
         everything=everything,
         commands=_commands(run_folder, config, record),
     )
@@ -65,10 +65,10 @@ def run(run_folder: str, config: ReportConfig) -> None:
         temporary = out.parent / f".tmp-{name}"
         temporary.write_bytes(png)
         os.replace(temporary, out.parent / name)
-    replace_text(Path(run_folder) / FIGURES, json.dumps(everything, indent=2) + "\n")
+    replace_text(Path(run_folder) / SUMMARY, json.dumps(everything, indent=2) + "\n")
     replace_text(out, page)
     console.print(
-        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / FIGURES}",
+        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / SUMMARY}",
         markup=False,
     )
     console.print(f"next: open {out} in a browser", markup=False)

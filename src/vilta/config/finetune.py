@@ -57,5 +57,5 @@ class FinetuneConfig:
         default_factory=lambda: OptimizationConfig(lr=5e-5, head_lr_multiplier=5.0)
     )
     run: RunConfig = field(
-        default_factory=lambda: RunConfig(best_metric="", save_every=0, keep=1, log_every=20)
+        default_factory=lambda: RunConfig(selection_metric="", save_every=0, keep=1, log_every=20)
     )

@@ -228,10 +228,10 @@ class RunConfig:
     """Steps between two checkpoints; the last step always writes one."""
     keep: int = 2
     """How many of the newest checkpoints are kept, beside the best."""
-    best_metric: str = "retrieval/mean_recall"
+    selection_metric: str = "retrieval/mean_recall"
     """Evaluation figure whose largest value marks the best checkpoint."""
     patience: int = 0
-    """Stop after this many evaluations without a better `best_metric`; 0: never."""
+    """Stop after this many evaluations without a better `selection_metric`; 0: never."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 
@@ -298,4 +298,4 @@ class PretrainTextConfig:
             steps=2000, batch_size=256, lr=5e-4, encoder_lr_multiplier=1.0
         )
     )
-    run: RunConfig = field(default_factory=lambda: RunConfig(best_metric="text/top1"))
+    run: RunConfig = field(default_factory=lambda: RunConfig(selection_metric="text/top1"))

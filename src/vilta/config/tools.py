@@ -31,7 +31,7 @@ class EvaluateConfig:
     accept_trained: bool = False
     """For a task: evaluate although the run was trained on images of these data."""
     out: str = ""
-    """JSON file with the figures. Empty: one named after the data, in the run."""
+    """JSON file with the metrics. Empty: one named after the data, in the run."""
     top_k: int = 32
     """Candidates of the contrastive stage that image-text matching ranks again."""
     full: bool = False
@@ -91,7 +91,7 @@ class PackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Look at image-text pairs before training on them: figures on screen, a page with pictures."""
+    """Look at image-text pairs before training on them: metrics on screen, a page with pictures."""
 
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""

@@ -18,6 +18,9 @@ import yaml
 
 T = TypeVar("T")
 
+OLD_NAMES = {"run.best_metric": "selection_metric"}
+"""Keys that older versions wrote, by their path, and what they are called now."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, but a key that stands twice is an error and not a silent choice."""
@@ -103,6 +106,7 @@ def _merged(base: T, content: Any, where: str = "") -> T:
     hints = get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in content.items():
+        key = OLD_NAMES.get(f"{where}.{key}", key)
         name = f"{where}.{key}" if where else str(key)
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)

@@ -196,7 +196,7 @@ class ExampleCollator:
             image_index=torch.tensor([[places[key] for key in s.image_keys] for s in samples]),
             input_ids=texts["input_ids"],
             attention_mask=texts["attention_mask"],
-            text_owner=torch.tensor(owners),
+            text_to_item=torch.tensor(owners),
             targets=torch.stack([sample.target for sample in samples]),
             rows=torch.tensor([sample.index for sample in samples]),
             names=tuple(sample.name for sample in samples),

@@ -30,7 +30,7 @@ FLAT = 10
 (our choice)."""
 
 
-class Looks:
+class ImageHashes:
     """Difference hashes, to be found again when a few bits differ."""
 
     def __init__(self) -> None:
@@ -72,9 +72,9 @@ class Inspection:
     """Source and reason of each image that cannot be decoded."""
     by_content: dict[bytes, list[str]] = field(default_factory=dict)
     """Sources of the images with the same bytes."""
-    by_look: dict[int, list[str]] = field(default_factory=dict)
+    by_hash: dict[int, list[str]] = field(default_factory=dict)
     """Sources of the images that look the same, by the hash of the first of them."""
-    looks: Looks = field(default_factory=Looks)
+    hashes: ImageHashes = field(default_factory=ImageHashes)
     by_caption: Counter[bytes] = field(default_factory=Counter)
     """How often each caption stands there, spelling and punctuation aside."""
 
@@ -117,10 +117,10 @@ def inspect_pairs(rows: Iterable[Row], progress: Callable[[], None] | None = Non
             found.formats[header.format or "unknown"] += 1
         look = look_of(image)
         if FLAT <= look.bit_count() <= LOOK_SIDE**2 - FLAT:
-            known = found.looks.find(look)
+            known = found.hashes.find(look)
             if known is None:
-                found.looks.add(look)
-            found.by_look.setdefault(look if known is None else known, []).append(source)
+                found.hashes.add(look)
+            found.by_hash.setdefault(look if known is None else known, []).append(source)
     return found
 
 
@@ -138,10 +138,10 @@ def same_images(first: Inspection, other: Inspection) -> list[tuple[str, str, st
         if digest in first.by_content:
             for there in sources:
                 found[there] = (first.by_content[digest][0], there, "same bytes")
-    for look, sources in other.by_look.items():
-        if (known := first.looks.find(look)) is not None:
+    for look, sources in other.by_hash.items():
+        if (known := first.hashes.find(look)) is not None:
             for there in sources:
-                found.setdefault(there, (first.by_look[known][0], there, "same look"))
+                found.setdefault(there, (first.by_hash[known][0], there, "same look"))
     return list(found.values())
 
 

@@ -39,7 +39,7 @@ def has_wrong_image(batch: Batch) -> Bool[Tensor, "M"]:
 
 
 @torch.no_grad()
-def masked_word_figures(
+def masked_word_metrics(
     model: ViltaForPreTraining, loader: Iterable[Batch]
 ) -> dict[str, dict[str, float]]:
     """Percent of masked words ranked first (``top1``) or among the first five (``top5``).

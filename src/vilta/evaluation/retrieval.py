@@ -22,7 +22,7 @@ from vilta.model.modeling import WithMatching
 
 PAIRS_PER_CALL = 1024
 STAGES = ("contrastive", "matching", "combined")
-"""The ways to rank, as ``retrieval_figures`` names them."""
+"""The ways to rank, as ``retrieval_metrics`` names them."""
 
 
 def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def match_scores(
     return scores
 
 
-def retrieval_figures(
+def retrieval_metrics(
     similarity: Float[Tensor, "N T"],
     match: Float[Tensor, "N T"] | None,
     relevant: Bool[Tensor, "N T"],
@@ -170,10 +170,10 @@ def average_recall(stage: dict[str, dict[str, float]]) -> float:
     return sum(values) / len(values)
 
 
-def flat_retrieval_figures(
+def flat_retrieval_metrics(
     gallery: Gallery, match: Float[Tensor, "N T"] | None
 ) -> dict[str, float]:
-    """Return ``retrieval_figures`` of a gallery by flat names, and the mean recalls."""
-    stages = retrieval_figures(gallery.similarity, match, gallery.relevant)
+    """Return ``retrieval_metrics`` of a gallery by flat names, and the mean recalls."""
+    stages = retrieval_metrics(gallery.similarity, match, gallery.relevant)
     means = {f"{name}/mean_recall": average_recall(stage) for name, stage in stages.items()}
     return {**flat(stages), **means, "mean_recall": mean_recall(stages)}

@@ -62,7 +62,7 @@ def filled_words(
 
 
 @torch.no_grad()
-def scene_figures(
+def scene_metrics(
     model: ViltaForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
     table: Any,
@@ -132,7 +132,7 @@ def negative_truth(
 ) -> dict[str, float]:
     """Of the negatives that ``write`` gives: what the oracle says of them, in percent.
 
-    ``written``: captions that got one. Of the written: ``still_true`` of the picture (false
+    ``generated``: captions that got one. Of the written: ``still_true`` of the picture (false
     negatives, the harm a filter must prevent), ``false`` as they should be, ``no_sentence`` (not
     in the oracle's grammar, so it cannot tell).
     """
@@ -153,7 +153,7 @@ def negative_truth(
         captions += len(batch)
     written = sum(verdicts.values())
     shares = {name: 100 * count / max(written, 1) for name, count in verdicts.items()}
-    return {"written": 100 * written / max(captions, 1), **shares}
+    return {"generated": 100 * written / max(captions, 1), **shares}
 
 
 def _tokens(

@@ -136,7 +136,7 @@ def calibration_pairs(
     return wanted.to(relevant.device)
 
 
-def calibration_figures(
+def calibration_metrics(
     log_odds: Float[Tensor, "N"], match: Bool[Tensor, "N"], stored: Calibration
 ) -> dict[str, Any]:
     """Return the calibration error (percent) and the bins, raw and with what the model stores."""

@@ -48,8 +48,8 @@ def winoground_scores(scores: Float[Tensor, "N 2 2"]) -> dict[str, float]:
     return {"text": _percent(text), "image": _percent(image), "group": _percent(text & image)}
 
 
-def valse_figures(caption: Float[Tensor, "N"], foil: Float[Tensor, "N"]) -> dict[str, float]:
-    """VALSE's figures from the probabilities in [0, 1] that a caption, and its foil, match.
+def valse_metrics(caption: Float[Tensor, "N"], foil: Float[Tensor, "N"]) -> dict[str, float]:
+    """VALSE's metrics from the probabilities in [0, 1] that a caption, and its foil, match.
 
     ``p_c``: captions called matching, above one half. ``p_f``: foils called not matching; one half
     is not matching. ``acc``: mean of the two; ``min(p_c,p_f)``: the lower one, which a model that

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def nlvr2_figures(
+def nlvr2_metrics(
     identifiers: Sequence[str], predictions: Sequence[bool], labels: Sequence[bool]
 ) -> dict[str, float]:
     """Figures in percent, not rounded: ``accuracy`` and ``consistency``.

@@ -24,7 +24,12 @@ from vilta.model.pretrained import ViltaPreTrainedModel
 class ViltaModel(ViltaPreTrainedModel):
     """Image encoder, text encoder with its language-model head, and fusion."""
 
-    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.", "classifier.")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = (
+        "mlm_head.",
+        "itm_head.",
+        "itc_head.",
+        "classifier.",
+    )
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)

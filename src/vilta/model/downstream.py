@@ -22,7 +22,7 @@ from vilta.model.pretrained import ViltaPreTrainedModel
 class ViltaForImageTextRetrieval(WithMatching):
     """Match head and contrastive space: the pre-trained model without its word head."""
 
-    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.",)
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("mlm_head.",)
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
@@ -68,8 +68,8 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
     class; a checkpoint of another task is an error.
     """
 
-    leaves: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
-    new: ClassVar[tuple[str, ...]] = ("classifier.", "image_order.")
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ("mlm_head.", "itm_head.", "itc_head.")
+    new_prefixes: ClassVar[tuple[str, ...]] = ("classifier.", "image_order.")
     images: ClassVar[int] = 1
 
     def __init__(self, config: ViltaConfig) -> None:

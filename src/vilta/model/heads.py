@@ -107,7 +107,7 @@ class ContrastiveHead(nn.Module):
         return self.log_scale.clamp(max=-math.log(LOWEST_TEMPERATURE)).exp()
 
     @torch.no_grad()
-    def hold_scale(self) -> None:
+    def clamp_scale(self) -> None:
         """Bring the temperature back to its bound, to be called after each optimizer step.
 
         Beyond the bound the clamp passes no gradient, so it would learn no more.

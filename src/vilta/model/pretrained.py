@@ -31,9 +31,9 @@ class ViltaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    leaves: ClassVar[tuple[str, ...]] = ()
+    ignored_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that may stand in a checkpoint and are left there."""
-    new: ClassVar[tuple[str, ...]] = ()
+    new_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that a pre-trained checkpoint lacks: they start anew."""
 
     @classmethod
@@ -55,15 +55,17 @@ class ViltaPreTrainedModel(PreTrainedModel):
             )
         saved_by = (model.config.architectures or [cls.__name__])[0]
         own = saved_by == cls.__name__
-        if cls.new and not own and saved_by not in PRETRAINED:
+        if cls.new_prefixes and not own and saved_by not in PRETRAINED:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a checkpoint of {saved_by}, not of "
                 f"{cls.__name__}; start from a pre-training run"
             )
-        starting = () if own else cls.new
+        starting = () if own else cls.new_prefixes
         names = {
             "missing": [k for k in info["missing_keys"] if not k.startswith(starting)],
-            "unexpected": [k for k in info["unexpected_keys"] if not k.startswith(cls.leaves)],
+            "unexpected": [
+                k for k in info["unexpected_keys"] if not k.startswith(cls.ignored_prefixes)
+            ],
             "misshapen": [key for key, *_ in info["mismatched_keys"]],
         }
         for kind, found in names.items():

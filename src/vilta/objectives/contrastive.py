@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def belong_together(
+def positive_pairs(
     image_ids: Int[Tensor, "B"], caption_ids: Int[Tensor, "B"]
 ) -> Bool[Tensor, "B B"]:
     """Return whether image i and text j are positives: the same image, or the same caption."""
@@ -14,13 +14,13 @@ def belong_together(
 
 
 def contrastive_loss(
-    similarity: Float[Tensor, "B B"], together: Bool[Tensor, "B B"]
+    similarity: Float[Tensor, "B B"], positive_mask: Bool[Tensor, "B B"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy both ways over ``similarity[i, j]`` (image i, text j, scaled logits).
 
-    ``together`` is ``belong_together``: the target of a row is spread evenly over its positives.
+    ``positive_mask`` is ``positive_pairs``: a row's target is spread evenly over its positives.
     """
-    targets = together / together.sum(dim=1, keepdim=True)
+    targets = positive_mask / positive_mask.sum(dim=1, keepdim=True)
     to_text = -(targets * similarity.float().log_softmax(dim=1)).sum(dim=1)
     to_image = -(targets * similarity.float().T.log_softmax(dim=1)).sum(dim=1)
     return (to_text + to_image).mean() / 2

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.objectives.contrastive import belong_together
+from vilta.objectives.contrastive import positive_pairs
 
 
 class InBatchNegatives(NamedTuple):
@@ -49,7 +49,7 @@ def draw_in_batch_negatives(
     image id or the caption are never drawn, because they are positives.
     """
     size, device = len(image_ids), image_ids.device
-    allowed = ~belong_together(image_ids, caption_ids)
+    allowed = ~positive_pairs(image_ids, caption_ids)
     if similarity is None:
         similarity = torch.zeros(size, size, device=device)
     scores = similarity.detach().float() * hardness
@@ -77,9 +77,9 @@ class MatchingLoss(NamedTuple):
     """The loss, and detached metrics per group."""
 
     total: Float[Tensor, ""]
-    parts: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     """``loss_`` and ``accuracy_`` of each group; NaN for a group without a valid row."""
-    counts: dict[str, Tensor]
+    metric_counts: dict[str, Tensor]
     """How many rows each part is the mean of."""
 
 

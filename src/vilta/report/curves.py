@@ -38,7 +38,7 @@ class Panel(NamedTuple):
     series: dict[str, str]
     scale: float = 1.0
     held_out: str = ""
-    """Start of the names in the evaluations whose figures are drawn as dots; empty: none."""
+    """Start of the names in the evaluations whose metrics are drawn as dots; empty: none."""
 
 
 PANELS = (

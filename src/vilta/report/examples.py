@@ -116,7 +116,7 @@ def collect_examples(
     """Compute examples for the first ``count`` rows of the data of an evaluation.
 
     Masks, candidates and seed are those of the evaluation, so the examples are part of what its
-    figures count. Raises ``ValueError`` in one line if the data cannot be read.
+    metrics count. Raises ``ValueError`` in one line if the data cannot be read.
     """
     seed = evaluation.get("seed", 0)
     device = choose_device("auto")
@@ -129,7 +129,7 @@ def collect_examples(
         evaluation["data"],
     )
     collator = task.collator(trained.data.max_text_tokens, seed)
-    bf16 = evaluation.get("precision", "").startswith("bf16")  # as the figures were computed
+    bf16 = evaluation.get("precision", "").startswith("bf16")  # as the metrics were computed
     dtype = torch.bfloat16 if bf16 else torch.float32
     with autocast(device, dtype), torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as tiles and as tables."""
+"""The metrics of an evaluation, as tiles and as tables."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from vilta.evaluation.retrieval import STAGES
 from vilta.report.html import Table, Tile
 
 
-def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Tile]:
-    """Return the figures that say most, in percent; ``images`` gives the level of chance."""
+def key_tiles(metrics: dict[str, Any], images: int, filter_name: str) -> list[Tile]:
+    """Return the metrics that say most, in percent; ``images`` gives the level of chance."""
     tiles = []
     ways = {"image_to_text": "image to text", "text_to_image": "text to image"}
     for way, label in ways.items():
         found = {
-            s: figures["retrieval"][s][way]["R@1"] for s in STAGES if s in figures["retrieval"]
+            s: metrics["retrieval"][s][way]["R@1"] for s in STAGES if s in metrics["retrieval"]
         }
         *others, best = found
         alone = f"contrast alone {found['contrastive']:.1f}" if others else f"{best} alone"
         note = f"{alone}, chance {100 / images:.2g}"
         tiles.append(Tile(percent(found[best]), f"R@1, {label}", note))
-    words = {view: values["top1"] for view, values in figures["masked_words"].items()}
+    words = {view: values["top1"] for view, values in metrics["masked_words"].items()}
     if "with_image" in words:
         note = _note(words, {"wrong_image": "wrong image", "text_only": "no image"})
         tiles.append(Tile(percent(words["with_image"]), "masked words right with the image", note))
-    scenes = figures.get("scenes", {})
+    scenes = metrics.get("scenes", {})
     if "colour" in scenes:
         note = _note(scenes, {"colour_wrong_image": "with a wrong image"})
         tiles.append(Tile(percent(scenes["colour"]), "masked colours right", note))
@@ -34,20 +34,20 @@ def key_tiles(figures: dict[str, Any], images: int, filter_name: str) -> list[Ti
     if "paraphrase" in scenes:
         note = "same meaning, other words"
         tiles.append(Tile(percent(scenes["paraphrase"]), "paraphrases accepted", note))
-    if filter_name in figures.get("negatives", {}):
-        written = figures["negatives"][filter_name]
-        note = f"filter {filter_name}; {written['written']:.0f} % of the captions have one"
+    if filter_name in metrics.get("negatives", {}):
+        written = metrics["negatives"][filter_name]
+        note = f"filter {filter_name}; {written['generated']:.0f} % of the captions have one"
         tiles.append(Tile(percent(written["still_true"]), "negatives still true", note))
     return tiles
 
 
-def _note(figures: dict[str, float], labels: dict[str, str]) -> str:
-    """Name the figures that there are: an evaluation leaves out what it could not count."""
-    return ", ".join(f"{label} {figures[n]:.1f}" for n, label in labels.items() if n in figures)
+def _note(metrics: dict[str, float], labels: dict[str, str]) -> str:
+    """Name the metrics that there are: an evaluation leaves out what it could not count."""
+    return ", ".join(f"{label} {metrics[n]:.1f}" for n, label in labels.items() if n in metrics)
 
 
-def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
-    """Return the figures as titled tables, all in percent but the losses."""
+def metric_tables(metrics: dict[str, Any]) -> dict[str, Table]:
+    """Return the metrics as titled tables, all in percent but the losses."""
     tables = {
         "Retrieval": Table(
             ("", "R@1", "R@5", "R@10"),
@@ -57,21 +57,21 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
                     *(f"{values[f'R@{k}']:.1f}" for k in (1, 5, 10)),
                 )
                 for stage in STAGES
-                for way, values in figures["retrieval"].get(stage, {}).items()
+                for way, values in metrics["retrieval"].get(stage, {}).items()
             ],
         ),
         "Masked words": Table(
             ("", "top-1", "top-5"),
             [
                 (view.replace("_", " "), f"{values['top1']:.1f}", f"{values['top5']:.1f}")
-                for view, values in figures["masked_words"].items()
+                for view, values in metrics["masked_words"].items()
             ],
         ),
         "Matching": Table(
             ("", "accuracy"),
             [
                 (f"{name.removeprefix('itm/accuracy_').replace('_', '-')} pairs", f"{value:.1f}")
-                for name, value in figures["validation"].items()
+                for name, value in metrics["validation"].items()
                 if name.startswith("itm/accuracy_")
             ],
         ),
@@ -79,26 +79,26 @@ def metric_tables(figures: dict[str, Any]) -> dict[str, Table]:
             ("", "mean"),
             [
                 (name, f"{value:.3f}")
-                for name, value in figures["validation"].items()
+                for name, value in metrics["validation"].items()
                 if "/" not in name
             ],
         ),
     }
-    if "calibration" in figures:
-        errors = figures["calibration"]
+    if "calibration" in metrics:
+        errors = metrics["calibration"]
         rows = [("raw", f"{errors['ece_raw']:.1f}"), ("calibrated", f"{errors['ece']:.1f}")]
         tables["Calibration error of match probabilities"] = Table(("", "%"), rows)
-    if "scenes" in figures:
+    if "scenes" in metrics:
         tables["Scenes, by the oracle"] = Table(
             ("", "%"),
-            [(name.replace("_", " "), f"{value:.1f}") for name, value in figures["scenes"].items()],
+            [(name.replace("_", " "), f"{value:.1f}") for name, value in metrics["scenes"].items()],
         )
-    if "negatives" in figures:
+    if "negatives" in metrics:
         tables["Synthesised negatives, by the oracle"] = Table(
             ("filter", "captions with one", "still true", "no sentence"),
             [
-                (name, *(f"{shares[k]:.1f}" for k in ("written", "still_true", "no_sentence")))
-                for name, shares in figures["negatives"].items()
+                (name, *(f"{shares[k]:.1f}" for k in ("generated", "still_true", "no_sentence")))
+                for name, shares in metrics["negatives"].items()
             ],
         )
     return tables

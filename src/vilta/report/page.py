@@ -83,7 +83,7 @@ def render_page(
         picture_element(*curves, "losses and statistics over the training steps"),
         *_examples(examples, show),
         *_reliability(reliability),
-        "<h2>All figures</h2>",
+        "<h2>All metrics</h2>",
         '<p class="faint">In percent, except for the losses.</p>',
         '<div class="tables">',
         *(table_element(name, table) for name, table in tables.items()),

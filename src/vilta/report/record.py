@@ -19,16 +19,16 @@ class Record:
     steps: list[dict[str, Any]]
     """Lines of ``metrics.jsonl`` with losses and statistics, by step."""
     evaluations: list[dict[str, Any]]
-    """Flat figures of the evaluations during training, each with its ``step``."""
+    """Flat metrics of the evaluations during training, each with its ``step``."""
     machine: dict[str, Any]
     """The ``device`` and ``precision`` that the last steps were computed in."""
     evaluation: dict[str, Any]
     """Content of the newest ``evaluation-*.json``."""
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """The nested figures of the newest evaluation."""
-        return self.evaluation["figures"]
+    def metrics(self) -> dict[str, Any]:
+        """The nested metrics of the newest evaluation."""
+        return self.evaluation["metrics"]
 
 
 def read_record(run_folder: str) -> Record:
@@ -47,9 +47,9 @@ def read_record(run_folder: str) -> Record:
         evaluation = json.loads(found[-1].read_text(encoding="utf-8"))
     except ValueError:
         evaluation = None
-    if not isinstance(evaluation, dict) or not {"data", "figures"} <= evaluation.keys():
+    if not isinstance(evaluation, dict) or not {"data", "metrics"} <= evaluation.keys():
         raise ValueError(
-            f"{found[-1]} is no evaluation; delete it and run: "
+            f"{found[-1]} is not an evaluation of this version; delete it and run: "
             f"vilta evaluate {run_folder} --data DATA"
         )
     lines = log_lines(folder / METRICS)
@@ -80,10 +80,10 @@ def training_summary(record: Record, parameters: int) -> dict[str, Any]:
     return summary
 
 
-def all_figures(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
+def all_metrics(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
     """Join evaluation and training to one flat dict, as ``metrics.json`` holds it."""
-    shown = {n: v for n, v in record.figures.items() if n != "reliability"}
-    about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "figures"}
+    shown = {n: v for n, v in record.metrics.items() if n != "reliability"}
+    about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "metrics"}
     return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(shown)}
 
 

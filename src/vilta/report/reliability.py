@@ -35,7 +35,7 @@ def draw_reliability(bins: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     return file.getvalue()
 
 
-def reliability_pictures(figures: dict[str, Any]) -> tuple[bytes, bytes] | None:
+def reliability_pictures(metrics: dict[str, Any]) -> tuple[bytes, bytes] | None:
     """Return the diagram for a light and a dark page; None if the evaluation holds none."""
-    bins = figures.get("reliability")
+    bins = metrics.get("reliability")
     return (draw_reliability(bins), draw_reliability(bins, DARK)) if bins else None

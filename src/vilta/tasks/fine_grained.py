@@ -22,7 +22,7 @@ from vilta.data.sources import ScenesName
 from vilta.metrics.compositional import (
     accuracy_by_category,
     pairwise_accuracy,
-    valse_figures,
+    valse_metrics,
     winoground_scores,
 )
 from vilta.model import ViltaForImageTextRetrieval
@@ -84,7 +84,7 @@ class FineGrainedMatching(FinetuningTask):
     model_class = ViltaForImageTextRetrieval
     settings_class = FineGrainedSettings
     settings: FineGrainedSettings
-    best_metric = "both_sides"
+    selection_metric = "both_sides"
     needs_head = False
     most = 0
 
@@ -131,9 +131,9 @@ class FineGrainedMatching(FinetuningTask):
             raise ValueError(f"{two} has more images an item than {one}: evaluate them apart")
 
     @classmethod
-    def criterion(cls, items: Any) -> str:
+    def selection_metric_for(cls, items: Any) -> str:
         """Return ``both_sides``, or ``accuracy`` where nothing tells the other side."""
-        return cls.best_metric if _has_paraphrases(items.rows["truth"]) else "accuracy"
+        return cls.selection_metric if _has_paraphrases(items.rows["truth"]) else "accuracy"
 
     def target(self, row: Row) -> Tensor:
         """Return which texts are true, ``[most]``, padded with -1."""
@@ -166,7 +166,7 @@ class FineGrainedMatching(FinetuningTask):
         total = total + parts["ranking"]
         right = ((match > 0) == (truth == 1)).float().mean()
         return Losses(
-            total=total, parts={n: v.detach() for n, v in parts.items()} | {"accuracy": right}
+            total=total, metrics={n: v.detach() for n, v in parts.items()} | {"accuracy": right}
         )
 
     def match(
@@ -177,7 +177,7 @@ class FineGrainedMatching(FinetuningTask):
         states = vilta.encode_image(batch.pixel_values)
         text = vilta.encode_text(batch.input_ids, mask)
         own = torch.arange(len(text), device=text.device)
-        images = batch.image_index[batch.text_owner, image]
+        images = batch.image_index[batch.text_to_item, image]
         logits = self.model.match(text, mask, states, Pairs(own, images))
         similarity = self.model.similarity(states, text, mask)[images, own]
         return logits[:, 1] - logits[:, 0], similarity
@@ -209,20 +209,20 @@ class FineGrainedMatching(FinetuningTask):
         )
 
     def evaluate(self, predictions: list[Scored], items: Any) -> dict[str, float]:
-        """Return the figures of ``fine_grained_figures``."""
+        """Return the metrics of ``fine_grained_metrics``."""
         rows = items.rows
-        return fine_grained_figures(predictions, list(rows["set"]), list(rows["category"]))
+        return fine_grained_metrics(predictions, list(rows["set"]), list(rows["category"]))
 
 
-def fine_grained_figures(
+def fine_grained_metrics(
     scored: list[Scored], sets: list[str], categories: list[str]
 ) -> dict[str, float]:
-    """Both sides in percent, and each set's own figures.
+    """Both sides in percent, and each set's own metrics.
 
     ``accuracy``: the caption matches better than every wrong text; ``contrast/accuracy`` the same
     by similarity. ``captions_accepted`` and ``paraphrases_accepted``: a match is likelier than not.
     ``edits_rejected``: the same of wrong texts. ``both_sides`` is the mean of accuracy and of the
-    acceptance of paraphrases; where there are none, both figures are left out.
+    acceptance of paraphrases; where there are none, both metrics are left out.
     """
     margins = torch.tensor([_margin(s.truth, s.match[0]) for s in scored])
     contrast = torch.tensor([_margin(s.truth, s.similarity) for s in scored])
@@ -231,45 +231,45 @@ def fine_grained_figures(
     pairs = [list(zip(s.truth, s.match[0], strict=True)) for s in scored]
     paraphrase = [score > 0 for texts in pairs for true, score in texts[1:] if true]
     edits = [score <= 0 for texts in pairs for true, score in texts if not true]
-    figures = {
+    metrics = {
         "accuracy": pairwise_accuracy(margins, zero),
         "contrast/accuracy": pairwise_accuracy(contrast, zero),
         "captions_accepted": _share(caption),
         "edits_rejected": _share(edits),
     }
     if paraphrase:
-        accepted = figures["paraphrases_accepted"] = _share(paraphrase)
-        figures["both_sides"] = (figures["accuracy"] + accepted) / 2
+        accepted = metrics["paraphrases_accepted"] = _share(paraphrase)
+        metrics["both_sides"] = (metrics["accuracy"] + accepted) / 2
     for name in dict.fromkeys(sets):
         at = [i for i, other in enumerate(sets) if other == name]
-        figures |= _own_figures(name, [scored[i] for i in at], [categories[i] for i in at])
-    return figures
+        metrics |= _own_metrics(name, [scored[i] for i in at], [categories[i] for i in at])
+    return metrics
 
 
-def _own_figures(name: str, scored: list[Scored], categories: list[str]) -> dict[str, float]:
-    """Return the figures that a set's authors report."""
+def _own_metrics(name: str, scored: list[Scored], categories: list[str]) -> dict[str, float]:
+    """Return the metrics that a set's authors report."""
     if name == "winoground":
         scores = torch.tensor([s.match for s in scored])  # [N, image, caption]
         return {f"winoground/{part}": value for part, value in winoground_scores(scores).items()}
     correct = torch.tensor([_margin(s.truth, s.match[0]) > 0 for s in scored])
     smallest, outside = SMALLEST_CATEGORY.get(name, 1), OUTSIDE_MEAN.get(name, frozenset())
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     counts = Counter(categories)
     if any(count >= smallest for other, count in counts.items() if other not in outside):
         by_category, macro = accuracy_by_category(correct, categories, smallest, outside)
-        figures = {f"{name}/macro": macro}
-        figures |= {f"{name}/{category}": value for category, value in by_category.items()}
+        metrics = {f"{name}/macro": macro}
+        metrics |= {f"{name}/{category}": value for category, value in by_category.items()}
     if name == "sugarcrepe++":
         margins = torch.tensor([_margin(s.truth, s.match[0], hardest=True) for s in scored])
-        figures["sugarcrepe++/both_captions"] = pairwise_accuracy(margins, 0 * margins)
+        metrics["sugarcrepe++/both_captions"] = pairwise_accuracy(margins, 0 * margins)
     if name == "valse":
         # Doubles: probabilities near one stay apart, as their log-odds are.
         match = torch.tensor([s.match[0] for s in scored], dtype=torch.double).sigmoid()
         pieces = {f"{p}/": [c == p for c in categories] for p in dict.fromkeys(categories)}
         for piece, rows in {"": [True] * len(scored), **pieces}.items():
             caption, foil = match[torch.tensor(rows)].unbind(dim=1)
-            figures |= {f"valse/{piece}{k}": v for k, v in valse_figures(caption, foil).items()}
-    return figures
+            metrics |= {f"valse/{piece}{k}": v for k, v in valse_metrics(caption, foil).items()}
+    return metrics
 
 
 def _changed_kind(caption: str, edit: str) -> str:

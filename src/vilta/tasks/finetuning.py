@@ -35,7 +35,7 @@ class FinetuningTask(Task):
 
     name: ClassVar[str]
     model_class: ClassVar[type[ViltaPreTrainedModel]]
-    best_metric: ClassVar[str]
+    selection_metric: ClassVar[str]
     """Figure of ``evaluate`` whose largest value marks the best checkpoint."""
     needs_head: ClassVar[bool] = True
     """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
@@ -111,13 +111,13 @@ class FinetuningTask(Task):
         """Raise ``ValueError`` if the model cannot answer these items; nothing by default."""
 
     @classmethod
-    def criterion(cls, items: Examples | PairItems) -> str:
+    def selection_metric_for(cls, items: Examples | PairItems) -> str:
         """Return the figure on these items whose largest value marks the best checkpoint."""
-        return cls.best_metric
+        return cls.selection_metric
 
     @classmethod
     def remark(cls, items: Examples | PairItems) -> str:
-        """Return what the reader of the figures on these items must know; nothing by default."""
+        """Return what the reader of the metrics on these items must know; nothing by default."""
         return ""
 
     @classmethod

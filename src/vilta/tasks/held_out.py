@@ -1,4 +1,4 @@
-"""What keeps figures honest: which images a run has been trained, chosen or measured on."""
+"""What keeps metrics honest: which images a run has been trained, chosen or measured on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_overlap(
     if shared and not config.data.accept_overlap:
         raise ValueError(
             f"{len(shared)} images of {held_out.name} are also in {items.name}, such as "
-            f"{shared[0]}: figures on it would say nothing about unseen images; choose another "
+            f"{shared[0]}: metrics on it would say nothing about unseen images; choose another "
             "split, or pass --data.accept-overlap"
         )
 

@@ -25,7 +25,7 @@ class LabellingTask(FinetuningTask):
 
     model: ViltaForImageTextClassification
     model_class = ViltaForImageTextClassification
-    best_metric = "accuracy"
+    selection_metric = "accuracy"
     answers_in = "the labels"
 
     @classmethod
@@ -58,7 +58,7 @@ class LabellingTask(FinetuningTask):
         logits = self.logits(batch)
         loss = F.cross_entropy(logits.float(), batch.targets)
         right = (logits.argmax(dim=1) == batch.targets).float().mean()
-        return Losses(total=loss, parts={"accuracy": right})
+        return Losses(total=loss, metrics={"accuracy": right})
 
     def logits(self, batch: ExampleBatch) -> Float[Tensor, "B A"]:
         """Score the labels of each item; each image of the batch is encoded once."""
@@ -81,10 +81,10 @@ class LabellingTask(FinetuningTask):
         """Return the accuracy in percent, of all items and by label."""
         self.require_answers(items)
         right = [a == b for a, b in zip(items.rows["label"], predictions, strict=True)]
-        return label_figures(predictions, items) | by_kind(items, right)
+        return label_metrics(predictions, items) | by_kind(items, right)
 
 
-def label_figures(predictions: list[str], examples: Examples) -> dict[str, float]:
+def label_metrics(predictions: list[str], examples: Examples) -> dict[str, float]:
     """Return accuracy in percent, over all and by true label, and that of the largest class."""
     labels: list[str] = list(examples.rows["label"])
     right = Counter(label for label, p in zip(labels, predictions, strict=True) if label == p)

@@ -30,7 +30,7 @@ class LanguageModellingTask(Task):
         words = batch.input_ids.flatten()[batch.masked_positions]  # [M]
         loss = distillation_loss(logits, words)  # without a teacher: cross-entropy
         right = (logits.argmax(dim=1) == words).sum() / max(len(words), 1)
-        return Losses(total=loss, parts={"mlm": loss.detach(), "text/top1": right})
+        return Losses(total=loss, metrics={"mlm": loss.detach(), "text/top1": right})
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:

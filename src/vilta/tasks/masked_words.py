@@ -42,7 +42,7 @@ class MaskedWords(FinetuningTask):
     name = "masked-words"
     model: ViltaForPreTraining
     model_class = ViltaForPreTraining
-    best_metric = "gain/top1"
+    selection_metric = "gain/top1"
     needs_head = False
     trainable = False
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vilta.config.finetune import TaskSettings
 from vilta.data.sources import ScenesName
-from vilta.metrics.nlvr2 import nlvr2_figures
+from vilta.metrics.nlvr2 import nlvr2_metrics
 from vilta.model import ViltaForVisualReasoning
 from vilta.scenes import Draws, scene_pair, statements
 from vilta.tasks.finetuning import Row
@@ -62,8 +62,8 @@ class VisualReasoning(LabellingTask):
         truth = [label == "True" for label in items.rows["label"]]
         answers = [prediction == "True" for prediction in predictions]
         right = [a == b for a, b in zip(answers, truth, strict=True)]
-        figures = nlvr2_figures(list(items.rows["id"]), answers, truth)
-        return figures | by_kind(items, right)
+        metrics = nlvr2_metrics(list(items.rows["id"]), answers, truth)
+        return metrics | by_kind(items, right)
 
     def submission(self, predictions: list[str], items: Any) -> str:
         """Return the lines ``identifier,prediction`` that the official script reads."""

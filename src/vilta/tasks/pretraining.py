@@ -17,7 +17,7 @@ from vilta.evaluation.retrieval import trained_stages
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import belong_together, contrastive_loss
+from vilta.objectives.contrastive import contrastive_loss, positive_pairs
 from vilta.objectives.distillation import distillation_loss, ramped, without_teacher
 from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
 from vilta.objectives.masking import mask_words
@@ -73,9 +73,9 @@ class PretrainingTask(Task):
 
     def forward(self, batch: Batch) -> Losses:
         """One step. The symbols in the shape comments are those of ``vilta.types``."""
-        model, vilta, weights = self.model, self.model.vilta, self.objective
+        model, vilta, objective = self.model, self.model.vilta, self.objective
         mask, at = batch.attention_mask, batch.masked_positions
-        if self.training and not self._step_reached(weights.mlm_start):
+        if self.training and not self._step_reached(objective.mlm_start):
             return self.contrast_only(batch)
 
         # Every row of every pass shares one encoding of its image.
@@ -90,35 +90,39 @@ class PretrainingTask(Task):
             original,
             soft,
             alpha=self.alpha(),
-            temperature=weights.temperature,
-            top_k=weights.top_k,
+            temperature=objective.temperature,
+            top_k=objective.top_k,
         )
         text_mlm = distillation_loss(text_logits, original)
 
         # The same logits write the negatives: likely to the text, unlikely to the image.
-        matching = not self.training or self._step_reached(weights.itm_start)
+        matching = not self.training or self._step_reached(objective.itm_start)
         negatives, captions = None, [batch.input_ids]
-        if matching and weights.negatives != "off":
-            negatives = self.write_negatives(batch, text_logits, logits, soft, weights.negatives)
+        if matching and objective.negatives != "off":
+            negatives = self.write_negatives(batch, text_logits, logits, soft, objective.negatives)
             captions.append(negatives.input_ids)
         masks = mask.repeat(len(captions), 1)
         text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
 
         # Contrast compares true captions with images, and guides the in-batch negatives.
         similarity = model.similarity(image, text[: len(batch)], mask)  # [B, B]
-        together = belong_together(batch.image_ids, batch.caption_ids)
-        itc = contrastive_loss(similarity, together)
+        positive_mask = positive_pairs(batch.image_ids, batch.caption_ids)
+        itc = contrastive_loss(similarity, positive_mask)
 
         total = (
-            weights.mlm_weight * mlm + weights.text_mlm_weight * text_mlm + weights.itc_weight * itc
+            objective.mlm_weight * mlm
+            + objective.text_mlm_weight * text_mlm
+            + objective.itc_weight * itc
         )
-        parts, counts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}, {}
+        metrics, counts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}, {}
         if matching:
             itm = self.match(batch, image, text, masks, similarity, negatives)
-            total = total + weights.itm_weight * itm.total
-            parts |= {"itm": itm.total, **itm.parts}
-            counts = itm.counts
-        return Losses(total=total, parts={k: v.detach() for k, v in parts.items()}, counts=counts)
+            total = total + objective.itm_weight * itm.total
+            metrics |= {"itm": itm.total, **itm.metrics}
+            counts = itm.metric_counts
+        return Losses(
+            total=total, metrics={k: v.detach() for k, v in metrics.items()}, metric_counts=counts
+        )
 
     def contrast_only(self, batch: Batch) -> Losses:
         """Compare images with captions and nothing else: the steps before ``mlm_start``.
@@ -130,8 +134,8 @@ class PretrainingTask(Task):
         with torch.no_grad():
             text = self.model.vilta.encode_text(batch.input_ids, batch.attention_mask)
         similarity = self.model.similarity(image, text, batch.attention_mask)
-        itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
-        return Losses(total=self.objective.itc_weight * itc, parts={"itc": itc.detach()})
+        itc = contrastive_loss(similarity, positive_pairs(batch.image_ids, batch.caption_ids))
+        return Losses(total=self.objective.itc_weight * itc, metrics={"itc": itc.detach()})
 
     def match(
         self,
@@ -170,17 +174,18 @@ class PretrainingTask(Task):
             statistics |= negatives.statistics()
             counts = {"negatives/changed_words": negatives.valid.sum()}
         loss = matching_loss(rows[0], groups)
-        parts = {f"itm/{name}": value for name, value in loss.parts.items()}
+        parts = {f"itm/{name}": value for name, value in loss.metrics.items()}
         return Losses(
             total=loss.total,
-            parts=parts | {f"negatives/{name}": value for name, value in statistics.items()},
-            counts=counts | {f"itm/{name}": count for name, count in loss.counts.items()},
+            metrics=parts | {f"negatives/{name}": value for name, value in statistics.items()},
+            metric_counts=counts
+            | {f"itm/{name}": count for name, count in loss.metric_counts.items()},
         )
 
     def hardness(self) -> float | Tensor:
         """Return how hard the in-batch negatives are at this step.
 
-        In evaluation as hard as they get, so that the figures of one run can be compared.
+        In evaluation as hard as they get, so that the metrics of one run can be compared.
         """
         settings = self.objective
         if not self.training:
@@ -258,7 +263,7 @@ class PretrainingTask(Task):
     def after_step(self) -> None:
         """Count the step, hold the temperature, let the momentum copy follow (ALBEF)."""
         self.step += 1
-        self.model.itc_head.hold_scale()
+        self.model.itc_head.clamp_scale()
         if self.momentum_model is not None:
             decay = self.objective.momentum
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The figures of a pre-trained model on held-out pairs."""
+"""The metrics of a pre-trained model on held-out pairs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import datasets
 import torch
 
-from vilta.evaluation.masked_words import masked_word_figures
+from vilta.evaluation.masked_words import masked_word_metrics
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
     encode_images,
     match_scores,
     mean_recall,
-    retrieval_figures,
+    retrieval_metrics,
     trained_stages,
 )
-from vilta.evaluation.scenes import negative_truth, scene_figures
-from vilta.metrics.calibration import Calibration, calibration_figures, calibration_pairs
+from vilta.evaluation.scenes import negative_truth, scene_metrics
+from vilta.metrics.calibration import Calibration, calibration_metrics, calibration_pairs
 from vilta.objectives.hard_negatives import SynthesisedNegatives
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.types import Batch
@@ -39,7 +39,7 @@ def evaluate_pretraining(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Return retrieval, masked words, matching and, on scenes, the oracle's figures.
+    """Return retrieval, masked words, matching and, on scenes, the oracle's metrics.
 
     ``loader`` gives the rows of ``pairs`` in order, with masked captions. The
     result is a nested dict of percentages (losses aside). Random choices follow ``seed`` and leave
@@ -51,11 +51,11 @@ def evaluate_pretraining(
     task.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         say("matching and losses", 0, 1)
-        figures["validation"] = _mean_parts(task, loader)
+        metrics["validation"] = _mean_parts(task, loader)
         say("masked words", 0, 1)
-        figures["masked_words"] = masked_word_figures(model, loader)
+        metrics["masked_words"] = masked_word_metrics(model, loader)
         say("encoding", 0, 1)
         images = encode_images(model, (batch.pixel_values for batch in loader))
         gallery = encode_gallery(model, tokenizer, images, pairs["captions"])
@@ -76,20 +76,20 @@ def evaluate_pretraining(
             match = scores.masked_fill(~wanted, -torch.inf)
             if len(pairs) > 1:
                 stored = Calibration(model.config.match_temperature, model.config.match_bias)
-                figures |= calibration_figures(scores[sample], gallery.relevant[sample], stored)
-        ranked = retrieval_figures(gallery.similarity, match, gallery.relevant)
-        figures["retrieval"] = {stage: ranked[stage] for stage in stages}
+                metrics |= calibration_metrics(scores[sample], gallery.relevant[sample], stored)
+        ranked = retrieval_metrics(gallery.similarity, match, gallery.relevant)
+        metrics["retrieval"] = {stage: ranked[stage] for stage in stages}
         if len(pairs) and pairs[0]["source"] == "scenes":
             say("asking the oracle", 0, 1)
-            figures["scenes"] = scene_figures(model, tokenizer, pairs, loader, seed)
-            figures["negatives"] = {
+            metrics["scenes"] = scene_metrics(model, tokenizer, pairs, loader, seed)
+            metrics["negatives"] = {
                 name: negative_truth(pairs, loader, tokenizer, _writer(task, name))
                 for name in ("none", "soft_label", "grounded")
                 if name != "soft_label" or task.teacher is not None
             }
     task.train(was_training)
-    figures["retrieval"]["mean_recall"] = mean_recall(figures["retrieval"])
-    return figures
+    metrics["retrieval"]["mean_recall"] = mean_recall(metrics["retrieval"])
+    return metrics
 
 
 def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
@@ -103,8 +103,8 @@ def _mean_parts(task: PretrainingTask, loader: Any) -> dict[str, float]:
     for batch in loader:
         losses = task(batch.to(task.model.device))
         words = len(batch.masked_positions)
-        counts = {"mlm": words, "text_mlm": words, **losses.counts}
-        for name, value in losses.parts.items():
+        counts = {"mlm": words, "text_mlm": words, **losses.metric_counts}
+        for name, value in losses.metrics.items():
             count = float(counts.get(name, len(batch)))
             if count and not value.isnan():
                 sums[name] = sums.get(name, 0.0) + count * value.item()

@@ -20,12 +20,12 @@ from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
     encode_images,
-    flat_retrieval_figures,
+    flat_retrieval_metrics,
     match_scores,
 )
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import belong_together, contrastive_loss
+from vilta.objectives.contrastive import contrastive_loss, positive_pairs
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.types import Batch, Losses
@@ -54,7 +54,7 @@ class ImageTextRetrieval(FinetuningTask):
     model_class = ViltaForImageTextRetrieval
     settings_class = RetrievalSettings
     settings: RetrievalSettings
-    best_metric = "mean_recall"
+    selection_metric = "mean_recall"
     needs_head = False
 
     @classmethod
@@ -80,7 +80,7 @@ class ImageTextRetrieval(FinetuningTask):
         image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
         text = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
         similarity = self.model.similarity(image, text, mask)  # [B, B]
-        itc = contrastive_loss(similarity, belong_together(batch.image_ids, batch.caption_ids))
+        itc = contrastive_loss(similarity, positive_pairs(batch.image_ids, batch.caption_ids))
         wrong = draw_in_batch_negatives(
             similarity, batch.image_ids, batch.caption_ids, hardness=self.settings.hardness
         )
@@ -91,13 +91,13 @@ class ImageTextRetrieval(FinetuningTask):
         logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
         return Losses(
             total=itc + itm,
-            parts=logged | {f"itm/{k}": v for k, v in parts.items()},
-            counts={f"itm/{k}": v for k, v in counts.items()},
+            metrics=logged | {f"itm/{k}": v for k, v in parts.items()},
+            metric_counts={f"itm/{k}": v for k, v in counts.items()},
         )
 
     def after_step(self) -> None:
         """Hold the temperature within its bound."""
-        self.model.itc_head.hold_scale()
+        self.model.itc_head.clamp_scale()
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model, which ranks by both heads from now on, and its processor."""
@@ -121,7 +121,7 @@ class ImageTextRetrieval(FinetuningTask):
         every = gallery.similarity.numel()
         top_k = every if self.settings.full else self.settings.top_k
         wanted = candidate_pairs(gallery.similarity, top_k)
-        return flat_retrieval_figures(gallery, match_scores(self.model, gallery, wanted))
+        return flat_retrieval_metrics(gallery, match_scores(self.model, gallery, wanted))
 
 
 def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:

@@ -138,16 +138,16 @@ class VisualQuestionAnswering(LabellingTask):
         logits = self.logits(batch).float()
         loss = F.binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
         chosen = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True))
-        return Losses(total=loss, parts={"accuracy": chosen.mean().detach()})
+        return Losses(total=loss, metrics={"accuracy": chosen.mean().detach()})
 
     def evaluate(self, predictions: list[str], items: Any) -> dict[str, float]:
         """Return VQA accuracy in percent: over all, and by type of answer."""
         self.require_answers(items)
         answers: list[list[str]] = list(items.rows["answers"])
-        figures = mean_vqa_accuracy(predictions, answers, list(items.rows["answer_type"]))
-        by_type = {f"accuracy/{name}": v for name, v in figures.items() if name != "overall"}
+        metrics = mean_vqa_accuracy(predictions, answers, list(items.rows["answer_type"]))
+        by_type = {f"accuracy/{name}": v for name, v in metrics.items() if name != "overall"}
         right = [vqa_accuracy(p, a) == 1 for p, a in zip(predictions, answers, strict=True)]
-        return {"accuracy": figures["overall"], **by_type, **by_kind(items, right)}
+        return {"accuracy": metrics["overall"], **by_type, **by_kind(items, right)}
 
     def submission(self, predictions: list[str], items: Any) -> str:
         """Return the result file that the evaluation server takes."""

@@ -57,7 +57,7 @@ class RunState:
     stale: int = 0
     """Evaluations since the best one."""
     best: dict[str, Any] | None = None
-    """``step``, ``metric``, ``value`` and all ``figures`` of the best evaluation."""
+    """``step``, ``metric``, ``value`` and all ``metrics`` of the best evaluation."""
     window: dict[str, list[float]] = field(default_factory=dict)
     """What the steps since the last line of metrics.jsonl reported."""
 

@@ -20,7 +20,7 @@ EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 REPORT = "report"
-FIGURES = "metrics.json"
+SUMMARY = "metrics.json"
 LOCK = ".lock"
 _TEMPORARY = ".tmp-"
 
@@ -141,16 +141,21 @@ def _is_empty(folder: Path) -> bool:
 
 def _results(folder: Path) -> list[Path]:
     """Return what a run gives, and what was measured of it."""
-    named = (folder / name for name in (FIGURES, REPORT, MODEL))
+    named = (folder / name for name in (SUMMARY, REPORT, MODEL))
     return [*_evaluations(folder), *(path for path in named if path.exists())]
 
 
+OLD = "figures"
+"""What older versions called the metrics in such a file."""
+
+
 def _evaluations(folder: Path) -> list[Path]:
-    """Return the files with figures of a model that ``vilta evaluate`` wrote, whatever their name.
+    """Return the files with metrics of a model that ``vilta evaluate`` wrote, whatever their name.
 
     They are known by what they hold: a report must not show those of a run that is gone.
     """
-    return [path for path in folder.glob("*.json") if {"run", "data", "figures"} <= _keys(path)]
+    found = ((path, _keys(path)) for path in folder.glob("*.json"))
+    return [path for path, keys in found if {"run", "data"} <= keys and keys & {"metrics", OLD}]
 
 
 def _keys(path: Path) -> set[str]:

@@ -47,7 +47,7 @@ class Summary:
     seconds: float
     """Time spent in training steps, in all sessions."""
     best: dict[str, Any] | None
-    """``step``, ``metric``, ``value`` and ``figures`` of the evaluation that chose the model."""
+    """``step``, ``metric``, ``value`` and ``metrics`` of the evaluation that chose the model."""
     exit_code: int = 0
     """128 + the signal that stopped it, as shells have it; 0 if nothing did."""
 
@@ -190,7 +190,7 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
         return True
     while state.step < session.optimization.steps:
         if run.patience and state.stale >= run.patience:
-            session.tracker.say(f"no better {run.best_metric} in {state.stale} evaluations")
+            session.tracker.say(f"no better {run.selection_metric} in {state.stale} evaluations")
             break
         if session.step(batches, stop) or session.evaluate_if_due(stop):
             return True
@@ -204,6 +204,6 @@ def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
     state = checkpoint.load_state(source)
     state.refuse_other(fresh, accept_other_data=run.accept_other_data)
     state.fingerprint = fresh.fingerprint
-    if state.best is not None and state.best["metric"] != run.best_metric:
+    if state.best is not None and state.best["metric"] != run.selection_metric:
         state.best, state.stale = None, 0
     return state

@@ -140,7 +140,7 @@ class Session:
             with autocast(self.accelerator.device, self.dtype):
                 losses: Losses = self.model(batch.to(self.accelerator.device))
             self.accelerator.backward(losses.total / accumulate)
-        return {"loss": losses.total.detach(), **losses.parts}
+        return {"loss": losses.total.detach(), **losses.metrics}
 
     def _read(
         self, norm: Tensor, reports: list[dict[str, Tensor]], asked: bool
@@ -230,38 +230,38 @@ class Session:
         )
         if self.evaluate is None or not due or state.evaluated == state.step:
             return False
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         shown: dict[str, np.ndarray] = {}
         self.module.eval()
         torch.manual_seed(derived(self.run.seed, "evaluation"))
         try:
             with torch.no_grad(), autocast(self.accelerator.device, self.dtype), stop.breaks():
-                figures = self.evaluate()
+                metrics = self.evaluate()
                 if self.pictures and self.accelerator.is_main_process:
                     shown = self.pictures()
         except Interrupted:
-            figures = {}
+            metrics = {}
         self.module.train()
-        if not all(gather_object([bool(figures)])):
+        if not all(gather_object([bool(metrics)])):
             return True
-        figures = broadcast_object_list([figures])[0]
-        self.tracker.evaluation(state.step, figures, shown)
-        self._compare(figures)
+        metrics = broadcast_object_list([metrics])[0]
+        self.tracker.evaluation(state.step, metrics, shown)
+        self._compare(metrics)
         return False
 
-    def _compare(self, figures: dict[str, float]) -> None:
+    def _compare(self, metrics: dict[str, float]) -> None:
         """Take note of an evaluation, and save the step if it is the best one."""
-        state, metric = self.state, self.run.best_metric
-        if metric not in figures:
+        state, metric = self.state, self.run.selection_metric
+        if metric not in metrics:
             self.save()
             raise ValueError(
-                f"--run.best-metric {metric} is not among the figures of the evaluation; choose "
-                f"one of {', '.join(figures)} and go on with --run.resume"
+                f"--run.selection-metric {metric} is not a metric of the evaluation; choose "
+                f"one of {', '.join(metrics)} and go on with --run.resume"
             )
-        state.evaluated, value = state.step, figures[metric]
+        state.evaluated, value = state.step, metrics[metric]
         if not math.isnan(value) and (state.best is None or value > state.best["value"]):
             state.stale = 0
-            state.best = {"step": state.step, "metric": metric, "value": value, "figures": figures}
+            state.best = {"step": state.step, "metric": metric, "value": value, "metrics": metrics}
             self.save()
         else:
             state.stale += 1
@@ -294,7 +294,7 @@ class Session:
                 checkpoint.load_weights(checkpoint.best_checkpoint(out, self.state), self.module)
         self.module.eval()
         on_main(self.accelerator, lambda: self._write_model(out / folder.MODEL))
-        self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); figures in {out}")
+        self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); metrics in {out}")
 
     def _write_model(self, target: Path) -> None:
         try:

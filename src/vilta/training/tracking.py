@@ -99,21 +99,21 @@ class Tracker:
         self._shown = "  " + "  ".join([*words, f"{pace['samples_per_s']:.0f} samples/s"])
 
     def evaluation(
-        self, step: int, figures: dict[str, float], pictures: dict[str, np.ndarray]
+        self, step: int, metrics: dict[str, float], pictures: dict[str, np.ndarray]
     ) -> None:
-        """Write and show the figures of an evaluation; ``pictures`` are uint8 ``[3, H, W]``."""
+        """Write and show the metrics of an evaluation; ``pictures`` are uint8 ``[3, H, W]``."""
         if not self.main:
             return
-        self._write({"step": step, "evaluation": figures})
-        for name, value in figures.items():
+        self._write({"step": step, "evaluation": metrics})
+        for name, value in metrics.items():
             self._events.add_scalar(_event(name, "evaluation"), value, step)
         for name, picture in pictures.items():
             self._events.add_image(name, picture, step)
         self._events.flush()
         groups: dict[str, list[str]] = {}
-        for name, value in figures.items():
+        for name, value in metrics.items():
             group, _, last = name.rpartition("/")
-            groups.setdefault(group or "figures", []).append(f"{last} {value:.4g}")
+            groups.setdefault(group or "metrics", []).append(f"{last} {value:.4g}")
         lines = [f"  {group:36}  {'  '.join(shown)}" for group, shown in groups.items()]
         self.say("\n".join([f"step {step}, evaluation", *lines]))
 
