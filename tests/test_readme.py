@@ -16,6 +16,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/data.md",
+    "docs/interoperability.md",
     "docs/tasks.md",
     "benchmarks/flickr8k/README.md",
 )
