@@ -37,6 +37,7 @@ with atheris.instrument_imports(include=["vilta.data"]) if atheris else contextl
     from vilta.data.sources import find_reader, find_shards
     from vilta.data.sources.patterns import shard_reader
     from vilta.data.text import caption_lines
+    from vilta.tasks.formats.question_files import read_questions
     from vilta.data.transforms import decode_image, decode_pixels
 
 PICTURE = Image.linear_gradient("L").resize((24, 20)).convert("RGB")
@@ -94,6 +95,13 @@ COCO = {
     "images": [{"id": 1, "file_name": "1.jpg"}],
     "annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}],
 }
+QUESTIONS = [
+    b'[{"question": "what", "image": "1.jpg", "answers": [{"answer": "a dog"}]}]',
+    b'{"1": {"question": "what", "imageId": "1", "answer": "dog", "types": {"structural": "q"}}}',
+    b'{"data": [{"question": "what", "image_id": 1, "answers": ["dog"]}]}',
+    b'{"questions": [{"question": "what", "image_id": 1, "question_id": 2}]}',
+    b'[["what", "dog", 1]]',
+]
 REGION = {"region_id": 1, "image_id": 1, "phrase": "a dog", "x": 1, "y": 1, "width": 9, "height": 9}
 
 
@@ -151,6 +159,11 @@ TARGETS: list[Target] = [
     ("0.arrow", read_shard, [columnar(arrow=True)]),
     ("metadata.csv", beside_picture, [b"file_name,caption\n1.jpg,a dog\n"]),
     ("metadata.jsonl", beside_picture, [b'{"file_name": "1.jpg", "captions": ["a dog"]}\n']),
+    ("captions.csv", beside_picture, [b'image,caption\n1.jpg,"a dog, brown"\n1.jpg,a cat\n']),
+    ("results.csv", beside_picture, [b"image_name| comment_number| comment\n1.jpg| 0| a dog\n"]),
+    ("open_clip.tsv", beside_picture, [b"filepath\ttitle\n1.jpg\ta dog\n"]),
+    ("lines.jsonl", beside_picture, [b'{"image": "1.jpg", "caption": "a dog", "split": "a"}\n']),
+    ("list.json", read_pairs, [b'[{"image": "1.jpg", "caption": ["a dog"]}]', b'{"1.jpg": "x"}']),
     ("1.txt", beside_picture, [b"a dog\na brown dog\n"]),
     ("dataset_flickr8k.json", beside_picture, [json.dumps(KARPATHY).encode()]),
     ("captions_train2014.json", beside_picture, [json.dumps(COCO).encode()]),
@@ -161,7 +174,13 @@ TARGETS: list[Target] = [
         [json.dumps([{"id": 1, "regions": [REGION]}]).encode()],
     ),
     ("mixture.yaml", lambda path: read_mixture(str(path)), [b"data/coco: 1\ndata/vg: 0.5\n"]),
-    ("captions.txt", lambda path: caption_lines(str(path)), [b"a dog\na cat\n"]),
+    (
+        "captions.txt",
+        lambda path: caption_lines(str(path)),
+        [b"a dog\na cat\n", b"image,caption\n1.jpg,a dog\n"],
+    ),
+    ("questions.json", lambda path: read_questions(str(path)), QUESTIONS),
+    ("answers.csv", lambda path: read_questions(str(path)), [b"image,question,answer\n1,a,b\n"]),
     ("captions.txt.gz", lambda path: caption_lines(str(path)), [b"\x1f\x8b\x08\0\0\0\0\0\0\x03"]),
 ]
 inputs: Counter[str] = Counter()

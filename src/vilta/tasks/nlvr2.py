@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vilta.config.finetune import TaskSettings
@@ -11,7 +11,7 @@ from vilta.metrics.nlvr2 import nlvr2_metrics
 from vilta.model import ViltaForVisualReasoning
 from vilta.scenes import Draws, scene_pair, statements
 from vilta.tasks.finetuning import Row
-from vilta.tasks.formats.json_lines import field, json_lines
+from vilta.tasks.formats.json_lines import field, json_items, list_field
 from vilta.tasks.label_task import LabellingTask, by_kind
 
 LABELS = ["False", "True"]
@@ -29,8 +29,14 @@ class VisualReasoning(LabellingTask):
 
     @classmethod
     def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
-        """Read ``train.json``, ``dev.json``, ...: JSON lines; the identifier names the images."""
-        return [_row(item, path) for item in json_lines(Path(path))]
+        """Read ``train.json``, ``dev.json``, ...: JSON lines; the identifier names the images.
+
+        ALBEF's lists name the images themselves.
+        """
+        items = json_items(Path(path))
+        if items and "images" in items[0]:
+            return _listed_rows(items, path)
+        return [_row(item, path) for item in items]
 
     @classmethod
     def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
@@ -80,3 +86,25 @@ def _row(item: dict[str, Any], path: str) -> Row:
         "texts": [str(field(item, "sentence", path))],
         "label": str(item.get("label", "")).capitalize(),  # secret in a hidden test set
     }
+
+
+def _listed_rows(items: list[dict[str, Any]], path: str) -> list[Row]:
+    """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names tell the pair."""
+    rows: list[Row] = []
+    sentences: dict[str, dict[str, int]] = {}
+    for item in items:
+        images = list(map(str, list_field(item, "images", path)))
+        if len(images) != 2:
+            raise ValueError(f"{path}: an item has {len(images)} images, where two are compared")
+        sentence = str(field(item, "sentence", path))
+        pair = PurePosixPath(images[0]).stem.removesuffix("-img0")  # split-set-pair
+        known = sentences.setdefault(pair.rpartition("-")[0], {})
+        rows.append(
+            {
+                "id": f"{pair}-{known.setdefault(sentence, len(known))}",
+                "images": images,
+                "texts": [sentence],
+                "label": str(item.get("label", "")).capitalize(),
+            }
+        )
+    return rows

@@ -11,12 +11,13 @@ from vilta.data.sources import ScenesName
 from vilta.model import ViltaForVisualEntailment
 from vilta.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
 from vilta.tasks.finetuning import Row
-from vilta.tasks.formats.json_lines import field, json_lines
+from vilta.tasks.formats.json_lines import field, json_items
 from vilta.tasks.label_task import LabellingTask
 
 LABELS = ["contradiction", "neutral", "entailment"]
-IMAGE_FIELDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
-"""The release spells the image's id in two ways, with and without `.jpg`."""
+IMAGE_FIELDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID", "image")
+"""The release spells the image's id in two ways, with and without `.jpg`; ALBEF's lists have
+`image`, `sentence` and `label`."""
 PER_SCENE = 3
 """Hypotheses about one scene (our choice)."""
 
@@ -40,8 +41,11 @@ class VisualEntailment(LabellingTask):
 
     @classmethod
     def rows(cls, path: str, settings: EntailmentSettings) -> list[Row]:
-        """Read ``snli_ve_*.jsonl``. Items without an agreed label (``-``) are left out."""
-        items = enumerate(json_lines(Path(path)))
+        """Read ``snli_ve_*.jsonl``, or ALBEF's ``ve_*.json``.
+
+        Items without an agreed label (``-``) are left out.
+        """
+        items = enumerate(json_items(Path(path)))
         rows = [_row(item, number, path, settings.premise) for number, item in items]
         return [row for row in rows if row["label"] != "-"]
 
@@ -81,12 +85,12 @@ def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> Row:
     image = next((item[name] for name in IMAGE_FIELDS if name in item), None)
     if image is None:
         raise ValueError(f"{path}, line {number + 1}: no image id ({' / '.join(IMAGE_FIELDS)})")
-    text = str(field(item, "sentence2", path))
+    text = str(field(item, "sentence" if "image" in item else "sentence2", path))
     if premise:
         text = f"{field(item, 'sentence1', path)} {text}"
     return {
         "id": str(item.get("pairID") or number),
         "images": [str(image)],
         "texts": [text],
-        "label": str(item.get("gold_label", "")),
+        "label": str(item.get("gold_label", item.get("label", ""))),
     }

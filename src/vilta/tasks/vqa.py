@@ -11,7 +11,6 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from torch.nn import functional as F
 from vilta.config.finetune import TaskSettings
 from vilta.data.examples import Examples, PairItems
 from vilta.data.sources import ScenesName
-from vilta.data.sources.files import read_json
 from vilta.metrics.vqa_accuracy import (
     mean_vqa_accuracy,
     normalise_answer,
@@ -31,16 +29,10 @@ from vilta.metrics.vqa_accuracy import (
 from vilta.model import ViltaForVisualQuestionAnswering
 from vilta.scenes import Draws, make_scene, questions
 from vilta.tasks.finetuning import Row
-from vilta.tasks.formats.csv_lines import csv_lines, is_csv
-from vilta.tasks.formats.json_lines import field, list_field
+from vilta.tasks.formats.question_files import question_row, read_questions
 from vilta.tasks.label_task import LabellingTask, by_kind
 from vilta.types import ExampleBatch, Losses
 
-QUESTIONS, ANNOTATIONS = "_questions.json", "_annotations.json"
-OPEN_ENDED = "OpenEnded_"
-"""Part of the question files' names that the annotation files' names lack."""
-ANNOTATORS = 10
-"""Where a data set gives one answer to a question, that answer counts as all ten annotators'."""
 PER_SCENE = 5
 """Questions about one scene (our choice)."""
 
@@ -61,20 +53,12 @@ class VisualQuestionAnswering(LabellingTask):
     model_class = ViltaForVisualQuestionAnswering
     settings_class = VqaSettings
     settings: VqaSettings
-    answers_in = "the annotation file beside the questions, or a CSV's column answer"
+    answers_in = "the annotation file beside the questions, or the answers in the file itself"
 
     @classmethod
     def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
-        """Read VQAv2's question file, easy-VQA's folder, or a CSV of image, question, answer."""
-        if is_csv(path):
-            return _csv_rows(path)
-        place = Path(path)
-        if place.is_dir():
-            place = _question_file(place)
-        content = read_json(place)
-        if isinstance(content, list):
-            return _easy_rows(place, content)
-        return _official_rows(place, content)
+        """Read questions in one of the layouts of ``formats.question_files``."""
+        return read_questions(path)
 
     @classmethod
     def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
@@ -83,7 +67,9 @@ class VisualQuestionAnswering(LabellingTask):
         for index in range(named.first, named.first + named.count):
             scene = make_scene(named.seed, index)
             for q in questions(scene, Draws(named.seed, index, stream=20), PER_SCENE):
-                row = _row(f"{scene.image_id}-{len(rows)}", scene.image_id, q.text, [q.answer])
+                row = question_row(
+                    f"{scene.image_id}-{len(rows)}", scene.image_id, q.text, [q.answer]
+                )
                 rows.append(row | {"kind": q.kind})
         return rows
 
@@ -156,89 +142,3 @@ class VisualQuestionAnswering(LabellingTask):
             for i, answer in zip(items.rows["id"], predictions, strict=True)
         ]
         return json.dumps(result)
-
-
-def _row(name: str, image: str, question: str, answers: list[str], answer_type: str = "") -> Row:
-    """Return an item; ``ValueError`` for an answer of which normalising leaves nothing.
-
-    That fewer than ten annotators agree does not make their spelling exact, as the evaluator has
-    it, so their answers are normalised here.
-    """
-    if len(answers) < ANNOTATORS:
-        normalised = [normalise_answer(answer) for answer in answers]
-        if "" in normalised:
-            raise ValueError(
-                f"the answer {answers[normalised.index('')]!r} to question {name} is empty once it "
-                "is normalised by VQA's rules (articles and punctuation go); spell it out, or use "
-                "the task classification"
-            )
-        answers = normalised * ANNOTATORS if len(normalised) == 1 else normalised
-    most_given = Counter(answers).most_common(1)[0][0] if answers else ""
-    return {
-        "id": name,
-        "images": [image],
-        "texts": [question],
-        "answers": answers,
-        "most_given": most_given,
-        "answer_type": answer_type
-        or ("yes/no" if normalise_answer(most_given) in ("yes", "no") else "other"),
-    }
-
-
-def _question_file(folder: Path) -> Path:
-    """Return the one question file of a folder."""
-    found = sorted(folder.glob(f"*{QUESTIONS}")) or sorted(folder.glob("questions.json"))
-    if len(found) != 1:
-        names = ", ".join(f.name for f in found) or f"none that ends in {QUESTIONS}"
-        raise ValueError(f"{folder}: name one question file; there are: {names}")
-    return found[0]
-
-
-def _official_rows(path: Path, content: Any) -> list[Row]:
-    """VQAv2: https://visualqa.org/download.html."""
-    questions = list_field(content, "questions", path)
-    # The field of the published files; a file of one's own may tell it by its name alone.
-    named = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
-    split = str(content.get("data_subtype") or named)
-    image_split = "test2015" if split.startswith("test") else split
-    place = path.with_name(path.name.replace(OPEN_ENDED, "").replace(QUESTIONS, ANNOTATIONS))
-    given: dict[str, Any] = {}
-    if place.is_file() and place != path:
-        annotations = list_field(read_json(place), "annotations", place)
-        given = {str(field(item, "question_id", place)): item for item in annotations}
-    rows = []
-    for question in questions:
-        name = str(field(question, "question_id", path))
-        annotation = given.get(name, {"answers": []})
-        answers = list_field(annotation, "answers", place)
-        row = _row(
-            name,
-            f"COCO_{image_split}_{field(question, 'image_id', path)!s:0>12}.jpg",
-            str(field(question, "question", path)),
-            [str(field(answer, "answer", place)) for answer in answers],
-            annotation.get("answer_type", ""),
-        )
-        row["most_given"] = annotation.get("multiple_choice_answer") or row["most_given"]
-        rows.append(row)
-    lacking = sum(not row["answers"] for row in rows)
-    if given and lacking:
-        raise ValueError(f"{place} has no answers for {lacking} of {len(rows)} questions")
-    return rows
-
-
-def _easy_rows(path: Path, content: list[Any]) -> list[Row]:
-    """easy-VQA (https://github.com/vzhou842/easy-VQA): [question, answer, image number]."""
-    if not all(isinstance(item, list) and len(item) == 3 for item in content):
-        raise ValueError(f"{path} is no list of [question, answer, image]")
-    return [
-        _row(str(number), f"{image}.png", str(question), [str(answer)])
-        for number, (question, answer, image) in enumerate(content)
-    ]
-
-
-def _csv_rows(path: str) -> list[Row]:
-    """A user's own: columns image, question, answer."""
-    return [
-        _row(str(number), line["image"], line["question"], list(filter(None, [line["answer"]])))
-        for number, line in enumerate(csv_lines(path, ("image", "question", "answer")))
-    ]

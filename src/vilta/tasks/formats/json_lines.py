@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vilta.data.sources.tables import decoded, lines_of
+from vilta.data.sources.files import read_json
+from vilta.data.sources.tables import decoded, is_json_list, lines_of
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
@@ -23,6 +24,16 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not a JSON object")
         items.append(item)
     return items
+
+
+def json_items(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one on each line, or with a list of them."""
+    if not is_json_list(path):
+        return json_lines(path)
+    content = read_json(path)
+    if other := [item for item in content if not isinstance(item, dict)]:
+        raise ValueError(f"{path}: an item is not a JSON object; it is {str(other[0])[:40]!r}")
+    return list(content)
 
 
 def field(item: Any, name: str, path: str | Path) -> Any:

@@ -1,0 +1,156 @@
+"""Items as ALBEF, BLIP, VizWiz, GQA, A-OKVQA and TextVQA publish them, field for field."""
+
+import pytest
+from task_case import write_images, write_json
+
+from vilta.config.finetune import TaskSettings
+from vilta.tasks.nlvr2 import VisualReasoning
+from vilta.tasks.snli_ve import EntailmentSettings, VisualEntailment
+from vilta.tasks.vqa import VisualQuestionAnswering, VqaSettings
+
+
+def rows_of(task, path, images="", settings=TaskSettings):
+    return list(task.read(path, images, settings()).rows)
+
+
+TEN = ["net"] * 6 + ["nets"] * 4
+LISTED = {
+    "albef": [
+        {
+            "question_id": 458752000,
+            "question": "What is this?",
+            "answer": TEN,
+            "image": "train2014/a.jpg",
+            "dataset": "vqa",
+        },
+        {"image": "image/b.jpg", "question": "What is it?", "answer": "A net.", "dataset": "vg"},
+    ],
+    "vizwiz": [
+        {
+            "image": "a.jpg",
+            "question": "What is this?",
+            "answers": [{"answer_confidence": "yes", "answer": answer} for answer in TEN],
+            "answer_type": "other",
+            "answerable": 1,
+        }
+    ],
+    "gqa": {
+        "02930152": {
+            "question": "What is this?",
+            "answer": "net",
+            "fullAnswer": "This is a net.",
+            "imageId": "a",
+            "isBalanced": True,
+            "types": {"structural": "query", "semantic": "obj", "detailed": "categoryThis"},
+        }
+    },
+    "aokvqa": [
+        {
+            "split": "val",
+            "image_id": 299207,
+            "question_id": "22MexNkBPpdZGX6sxbxVBH",
+            "question": "What is this?",
+            "choices": ["net", "cart"],
+            "correct_choice_idx": 0,
+            "direct_answers": TEN,
+        }
+    ],
+    "textvqa": {
+        "dataset_type": "val",
+        "data": [
+            {
+                "image_id": "a",
+                "question_id": 34602,
+                "question": "What is this?",
+                "answers": ["Net."] * 10,
+                "image_classes": ["Camera"],
+            }
+        ],
+    },
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_images(tmp_path / "images", "train2014/a.jpg", "image/b.jpg", "000000299207.jpg")
+    return str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_lists_of_questions(kind, images, tmp_path):
+    path = write_json(tmp_path / f"{kind}.json", LISTED[kind])
+    first, *others = rows_of(VisualQuestionAnswering, path, images, VqaSettings)
+    assert first["texts"] == ["What is this?"] and first["most_given"] == "net"
+    assert first["answers"] == (["net"] * 10 if kind in ("gqa", "textvqa") else TEN)
+    assert (
+        first["id"]
+        == {
+            "albef": "458752000",
+            "vizwiz": "0",
+            "gqa": "02930152",
+            "aokvqa": "22MexNkBPpdZGX6sxbxVBH",
+            "textvqa": "34602",
+        }[kind]
+    )
+    if kind == "gqa":
+        assert first["kind"] == "query"
+    if kind == "albef":
+        assert others[0]["answers"] == ["net"] * 10 and others[0]["id"] == "1"
+
+
+def test_questions_without_answers_are_secret(images, tmp_path):
+    item = {k: v for k, v in LISTED["albef"][0].items() if k != "answer"}
+    items = VisualQuestionAnswering.read(
+        write_json(tmp_path / "test.json", [item]), images, VqaSettings()
+    )
+    assert VisualQuestionAnswering.unanswered(items) == ["458752000"]
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        ({"question": "what"}, "no field image / imageId / image_id"),
+        ({"question": "what", "image": "a.jpg", "answers": [{"said": 1}]}, "no field 'answer'"),
+        ({"question": "what", "image": "gone.jpg", "answer": "x"}, "1 of 1 images are not in"),
+    ],
+)
+def test_lists_that_lack_something_are_one_line(item, problem, images, tmp_path):
+    with pytest.raises(ValueError, match=problem) as error:
+        rows_of(VisualQuestionAnswering, write_json(tmp_path / "x.json", [item]), images)
+    assert "\n" not in str(error.value)
+
+
+def test_albefs_list_of_nlvr2_is_the_official_one(tmp_path):
+    sentences = {"dev-850-0": ["both", "left"], "dev-850-1": ["both"]}
+    items = [
+        {
+            "sentence": sentence,
+            "label": label,
+            "images": [f"nlvr2/dev/{pair}-img0.png", f"nlvr2/dev/{pair}-img1.png"],
+        }
+        for pair, texts in sentences.items()
+        for sentence, label in zip(texts, ["True", "False"], strict=False)
+    ]
+    for pair in sentences:
+        write_images(tmp_path / "dev", f"{pair}-img0.png", f"{pair}-img1.png")
+    rows = rows_of(VisualReasoning, write_json(tmp_path / "nlvr_dev.json", items))
+    assert [row["id"] for row in rows] == ["dev-850-0-0", "dev-850-0-1", "dev-850-1-0"]
+    assert [row["label"] for row in rows] == ["True", "False", "True"]
+    items[0]["images"] = items[0]["images"][:1]
+    with pytest.raises(ValueError, match="an item has 1 images, where two are compared"):
+        rows_of(VisualReasoning, write_json(tmp_path / "nlvr_dev.json", items))
+
+
+def test_albefs_list_of_snli_ve(tmp_path):
+    write_images(tmp_path, "4804607632.jpg")
+    items = [{"image": "flickr30k/4804607632.jpg", "sentence": "a man", "label": "entailment"}]
+    [row] = rows_of(
+        VisualEntailment, write_json(tmp_path / "ve.json", items), settings=EntailmentSettings
+    )
+    assert (row["texts"], row["label"]) == (["a man"], "entailment")
+    with pytest.raises(ValueError, match="an item is not a JSON object; it is 'text'"):
+        rows_of(
+            VisualEntailment,
+            write_json(tmp_path / "ve.json", [*items, "text"]),
+            settings=EntailmentSettings,
+        )
