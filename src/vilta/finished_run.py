@@ -137,6 +137,7 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         fusion_layers=settings.fusion_layers,
         hidden_size=settings.fusion_width,
         num_attention_heads=settings.fusion_heads,
+        word_head=settings.word_head,
         pooling=settings.pooling,
         dropout=settings.dropout,
         initializer_range=settings.initializer_range,

@@ -101,7 +101,8 @@ def test_rank_orders_by_contrast_and_matching(matcher, plain):
 def test_fill_gives_the_likeliest_words(matcher, plain):
     (guesses,) = matcher.fill(noise(0), "a small ___ ball", top_k=3)
     output = plain(noise(0), "a small [MASK] ball")
-    chances = plain.model.predict_words(output.last_hidden_state[0, 3:4]).softmax(dim=1)[0]
+    states = output.last_hidden_state[0, 3:4], output.text_states[0, 3:4]
+    chances = plain.model.predict_words(*states).softmax(dim=1)[0]
     np.testing.assert_allclose(
         [g.probability for g in guesses], chances.topk(3).values.detach(), atol=1e-5
     )

@@ -30,8 +30,9 @@ def test_each_word_is_judged_with_the_image_and_without(matcher):
     mask = torch.ones_like(tokens)
     with torch.no_grad():
         image = matcher.encode_images([noise(0)]).clone()
-        fused = model.vilta.fuse(model.vilta.encode_text(hidden, mask), mask, image).text
-        chances = model.predict_words(fused[0, 2:3]).softmax(dim=1)
+        text = model.vilta.encode_text(hidden, mask)
+        fused = model.vilta.fuse(text, mask, image).text
+        chances = model.predict_words(fused[0, 2:3], text[0, 2:3]).softmax(dim=1)
         alone = model.vilta.text(input_ids=hidden, attention_mask=mask).logits[0, 2].softmax(0)
     p, q = float(chances[0, tokens[0, 2]]), float(alone[tokens[0, 2]])
     assert found.words[1].with_image == pytest.approx(math.log(p / (1 - p)), abs=1e-3)

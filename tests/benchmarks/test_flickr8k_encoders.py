@@ -3,6 +3,7 @@ import torch
 from benchmarks.flickr8k.depthwise import depthwise_conv, padded_conv
 from benchmarks.flickr8k.encoders import (
     IMAGE_MEAN,
+    SIZES,
     EfficientNetLiteConfig,
     EfficientNetLiteModel,
     FoldedConv,
@@ -39,10 +40,11 @@ def test_feature_map_has_one_vector_per_32_pixels():
         assert out.shape == (2, 24, -(-height // 32), -(-width // 32))
 
 
-def test_lite0_has_the_published_size():
-    model = EfficientNetLiteModel(EfficientNetLiteConfig())
+@pytest.mark.parametrize(("size", "published"), [("lite0", 4_652_008), ("lite2", 6_092_072)])
+def test_sizes_are_the_published_ones(size, published):
+    model = EfficientNetLiteModel(EfficientNetLiteConfig(stages=SIZES[size][0]))
     parameters = sum(p.numel() for p in model.parameters())
-    assert parameters + 1280 * 1000 + 1000 == 4_652_008  # with the ImageNet classifier: 4.7 M
+    assert parameters + 1280 * 1000 + 1000 == published  # with the ImageNet classifier
 
 
 def test_training_changes_no_buffer_and_rows_do_not_mix():
@@ -146,21 +148,22 @@ def reference_names(model):
         yield f"{'_' + owner + '.' if owner else ''}{theirs}.{names.get(leaf, leaf)}", tensor
 
 
-def test_imagenet_file_is_loaded_strictly(tmp_path):
+@pytest.mark.parametrize("size", SIZES)
+def test_imagenet_file_is_loaded_strictly(size, tmp_path):
     torch.manual_seed(0)
-    source = EfficientNetLiteModel(EfficientNetLiteConfig())
+    source = EfficientNetLiteModel(EfficientNetLiteConfig(stages=SIZES[size][0]))
     stored = dict(reference_names(source)) | {
         "_fc.weight": torch.zeros(2),
         "_fc.bias": torch.ones(2),
     }
     stored["_bn0.num_batches_tracked"] = torch.tensor(7)
     torch.save(stored, tmp_path / "weights.pth")
-    loaded = load_imagenet_weights(tmp_path / "weights.pth").state_dict()
+    loaded = load_imagenet_weights(tmp_path / "weights.pth", size).state_dict()
     assert all(torch.equal(loaded[name], t) for name, t in source.state_dict().items())
     del stored["_conv_head.weight"]
     torch.save(stored, tmp_path / "broken.pth")
     with pytest.raises(RuntimeError, match=r"head\.weight"):
-        load_imagenet_weights(tmp_path / "broken.pth")
+        load_imagenet_weights(tmp_path / "broken.pth", size)
 
 
 def test_prepared_image_folder_states_its_normalisation(tmp_path):

@@ -133,6 +133,21 @@ def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_run_from_before_the_word_heads_goes_on_with_its_own(settings, tmp_path):
+    out = tmp_path / "run"
+    run = replace(settings.run, out=str(out))
+    short = replace(settings.optimization, steps=2)
+    old = replace(settings.model, word_head="separate")
+    pretrain.run(replace(settings, model=old, optimization=short, run=run))
+    saved = out / "config.yaml"
+    saved.write_text(re.sub("  word_head: separate\n", "", saved.read_text()))
+    weights = load_file(out / "model" / "model.safetensors")
+    forget_after(out, 1)
+    pretrain.run(replace(settings, optimization=short, run=replace(run, resume=True)))
+    again = load_file(out / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
 def test_a_run_over_a_stream_is_resumed_like_any_other(settings, tmp_path):
     pack.run(TRAIN, PackConfig(out=str(tmp_path / "packed"), shard_rows=9))
     assert len(list((tmp_path / "packed").glob("*.arrow"))) == 5

@@ -14,7 +14,8 @@ def plain_logits(model, batch, row, image_row):
     """One caption and one image at a time, as a user would run it."""
     ids, mask = batch.masked_input_ids[row : row + 1], batch.attention_mask[row : row + 1]
     out = model(ids, mask, batch.pixel_values[image_row : image_row + 1])
-    return model.predict_words(out.last_hidden_state[0]), model.vilta.text(ids, mask).logits[0]
+    words = model.predict_words(out.last_hidden_state[0], out.text_states[0])
+    return words, model.vilta.text(ids, mask).logits[0]
 
 
 @pytest.mark.parametrize("kind", ["co-attention", "cross-attention"])

@@ -149,7 +149,8 @@ def test_scores_and_fillings_equal_passes_of_one_pair(kind):
             no, yes = out.match_logits[0]
             assert scores[i].item() == pytest.approx((yes - no).item(), abs=1e-4)
             at = tokens["input_ids"][0].tolist().index(TOKENIZER.mask_token_id)
-            best = model.predict_words(out.last_hidden_state[0, at][None]).argmax().item()
+            states = out.last_hidden_state[0, at][None], out.text_states[0, at][None]
+            best = model.predict_words(*states).argmax().item()
             assert words[i] == TOKENIZER.decode([best]).strip()
 
 

@@ -213,7 +213,7 @@ def test_outputs_equal_those_of_meter(state, text, tmp_path):
             "states": output.last_hidden_state[real],
             "pooled": output.pooled,
             "match": output.match_logits,
-            "words": each.predict_words(output.last_hidden_state[real]),
+            "words": each.predict_words(output.last_hidden_state[real], output.text_states[real]),
         }
         wanted = {**expected, "states": expected["states"][real], "words": expected["words"][real]}
         for name, value in found.items():

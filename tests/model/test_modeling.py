@@ -3,7 +3,15 @@ import copy
 
 import pytest
 import torch
-from tiny_models import TEXT, VISION, pixels_of, scramble, tiny_vilta, tokens_of
+from tiny_models import (
+    TEXT,
+    VISION,
+    pixels_of,
+    scramble,
+    tiny_config,
+    tiny_vilta,
+    tokens_of,
+)
 from torch.nn import functional as F
 from transformers import AutoModel
 
@@ -298,3 +306,23 @@ def test_scores_that_ranks_are_read_from_are_float32_under_autocast():
         torch.testing.assert_close(scores, model.itm_head(pooled.float()), atol=1e-6, rtol=1e-6)
     assert similarity.dtype == scores.dtype == torch.float32
     assert not torch.equal(similarity, similarity.bfloat16().float())
+
+
+@pytest.mark.parametrize("text", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_begin_as_the_text_alone_expects_them_and_then_follow_the_image(kind, text):
+    model = ViltaForPreTraining(
+        tiny_config(text=text, fusion=kind, word_head="language_model")
+    ).eval()
+    ids, mask = tokens_of(3)
+    out = [model(ids, mask, pixels_of(3, seed=seed)) for seed in (0, 1)]
+    alone = model.vilta.text(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+
+    def words(output):
+        states = output.last_hidden_state[mask.bool()], output.text_states[mask.bool()]
+        return model.predict_words(*states)
+
+    torch.testing.assert_close(words(out[0]), alone, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        model.mlm_head.weight.normal_()
+    assert (words(out[0]) - words(out[1])).abs().max() > 1e-4

@@ -38,12 +38,20 @@ def written_config(folder):
     ("vision", "text"), [*((v, "bert") for v in VISION), *(("vit", t) for t in TEXT)]
 )
 def test_round_trip(vision, text, tmp_path):
-    model = tiny_vilta(vision, text, image_mean=[0.1, 0.2, 0.3], pooling="mean", dropout=0.25)
+    settings = {"image_mean": [0.1, 0.2, 0.3], "pooling": "mean", "dropout": 0.25}
+    model = tiny_vilta(vision, text, word_head="language_model", **settings)
     model.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     again = ViltaForPreTraining.from_pretrained(tmp_path)
     assert_bit_for_bit(model, again)
-    for name in ("image_mean", "pooling", "dropout", "fusion_layers", "tie_word_embeddings"):
+    for name in (
+        "image_mean",
+        "pooling",
+        "dropout",
+        "word_head",
+        "fusion_layers",
+        "tie_word_embeddings",
+    ):
         assert getattr(again.config, name) == getattr(model.config, name)
     assert type(again.config.text_config) is type(model.config.text_config)
     again.save_pretrained(tmp_path / "again")
@@ -61,9 +69,10 @@ def test_tied_weights_stay_tied(text, tmp_path):
         inside = language.get_input_embeddings().weight
         assert language.get_output_embeddings().weight is inside
         with torch.no_grad():
-            before = each.predict_words(torch.ones(1, 32))
+            states = torch.ones(1, 32), torch.ones(1, each.config.text_config.hidden_size)
+            before = each.predict_words(*states)
             inside[17] += 1.0
-            after = each.predict_words(torch.ones(1, 32))
+            after = each.predict_words(*states)
         assert (before - after).abs().argmax() == 17
 
 
@@ -131,6 +140,17 @@ def test_leftover_weight_is_named(name, tmp_path):
     edit(tmp_path, lambda weights: weights.update({name: torch.zeros(2)}))
     with pytest.raises(ValueError, match=name):
         ViltaForPreTraining.from_pretrained(tmp_path)
+
+
+def test_a_model_from_before_there_was_a_choice_has_its_own_word_head(tmp_path):
+    model = tiny_vilta()
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content.pop("word_head", None)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    again = ViltaForPreTraining.from_pretrained(tmp_path)
+    assert again.config.word_head == "separate"
+    assert_bit_for_bit(model, again)
 
 
 def test_leftover_weight_is_named_by_the_base_model_too(tmp_path):

@@ -45,10 +45,19 @@ def make_batch(task, captions=CAPTIONS, images=None, rate=0.4, seed=0):
     )
 
 
-def make_task(vision="vit", text="bert", fusion="co-attention", pooling="first", **objective):
+def make_task(
+    vision="vit",
+    text="bert",
+    fusion="co-attention",
+    pooling="first",
+    word_head="separate",
+    **objective,
+):
     """A task without dropout, each weight of its models random and their own."""
     torch.manual_seed(0)
-    model = without_dropout(tiny_vilta(vision, text, fusion=fusion, pooling=pooling))
+    model = without_dropout(
+        tiny_vilta(vision, text, fusion=fusion, pooling=pooling, word_head=word_head)
+    )
     teacher = scramble(AutoModelForMaskedLM.from_config(TEXT[text]), 0.3)
     task = PretrainingTask(model, TOKENIZER, ObjectiveConfig(**objective), without_dropout(teacher))
     if task.momentum_model is not None:
@@ -71,8 +80,11 @@ def plain_losses(task, batch, seed):
     mask, pixels = batch.attention_mask, batch.pixel_values
 
     def image_words(which):
-        states = which(batch.masked_input_ids, mask, pixels).last_hidden_state
-        return which.predict_words(states.flatten(0, 1)).view(*states.shape[:2], -1)
+        out = which(batch.masked_input_ids, mask, pixels)
+        states, text = out.last_hidden_state, out.text_states
+        return which.predict_words(states.flatten(0, 1), text.flatten(0, 1)).view(
+            *states.shape[:2], -1
+        )
 
     def picked(logits):
         return logits.flatten(0, 1)[at]

@@ -20,7 +20,8 @@ SETTINGS = [
     {"negatives": "none", "max_changes": 3, "candidates": 4, "negative_temperature": 0.5},
     {"negatives": "off"},
     {"negatives": "off", "soft_labels": "none", "itc_weight": 0.0, "text_mlm_weight": 0.0},
-    {"in_batch_negatives": "one", "hardness": 0.3},
+    {"in_batch_negatives": "one", "hardness": 0.3, "word_head": "language_model"},
+    {"soft_labels": "momentum", "word_head": "language_model"},
     {"filter_ratio": 0.7, "synthesised_share": 0.2, "itm_weight": 2.0, "mlm_weight": 0.3},
 ]
 
@@ -58,7 +59,7 @@ def test_stacked_step_equals_plain_passes(kind, settings):
     ("vision", "text"), [("resnet", "distilbert"), ("swin", "roberta"), ("dinov2", "modernbert")]
 )
 def test_stacked_step_equals_plain_passes_for_other_towers(vision, text):
-    task = make_task(vision, text, pooling="mean")
+    task = make_task(vision, text, pooling="mean", word_head="language_model")
     batch = make_batch(task)
     torch.manual_seed(3)
     losses = task(batch)
@@ -164,7 +165,8 @@ def test_alpha_rises_with_the_steps_taken():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vision", ["vit", "siglip", "dinov2", "swin", "resnet"])
 def test_every_weight_learns(kind, vision):
-    task = make_task(vision, fusion=kind)
+    word_head = "separate" if vision == "vit" else "language_model"
+    task = make_task(vision, fusion=kind, word_head=word_head)
     task(make_batch(task)).total.backward()
     idle = {n for n, p in task.model.named_parameters() if p.requires_grad and p.grad is None}
     # Encoders bring parts that pool or mask patches; nobody asks them.
@@ -179,9 +181,10 @@ def test_every_weight_learns(kind, vision):
     assert not {n for n in silent if not n.startswith(("vilta.vision.", "vilta.text."))}
 
 
+@pytest.mark.parametrize("word_head", ["separate", "language_model"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_parameter_groups(kind):
-    task = make_task(fusion=kind)
+def test_parameter_groups(kind, word_head):
+    task = make_task(fusion=kind, word_head=word_head)
     task.model.vilta.vision.embeddings.requires_grad_(False)
     groups = task.parameter_groups()
     assert set(groups) == {"encoders", "fusion", "heads"}

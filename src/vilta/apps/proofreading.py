@@ -99,7 +99,9 @@ def proofread(
     """
     model = _with_words(model)
     if vocabulary is None:
-        vocabulary = read_vocabulary(tokenizer, model.mlm_head.bias.numel()).to(model.device)
+        vocabulary = read_vocabulary(tokenizer, len(model.get_input_embeddings().weight)).to(
+            model.device
+        )
     tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
     tokens = tokens.to(model.device)
     with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image)
@@ -182,9 +184,9 @@ def _word_logits(
     text = model.vilta.encode_text(rows, mask)
     pairs = Pairs(torch.arange(len(rows), device=rows.device), rows.new_zeros(len(rows)))
     fused = model.vilta.fuse(text, mask, image, pairs).text
-    size = (*rows.shape, -1)
-    with_image = model.predict_words(fused.flatten(0, 1)).view(size)
-    return with_image.float(), model.predict_words_from_text(text.flatten(0, 1)).view(size).float()
+    size, text = (*rows.shape, -1), text.flatten(0, 1)
+    with_image = model.predict_words(fused.flatten(0, 1), text).view(size)
+    return with_image.float(), model.predict_words_from_text(text).view(size).float()
 
 
 def _of_word(

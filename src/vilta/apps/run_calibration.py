@@ -65,7 +65,9 @@ def _threshold(
     captions: list[list[str]],
 ) -> float:
     """Return the threshold that accuses no word of nearly all held-out captions."""
-    vocabulary = read_vocabulary(tokenizer, model.mlm_head.bias.numel()).to(model.device)
+    vocabulary = read_vocabulary(tokenizer, len(model.get_input_embeddings().weight)).to(
+        model.device
+    )
     highest = []
     for image, (caption, *_) in islice(zip(images, captions, strict=False), PROOFREAD):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from vilta.apps.run_calibration import calibrate
 from vilta.commands.screen import notes
 from vilta.config import PretrainConfig
+from vilta.config.yaml_file import load_yaml
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.mixture import some_captions, training_data
@@ -26,13 +28,11 @@ from vilta.data.word_borders import unknown_words_told
 from vilta.finished_run import build_model, load_teacher
 from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
-from vilta.objectives.vocabulary import (
-    hash_of_words,
-)
+from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
-from vilta.training.folder import MODEL, check_run_folder
+from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128
@@ -49,6 +49,8 @@ def run(config: PretrainConfig) -> None:
     """
     check_run_folder(config.run)
     config.objective.check()
+    if config.run.resume:
+        config = with_its_word_head(config)
     data, steps = config.data, config.optimization
     torch.manual_seed(derived(config.run.seed, "model"))
     tokenizer = load_tokenizer(config.model.text)
@@ -102,6 +104,16 @@ def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: st
         pixels = (batch.pixel_values for batch in loader)
         notes.print(calibrate(task.model, task.tokenizer, pixels, captions, name))
         task.model.config.save_pretrained(folder)
+
+
+def with_its_word_head(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings with the word head that the run to go on with has weights for.
+
+    Runs from before there was a choice have a separate one, and do not say so.
+    """
+    before = replace(config, model=replace(config.model, word_head="separate"))
+    saved = load_yaml(Path(config.run.out) / CONFIG, PretrainConfig, before)
+    return replace(config, model=replace(config.model, word_head=saved.model.word_head))
 
 
 def example_pictures(

@@ -59,6 +59,9 @@ class ModelConfig:
     """Width D of the fusion encoder (768: METER and ALBEF)."""
     fusion_heads: int = 12
     """Attention heads of the fusion encoder."""
+    word_head: Literal["language_model", "separate"] = "language_model"
+    """Masked words with the image: `language_model` is the text encoder's own head, on its states
+    plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""
     pooling: Literal["first", "mean"] = "first"
     """How a text becomes one vector for matching and contrast: its first token or the mean. Images
     are always averaged."""

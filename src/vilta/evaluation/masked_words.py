@@ -25,10 +25,11 @@ def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Fl
     text = vilta.encode_text(batch.masked_input_ids, mask)
     right = vilta.fuse(text, mask, image).text.flatten(0, 1)[at]
     wrong = vilta.fuse(text, mask, image.roll(-1, dims=0)).text.flatten(0, 1)[at]
+    text = text.flatten(0, 1)[at]
     return {
-        "with_image": model.predict_words(right),
-        "wrong_image": model.predict_words(wrong),
-        "text_only": model.predict_words_from_text(text.flatten(0, 1)[at]),
+        "with_image": model.predict_words(right, text),
+        "wrong_image": model.predict_words(wrong, text),
+        "text_only": model.predict_words_from_text(text),
     }
 
 

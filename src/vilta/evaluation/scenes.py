@@ -52,9 +52,10 @@ def filled_words(
     """
     tokens = _tokens(model, tokenizer, captions)
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
-    fused = model.vilta.fuse(model.vilta.encode_text(ids, mask), mask, image).text
+    text = model.vilta.encode_text(ids, mask)
+    fused = model.vilta.fuse(text, mask, image).text
     rows, columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)
-    best = model.predict_words(fused[rows, columns]).argmax(dim=1)
+    best = model.predict_words(fused[rows, columns], text[rows, columns]).argmax(dim=1)
     words = [""] * len(captions)
     for row, token in zip(rows.tolist(), best.tolist(), strict=True):
         words[row] = tokenizer.decode([token]).strip()

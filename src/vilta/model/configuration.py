@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 FUSION_KINDS = ("co-attention", "cross-attention")
 LAYOUTS = ("vilta", "meter")
 """``meter`` is as METER's released weights need it; see ``vilta.model.meter``."""
+WORD_HEADS = ("separate", "language_model")
 POOLINGS = ("first", "mean")
 RANKINGS = ("contrastive", "matching", "combined")
 """By what images and texts are ranked: cosine, log-odds of a match, or their sum."""
@@ -26,8 +27,8 @@ class ViltaConfig(PreTrainedConfig):
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
     the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
-    Raises ``ValueError`` for an unknown fusion kind, layout, pooling or ranking, or heads that do
-    not divide the width.
+    Raises ``ValueError`` for an unknown fusion kind, layout, word head, pooling or ranking, or for
+    heads that do not divide the width.
     """
 
     model_type = "vilta"
@@ -43,6 +44,7 @@ class ViltaConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_attention_heads: int = 12
     layout: str = "vilta"
+    word_head: str = "separate"  # what models had before there was a choice
     pooling: str = "first"
     dropout: float = 0.1
     freeze_batch_norm: bool = True
@@ -66,6 +68,7 @@ class ViltaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         choices = {
             "fusion": FUSION_KINDS,
+            "word_head": WORD_HEADS,
             "pooling": POOLINGS,
             "ranking": RANKINGS,
             "layout": LAYOUTS,

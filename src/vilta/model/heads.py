@@ -58,6 +58,13 @@ class FirstTokenPooler(nn.Module):
         return torch.cat(vectors, dim=-1).tanh()
 
 
+class StateAddition(nn.Linear):
+    """What the image adds to a text encoder's states before its own language-model head reads them.
+
+    Zero at first: then the words are those that the text alone expects.
+    """
+
+
 class MatchHead(nn.Module):
     """Pooled states to two logits: no match (0), match (1)."""
 

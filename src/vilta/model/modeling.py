@@ -18,7 +18,14 @@ from vilta.model.base import ViltaModel
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.fusion import Pairs
-from vilta.model.heads import ContrastiveHead, MaskedWordHead, MatchHead, OwnWordHead, pool
+from vilta.model.heads import (
+    ContrastiveHead,
+    MaskedWordHead,
+    MatchHead,
+    OwnWordHead,
+    StateAddition,
+    pool,
+)
 from vilta.model.outputs import ViltaOutput
 from vilta.model.pretrained import ViltaPreTrainedModel
 
@@ -174,11 +181,13 @@ class ViltaForPreTraining(WithMatching):
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
         self.vilta = ViltaModel(config)
-        embeddings = self.vilta.get_input_embeddings().weight
+        width, embeddings = config.hidden_size, self.vilta.get_input_embeddings().weight
         if config.layout == "meter":
-            self.mlm_head: nn.Module = OwnWordHead(config.hidden_size, embeddings.shape[0])
+            self.mlm_head: nn.Module = OwnWordHead(width, embeddings.shape[0])
+        elif config.word_head == "language_model":
+            self.mlm_head = StateAddition(width, config.text_config.hidden_size)
         else:
-            self.mlm_head = MaskedWordHead(config.hidden_size, *embeddings.T.shape)
+            self.mlm_head = MaskedWordHead(width, *embeddings.T.shape)
         self.add_matching(config)
         self.post_init()
 
@@ -206,9 +215,17 @@ class ViltaForPreTraining(WithMatching):
         model.vilta.text.load_state_dict(language.state_dict())
         return model
 
-    def predict_words(self, states: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-        """Vocabulary logits from fused states: what text and image expect."""
-        return self.mlm_head(states, self.get_input_embeddings().weight)
+    def predict_words(
+        self, fused: Float[Tensor, "M D"], text: Float[Tensor, "M C"]
+    ) -> Float[Tensor, "M V"]:
+        """Vocabulary logits of what text and image expect.
+
+        ``fused`` and ``text`` are the same positions after fusion and before it; a ``separate``
+        word head reads the fused states alone.
+        """
+        if self.config.word_head == "language_model":
+            return self.predict_words_from_text(text + self.mlm_head(fused))
+        return self.mlm_head(fused, self.get_input_embeddings().weight)
 
     def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
         """Vocabulary logits from the text encoder's states: what the text alone expects."""

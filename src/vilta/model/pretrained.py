@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from vilta.model import encoders
 from vilta.model.configuration import ViltaConfig
+from vilta.model.heads import StateAddition
 
 PRETRAINED = ("ViltaModel", "ViltaForPreTraining", "ViltaForImageTextRetrieval")
 """Classes whose checkpoints every downstream task may start from."""
@@ -78,6 +79,8 @@ class ViltaPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, StateAddition):
+            init.zeros_(module.weight)
         if isinstance(module, ViltaPreTrainedModel) and hasattr(module, "pixel_mean"):
             init.copy_(module.pixel_mean, torch.tensor(self.config.image_mean) * 255)
             init.copy_(module.pixel_std, torch.tensor(self.config.image_std) * 255)

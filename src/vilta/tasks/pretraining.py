@@ -200,10 +200,11 @@ class PretrainingTask(Task):
         """What text and image, and what the text alone, expect at the masked positions."""
         vilta, mask, at = self.model.vilta, batch.attention_mask, batch.masked_positions
         masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
-        fused = vilta.fuse(masked, mask, image).text  # [B, L, D]
+        fused = vilta.fuse(masked, mask, image).text.flatten(0, 1)[at]  # [M, D]
+        text = masked.flatten(0, 1)[at]  # [M, C]
         return ExpectedWords(
-            logits=self.model.predict_words(fused.flatten(0, 1)[at]),
-            text_logits=self.model.predict_words_from_text(masked.flatten(0, 1)[at]),
+            logits=self.model.predict_words(fused, text),
+            text_logits=self.model.predict_words_from_text(text),
         )
 
     def alpha(self) -> float | Tensor:
@@ -220,7 +221,8 @@ class PretrainingTask(Task):
             text = momentum.vilta.encode_text(batch.masked_input_ids, mask)
             image = momentum.vilta.encode_image(batch.pixel_values)
             fused = momentum.vilta.fuse(text, mask, image).text
-            return momentum.predict_words(fused.flatten(0, 1)[batch.masked_positions])
+            at = batch.masked_positions
+            return momentum.predict_words(fused.flatten(0, 1)[at], text.flatten(0, 1)[at])
         clean = self.objective.teacher_view == "clean"
         return self._teacher_logits(batch, batch.input_ids if clean else batch.masked_input_ids)
 
