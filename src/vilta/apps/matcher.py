@@ -86,6 +86,11 @@ class Matcher:
         """Whether probabilities were calibrated on held-out pairs."""
         return bool(self.model.config.calibrated_on)
 
+    @property
+    def search_threshold(self) -> float:
+        """Probability from which a photo that was searched for matches well."""
+        return self.model.config.search_threshold
+
     @torch.no_grad()
     def embed_images(self, images: ImageInput | Sequence[ImageInput]) -> Float32[np.ndarray, "N W"]:
         """Return unit vectors; their product with a text's is the cosine that contrast trained."""

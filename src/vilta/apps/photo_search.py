@@ -21,8 +21,6 @@ from vilta.apps.photo_index import Photo, PhotoIndex, Progress, Update, cosines
 from vilta.apps.released import hash_of_weights
 from vilta.model.fusion import Pairs
 
-THRESHOLD = 0.5
-"""A photo whose probability is lower does not match well; our choice."""
 KEPT_BYTES = 256 * 2**20
 """Encoded photos that are kept for the next query; our choice."""
 _TERM = re.compile(r"(?:^|\s)([+-])(?=\S)")

@@ -50,6 +50,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
             image_size=matcher.image_size,
             max_text_tokens=matcher.model.config.max_text_tokens,
             calibrated=matcher.calibrated,
+            search_threshold=matcher.search_threshold,
             photos=len(service.search.index.photos()) if service.search else 0,
         )
 

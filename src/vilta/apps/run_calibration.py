@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilta.apps.proofreading import LEAST, accusation_threshold, proofread
-from vilta.evaluation.retrieval import encode_gallery, encode_images, match_scores
+from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
@@ -20,6 +20,10 @@ from vilta.objectives.vocabulary import read_vocabulary
 
 IMAGES = 1000
 """Most images that the temperature is fitted on; our choice."""
+QUERIES, CANDIDATES = 200, 32
+"""Captions that are searched for to set the threshold of a search, each among so many images."""
+ANSWERED = 0.9
+"""Share of the searches that have an answer which must find one; our choice."""
 PROOFREAD = 300
 """Most captions that the threshold of proofreading is set on; our choice."""
 
@@ -32,7 +36,7 @@ def calibrate(
     captions: list[list[str]],
     name: str,
 ) -> str:
-    """Set temperature, bias and the proofreading threshold in ``model.config``; say what they are.
+    """Set temperature, bias and both thresholds in ``model.config``; say what they are.
 
     ``pixels`` are batches of uint8 ``[B, 3, S, S]``, in the order of ``captions``; the first
     ``IMAGES`` of them count. ``name`` is what the data are called. A model without trained matching
@@ -51,11 +55,29 @@ def calibrate(
     config = model.config
     config.match_temperature, config.match_bias = found
     config.calibrated_on = f"{len(captions):,} images of {name}"
+    config.search_threshold = _search_threshold(model, gallery)
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
+    told += f", a photo matches well from {config.search_threshold:.0%} on"
     if isinstance(model, ViltaForPreTraining):
         config.proofread_threshold = _threshold(model, tokenizer, gallery.image, captions)
         told += f", a word is accused from {config.proofread_threshold:.2f} on"
     return f"calibrated on {config.calibrated_on}: {told}"
+
+
+def _search_threshold(model: WithMatching, gallery: Gallery) -> float:
+    """Return the probability above which a search has found something.
+
+    ``ANSWERED`` of the held-out captions, searched for among the held-out images, reach it.
+    """
+    count = gallery.similarity.shape[1]
+    queries = torch.linspace(0, count - 1, min(QUERIES, count)).long().to(gallery.similarity.device)
+    wanted = torch.zeros_like(gallery.relevant)
+    near = gallery.similarity[:, queries].topk(min(CANDIDATES, len(gallery.image)), dim=0).indices
+    wanted[near, queries] = True
+    odds = match_scores(model, gallery, wanted)[:, queries]
+    config = model.config
+    chances = torch.sigmoid(odds / config.match_temperature + config.match_bias)
+    return float(chances.amax(dim=0).quantile(1 - ANSWERED))
 
 
 def _threshold(
@@ -76,8 +98,10 @@ def _threshold(
             continue
         suspects = [word.suspicion for word in found.words if word.better >= LEAST]
         highest.append(max(suspects, default=-math.inf))
-    usable = any(map(math.isfinite, highest))
-    return accusation_threshold(highest) if usable else model.config.proofread_threshold
+    known = [value for value in highest if math.isfinite(value)]
+    if not known:
+        return model.config.proofread_threshold
+    return max(accusation_threshold(highest), min(known))  # most captions may have no suspect
 
 
 def _first(batches: Iterable[Tensor], count: int) -> Iterable[Tensor]:

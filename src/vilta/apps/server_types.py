@@ -17,6 +17,7 @@ class About(BaseModel):
     image_size: int
     max_text_tokens: int
     calibrated: bool
+    search_threshold: float
     photos: int
 
 

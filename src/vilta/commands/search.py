@@ -25,8 +25,8 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if config.top < 1 or config.rerank < 1 or not 0 <= config.threshold <= 1:
-        raise ValueError("--top and --rerank must be at least 1, --threshold between 0 and 1")
+    if config.top < 1 or config.rerank < 1 or config.threshold > 1:
+        raise ValueError("--top and --rerank must be at least 1, --threshold at most 1")
     asked = Query.parse(query, config.plus, config.minus)
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
@@ -49,7 +49,8 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
         return
     like = Path(config.like) if config.like else None
     found = search.search(asked, like=like, top=config.top, rerank=config.rerank)
-    well = [each for each in found if not each.probability < config.threshold]
+    threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
+    well = [each for each in found if not each.probability < threshold]
     if asked.terms and matcher.matching:  # what matching did not look at has no probability
         well = [each for each in well if not np.isnan(each.probability)]
     _show(well, config)

@@ -32,8 +32,9 @@ class SearchConfig(AppConfig):
     """Texts that must not hold."""
     top: int = 10
     """Most photos to show."""
-    threshold: float = 0.5
-    """Show only photos that match with at least this probability; 0 shows the best in any case."""
+    threshold: float = -1.0
+    """Show only photos that match with at least this probability; 0 shows the best in any case.
+    Below 0: the model's own, which nine in ten held-out searches with an answer reach."""
     rerank: int = 50
     """Candidates of the contrastive search that matching looks at closely."""
     out: str = ""

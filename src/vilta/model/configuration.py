@@ -25,6 +25,7 @@ class ViltaConfig(PreTrainedConfig):
     statistics that they came with, which a pre-trained one wants, and one from scratch cannot have.
     ``ranking``: which of the two heads that compare images with texts are trained.
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
+    ``search_threshold`` is the probability from which a photo that was searched for matches well;
     ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
     the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
     Raises ``ValueError`` for an unknown fusion kind, layout, word head, pooling or ranking, or for
@@ -54,6 +55,7 @@ class ViltaConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     match_temperature: float = 1.0
     match_bias: float = 0.0
+    search_threshold: float = 0.5
     proofread_threshold: float = 2.0
     calibrated_on: str = ""
     tie_word_embeddings: bool = True

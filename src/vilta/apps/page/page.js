@@ -35,12 +35,13 @@ async function working(place, work) {
 
 // Search
 
+let threshold = 0.5;
 const search = document.querySelector("#search");
 search.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   working(search, async () => {
     const found = await ask("v1/search", new FormData(event.target));
-    const well = found.filter((photo) => photo.probability === null || photo.probability >= 0.5);
+    const well = found.filter((photo) => photo.probability === null || photo.probability >= threshold);
     const shown = well.length ? well : found.slice(0, 4);
     search.querySelector(".photos").replaceChildren(...shown.map((photo) => {
       const picture = element("img", { src: `v1/photos/${photo.photo}`, alt: photo.name, loading: "lazy" });
@@ -178,5 +179,6 @@ fetch("v1/model").then((answer) => answer.json()).then((model) => {
   if (!model.calibrated) words.push("probabilities are not calibrated");
   if (model.photos) words.push(`${model.photos.toLocaleString("en")} photos`);
   document.querySelector("#about").textContent = words.join(" \u00b7 ");
+  threshold = model.search_threshold;
   search.hidden = !model.photos;
 });
