@@ -1,3 +1,5 @@
+import inspect
+import re
 import shlex
 import subprocess
 import sys
@@ -7,9 +9,9 @@ import pytest
 
 from vilta import cli
 from vilta.commands import screen
-from vilta.config import PretrainConfig
-from vilta.config.apps import MatchConfig, SearchConfig
-from vilta.config.tools import PackConfig, ReportConfig
+from vilta.config import DataConfig, PretrainConfig, RunConfig
+from vilta.config.apps import CleanConfig, MatchConfig, NegativesConfig, SearchConfig
+from vilta.config.tools import EvaluateConfig, PackConfig, ReportConfig
 
 
 @pytest.fixture
@@ -190,6 +192,20 @@ def test_interrupted(recipe, monkeypatch):
 
     recipe.run = interrupted
     assert ends_with(monkeypatch, "report", "x") == 130
+
+
+def test_what_must_be_given_says_so():
+    for config, names in {
+        PackConfig: ["out"],
+        CleanConfig: ["out"],
+        NegativesConfig: ["out"],
+        EvaluateConfig: ["data"],
+        DataConfig: ["train"],
+        RunConfig: ["out"],
+    }.items():
+        source = inspect.getsource(config)
+        for name in names:
+            assert re.search(rf'    {name}: str = ""\n    """Required\. ', source), (config, name)
 
 
 @pytest.mark.parametrize("name", cli.VERBS)

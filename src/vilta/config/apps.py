@@ -90,7 +90,7 @@ class CleanConfig:
     """Find image-text pairs that do not match: every pair's probability, the worst first."""
 
     out: str = ""
-    """Folder to write (required): pairs.parquet, worst.html and, with --keep-above, kept/."""
+    """Required. Folder to write: pairs.parquet, worst.html and, with --keep-above, kept/."""
     keep_above: float = 0.0
     """Also write the pairs that match with at least this probability to kept/, ready for training;
     0: do not."""
@@ -112,7 +112,7 @@ class NegativesConfig:
     """
 
     out: str = ""
-    """Parquet file to write (required); its card goes beside it as NAME-card.md."""
+    """Required. Parquet file to write; its card goes beside it as NAME-card.md."""
     per_caption: int = 1
     """Tries for each caption; what was written before is left out."""
     filter: Literal["", "grounded", "soft_label", "none"] = ""

@@ -13,7 +13,8 @@ class TaskDataConfig(DataConfig):
     """What is asked, and about which images."""
 
     train: str = ""
-    """Training items in a layout that the task reads, several joined by `+`; see docs/tasks.md."""
+    """Required. Training items in a layout that the task reads, several joined by `+`; see
+    docs/tasks.md."""
     val: str = ""
     """Validation items; checkpoints are chosen on these, so they must not be the test set."""
     images: str = ""
@@ -45,7 +46,8 @@ class FinetuneConfig:
     task: str = ""
     """Name of the task; on the command line it stands before the flags."""
     start: From = ""
-    """Pre-trained run to start from (`start` in a YAML file), or a folder with a released model."""
+    """Required. Pre-trained run to start from (`start` in a YAML file), or a folder with a
+    released model."""
     scratch: bool = False
     """Start from random weights of the same architecture: what did pre-training give?"""
     epochs: float = 10.0

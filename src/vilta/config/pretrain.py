@@ -15,7 +15,7 @@ class DataConfig:
     """What is read, and how an image becomes a tensor."""
 
     train: str = ""
-    """Training pairs: a folder packed by `vilta pack`, any source that `vilta pack` reads, a YAML
+    """Required. Training pairs: a folder packed by `vilta pack`, any source that it reads, a YAML
     file that mixes several, with a line `path: weight` for each, or `stream:` and shards that are
     read on the way, such as `stream:s3://bucket/cc12m/*.tar`."""
     val: str = ""
@@ -213,7 +213,8 @@ class RunConfig:
     """Where a run writes, and how often."""
 
     out: str = ""
-    """Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, the released model."""
+    """Required. Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, the
+    released model."""
     seed: int = 0
     """Decides everything that is random."""
     resume: Literal[False, True, "auto"] = False
@@ -255,7 +256,8 @@ class TextDataConfig:
     """Captions for a language model."""
 
     train: str = ""
-    """Text file (one caption a line, may be .gz) or image-text pairs whose captions are taken."""
+    """Required. Text file (one caption a line, may be .gz) or image-text pairs whose captions
+    are taken."""
     val: str = ""
     """Captions to measure on, left out of training wherever they stand in it. Empty: a hundredth
     of the training captions is set aside."""

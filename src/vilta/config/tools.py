@@ -20,8 +20,8 @@ class EvaluateConfig:
     `classification`, a `module:Class`, or `pretraining`. Empty: what the run was trained for."""
 
     data: str = ""
-    """Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a task its
-    items in a layout that it reads."""
+    """Required. Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a
+    task its items in a layout that it reads."""
     start: From = ""
     """Where older versions named the run, which now comes first; you are told the new call."""
     images: str = ""
@@ -59,7 +59,7 @@ class PackConfig:
     """Write image-text pairs as Arrow shards with the image bytes inside."""
 
     out: str = ""
-    """Folder to write: shards that `datasets.load_from_disk` maps, and manifest.json."""
+    """Required. Folder to write: shards that `datasets.load_from_disk` maps, and manifest.json."""
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""
     image_column: str = ""

@@ -34,6 +34,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.config.shipped import find_shipped
 from vilta.model.encoder_attention import speed_up
+from vilta.model.places import check_place
 
 
 def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
@@ -253,6 +254,7 @@ def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
     if isinstance(source, PreTrainedConfig):
         return source
     try:
+        check_place(_located(source))
         return AutoConfig.from_pretrained(_located(source))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

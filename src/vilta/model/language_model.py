@@ -19,6 +19,7 @@ from transformers import (
 
 from vilta.model.encoder_attention import speed_up
 from vilta.model.encoders import check_language_model, damage_told
+from vilta.model.places import check_place
 
 ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
 """Chinese characters, each of which BERT's rules make a word: none goes on with one."""
@@ -90,6 +91,7 @@ def new_language_model(
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer from a hub id or folder; ``ValueError`` if there is none."""
     try:
+        check_place(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -110,6 +112,7 @@ def continue_language_model(source: str) -> PreTrainedModel:
     ``ValueError`` for a missing encoder weight or an architecture without masked language model.
     """
     try:
+        check_place(source)
         with damage_told(source):
             model, info = AutoModelForMaskedLM.from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32

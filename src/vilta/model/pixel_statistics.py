@@ -10,6 +10,7 @@ import transformers
 from transformers.image_processing_base import ImageProcessingMixin
 
 from vilta.config.shipped import find_shipped
+from vilta.model.places import check_place
 
 log = logging.getLogger("vilta.model")
 
@@ -27,6 +28,7 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     0.5. Raises ``ValueError`` in one line for a preprocessor that cannot be followed.
     """
     try:
+        check_place(find_shipped(source, ".json"))
         values, _ = ImageProcessingMixin.get_image_processor_dict(find_shipped(source, ".json"))
     except (OSError, ValueError) as error:
         if any((Path(source) / name).is_file() for name in PREPROCESSOR):

@@ -1,0 +1,48 @@
+"""Where weights come from: a folder here, or the hub; what cannot be had is told at once."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import httpx
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+SECONDS = 5.0
+"""How long the hub may take to answer at all."""
+
+
+def check_place(source: str) -> None:
+    """Raise ``ValueError`` in one line if ``source`` is a folder that is missing, or out of reach.
+
+    ``owner/name`` is taken for a hub id only if there is no folder ``owner`` here. Without a
+    connection a hub id is looked for among what was downloaded before; transformers alone would
+    try for most of a minute first.
+    """
+    place = Path(source)
+    if place.exists():
+        return
+    local = len(place.parts) > 1 and (Path(place.parts[0]).is_dir() or place.parts[0] == "runs")
+    if local or not HUB_ID.fullmatch(source) or source.startswith("."):
+        raise ValueError(f"no such folder: {source}")
+    if constants.HF_HUB_OFFLINE or hub_answers():
+        return
+    if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+        raise ValueError(
+            f"{source} is on the hub, which cannot be reached, and was not downloaded before; name "
+            "a local folder, or begin with vilta pretrain-text, which needs no download"
+        )
+    constants.HF_HUB_OFFLINE = True  # what was downloaded before is used without asking again
+
+
+@lru_cache(maxsize=1)
+def hub_answers() -> bool:
+    """Whether the hub can be reached; asked once."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except httpx.HTTPError:
+        return False
+    return True

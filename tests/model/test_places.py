@@ -1,0 +1,56 @@
+import pytest
+from huggingface_hub import constants
+
+from vilta.model import places
+from vilta.model.encoders import load_text_encoder
+from vilta.model.language_model import load_tokenizer
+from vilta.model.places import check_place
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """As outside of the tests, where the hub may be asked; ``asked`` counts."""
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(places, "hub_answers", lambda: bool(asked.append(1)))
+    return asked
+
+
+def test_what_is_here_needs_no_hub(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    for source in (str(tmp_path), "owner/name", "owner"):
+        check_place(source)
+    assert not online
+
+
+@pytest.mark.parametrize("source", ["mine/nothing", "runs/nothing", "./x", "a/b/c", "/x/y", "../x"])
+def test_a_missing_folder_is_never_taken_for_a_hub_id(online, tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for load in (load_tokenizer, load_text_encoder):
+        with pytest.raises(ValueError, match=f"no such folder: {source}") as caught:
+            load(source)
+        assert "\n" not in str(caught.value)
+    assert not online
+
+
+def test_without_a_connection_a_hub_id_is_refused_at_once(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"which cannot be reached.*vilta pretrain-text") as caught:
+        load_tokenizer("owner/name")
+    assert "\n" not in str(caught.value) and online == [1]
+
+
+def test_what_was_downloaded_before_serves_without_a_connection(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(places, "try_to_load_from_cache", lambda *_: "cache/config.json")
+    check_place("owner/name")
+    assert constants.HF_HUB_OFFLINE is True
+
+
+def test_a_hub_that_answers_is_asked(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(places, "hub_answers", lambda: True)
+    check_place("owner/name")
+    assert constants.HF_HUB_OFFLINE is False
