@@ -64,8 +64,8 @@ def model_folder(start: str) -> Path:
         if (place / "config.json").is_file():
             return place
     if (folder / CONFIG).is_file():
-        raise ValueError(f"{start} holds no released model yet; finish it with --run.resume")
-    raise ValueError(f"{start} is no run and holds no released model (config.json is missing)")
+        raise ValueError(f"{start} has no released model yet; finish it with --run.resume")
+    raise ValueError(f"{start} is neither a run nor a released model (config.json is missing)")
 
 
 def released_class(start: str) -> str:
@@ -83,14 +83,14 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     """
     folder = Path(run_folder)
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{run_folder} is no run: it has no config.yaml")
+        raise ValueError(f"{run_folder} is not a run: it has no config.yaml")
     if read_run(run_folder) is not None:
         raise ValueError(
             f"{run_folder} was fine-tuned for a task; use: vilta evaluate {run_folder} --data DATA"
         )
     if not (folder / "model" / "config.json").is_file():
         raise ValueError(
-            f"{run_folder} holds no released model yet; finish it with "
+            f"{run_folder} has no released model yet; finish it with "
             f"vilta pretrain {run_folder}/config.yaml --run.resume"
         )
     trained = load_yaml(folder / "config.yaml", PretrainConfig)

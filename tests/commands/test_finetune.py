@@ -239,7 +239,7 @@ def test_what_finetune_refuses(start, data, capsys):
 
     assert "did you mean 'classification'?" in message(task="clasification")
     assert "--from must name" in message(start="")
-    assert "is no run and holds no released model" in message(start=str(data))
+    assert "is neither a run nor a released model" in message(start=str(data))
     assert "measured, not trained" in message(task="masked-words")
     assert "no such file" in message("--data.train", str(data / "none.csv"))
 

@@ -38,7 +38,7 @@ def test_an_interrupted_packing_says_how_to_go_on(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(packing.Shard, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run("scenes:4?size=32", PackConfig(out=str(tmp_path / "out")))
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out
 
 
 def test_merged_images_are_counted(tmp_path, capsys):
@@ -50,4 +50,4 @@ def test_merged_images_are_counted(tmp_path, capsys):
         (folder / f"{name}.txt").write_text(f"a scene, {name}")
     run(str(folder), PackConfig(out=str(tmp_path / "out")))
     said = capsys.readouterr().out
-    assert "1 images with 2 captions" in said and "1 had the bytes of another one" in said
+    assert "1 images with 2 captions" in said and "1 duplicates were merged" in said

@@ -249,16 +249,16 @@ def test_nothing_there_or_nothing_known(tmp_path):
     with pytest.raises(ValueError, match="is an empty folder"):
         load_pairs(str(tmp_path))
     (tmp_path / "notes.md").write_text("hello")
-    with pytest.raises(ValueError, match="holds nothing known; looked for"):
+    with pytest.raises(ValueError, match="contains no supported source; supported are"):
         load_pairs(str(tmp_path))
-    with pytest.raises(ValueError, match="nothing known"):
+    with pytest.raises(ValueError, match="supported source; supported are"):
         load_pairs(str(tmp_path / "notes.md"))
 
 
 @pytest.mark.parametrize("content", ['{"images": [', "[]", '{"images": [], "annotations": []}'])
 def test_wrong_json_is_one_line(tmp_path, content):
     (tmp_path / "dataset_x.json").write_text(content)
-    with pytest.raises(ValueError, match=r"^[^\n]*(not readable JSON|is no Karpathy|is empty)"):
+    with pytest.raises(ValueError, match=r"^[^\n]*(not readable JSON|is not a Karpathy|is empty)"):
         load_pairs(str(tmp_path))
 
 

@@ -239,7 +239,7 @@ def test_newest_evaluation_counts(tmp_path):
 
 
 def test_mistakes_are_told_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="is no run"):
+    with pytest.raises(ValueError, match="is not a run: it has no config"):
         run(str(tmp_path), ReportConfig())
     path = make_run(tmp_path / "run")
     with pytest.raises(ValueError, match="not evaluated yet; run: vilta evaluate") as caught:

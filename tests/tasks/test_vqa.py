@@ -66,7 +66,7 @@ def test_several_files_are_joined(tmp_path):
 
 def test_files_in_different_folders_need_one_place_of_images(tmp_path):
     paths = [write_official(tmp_path / name) for name in ("a", "b")]
-    with pytest.raises(ValueError, match=r"in different places; --data.images .* of both"):
+    with pytest.raises(ValueError, match=r"in different folders; --data.images .* of both"):
         read("+".join(paths))
     assert len(read("+".join(paths), str(tmp_path / "a"))) == 6
 

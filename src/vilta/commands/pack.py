@@ -37,7 +37,7 @@ def run(source: str, config: PackConfig) -> None:
         try:
             manifest = pack(source, config, advance)
         except KeyboardInterrupt:
-            console.print("stopped; the same command goes on where the last whole shard ended")
+            console.print("stopped; the same command continues after the last complete shard")
             raise
 
     size = manifest["bytes"] / 2**20
@@ -48,7 +48,7 @@ def run(source: str, config: PackConfig) -> None:
         highlight=False,
     )
     if manifest["merged"]:
-        console.print(f"{manifest['merged']:,} had the bytes of another one; captions were joined")
+        console.print(f"{manifest['merged']:,} duplicates were merged with their captions")
     if config.push:
         console.print(f"uploaded to {config.push}", markup=False)
     if manifest["skipped"]:

@@ -10,7 +10,7 @@ from vilta.config.tools import From
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDataConfig(DataConfig):
-    """What is asked, and about which images."""
+    """The items of a task, and their images."""
 
     train: str = ""
     """Required. Training items in a layout that the task reads, several joined by `+`; see
@@ -18,16 +18,16 @@ class TaskDataConfig(DataConfig):
     val: str = ""
     """Validation items; checkpoints are chosen on these, so they must not be the test set."""
     images: str = ""
-    """Where the images lie: a folder, any source of pairs that `vilta pack` reads, or
-    `scenes:SIZE`. Empty: beside the items."""
+    """The images: a folder, any source of pairs that `vilta pack` reads, or `scenes:SIZE`. Empty:
+    next to the items."""
     image_size: int = 0
-    """Side of the square that the model sees, in pixels; 0: that of the run it starts from."""
+    """Side of the square that the model sees, in pixels; 0: as in the run it starts from."""
     max_text_tokens: int = 0
-    """Texts are cut after this many tokens; 0: the limit of the run it starts from."""
+    """Texts are truncated to this many tokens; 0: as in the run it starts from."""
     blind: bool = False
-    """Show a grey image in place of each: the baseline that knows the text alone."""
+    """Replace every image by a grey one: the text-only baseline."""
     accept_overlap: bool = False
-    """Train although validation images are among the training images."""
+    """Train even if validation images are among the training images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,17 @@ class FinetuneConfig:
     """Fine-tune a pre-trained run on a task."""
 
     task: str = ""
-    """Name of the task; on the command line it stands before the flags."""
+    """Name of the task; on the command line it comes first."""
     start: From = ""
     """Required. Pre-trained run to start from (`start` in a YAML file), or a folder with a
     released model."""
     scratch: bool = False
-    """Start from random weights of the same architecture: what did pre-training give?"""
+    """Start from random weights of the same architecture, to measure what pre-training gained."""
     epochs: float = 10.0
     """Passes over the training items (10: METER); 0: `optimization.steps` counts."""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     settings: TaskSettings = field(default_factory=TaskSettings)
-    """What only this task has; `vilta finetune TASK --help` lists it."""
+    """Settings of this task alone; `vilta finetune TASK --help` lists them."""
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(lr=5e-5, head_lr_multiplier=5.0)
     )

@@ -12,33 +12,34 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read, and how an image becomes a tensor."""
+    """The training data, and how an image becomes a tensor."""
 
     train: str = ""
     """Required. Training pairs: a folder packed by `vilta pack`, any source that it reads, a YAML
-    file that mixes several, with a line `path: weight` for each, or `stream:` and shards that are
-    read on the way, such as `stream:s3://bucket/cc12m/*.tar`."""
+    file that mixes several with one line `path: weight` each, or `stream:` followed by shards that
+    are read during training, such as `stream:s3://bucket/cc12m/*.tar`."""
     val: str = ""
     """Validation pairs; checkpoints are chosen on these. Empty: no validation during training."""
     image_size: int = 224
     """Side of the square that the model sees, in pixels."""
     max_text_tokens: int = 50
-    """Captions are cut after this many tokens (50: METER, arXiv 2111.02387)."""
+    """Captions are truncated to this many tokens (50: METER, arXiv 2111.02387)."""
     augmentation: Literal["none", "crop", "crop-flip", "crop-randaugment"] = "none"
     """Training images: `none` resizes and crops the centre; `crop` is a random resized crop;
-    `crop-flip` also mirrors half of them (off by default: captions say left and right);
-    `crop-randaugment` also bends, shifts and sharpens them, colours kept (RandAugment)."""
+    `crop-flip` also mirrors half of them (off by default: captions mention left and right);
+    `crop-randaugment` adds the operations of RandAugment that leave colours and captions intact."""
     min_crop: float = 0.5
     """Smallest area of a random crop, as a share of the image."""
     bucket_steps: int = 0
-    """Sort captions by length within the samples of so many steps before they are cut into batches,
-    so that less padding is computed; 0: off. Try 50."""
+    """Sort samples by caption length within windows of this many steps before cutting them into
+    batches, which reduces padding; 0: off. Try 50."""
     workers: int = 2
     """Loader processes. The batches are the same for any number of them."""
     cache: bool = False
-    """Keep decoded images in the memory of each loader process, 4 bytes a pixel: for small data."""
+    """Keep decoded images in the memory of each loader process, 4 bytes per pixel: for small
+    data."""
     strict: bool = False
-    """Stop at the first sample that cannot be used instead of leaving it out or replacing it."""
+    """Stop at the first unusable sample instead of skipping or replacing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +64,19 @@ class ModelConfig:
     """Masked words with the image: `language_model` is the text encoder's own head, on its states
     plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""
     pooling: Literal["first", "mean"] = "first"
-    """How a text becomes one vector for matching and contrast: its first token or the mean. Images
-    are always averaged."""
+    """How a text is pooled into one vector for matching and contrast: its first token, or the mean.
+    Images are always averaged."""
     dropout: float = 0.1
     """Dropout in the fusion encoder."""
     initializer_range: float = 0.02
-    """Standard deviation of the fusion's new weights (0.02: BERT, 768 wide); a narrow fusion
-    learns faster with more."""
+    """Standard deviation of the fusion's initial weights (0.02: BERT, 768 wide); a narrow fusion
+    learns faster with a larger one."""
     contrastive_width: int = 256
     """Width of the space in which image and text are compared (256: ALBEF)."""
     freeze: tuple[Literal["image", "text"], ...] = ()
-    """Encoders that are not trained."""
+    """Encoders to keep frozen."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third slower."""
+    """Recompute activations in the backward pass: less memory, about a third slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class ObjectiveConfig:
     mask_scheme: Literal["mask", "80-10-10"] = "mask"
     """`mask`: every chosen word becomes the mask token; `80-10-10`: BERT's mask / random / keep."""
     content_weight: float = 4.0
-    """How much likelier a content word is masked than a stop-word or a punctuation mark."""
+    """How many times as likely a content word is masked as a stop-word or punctuation mark."""
     soft_labels: Literal["none", "language_model", "momentum"] = "language_model"
     """Teacher of masked words: `language_model` is ViLTA's frozen one, `momentum` is ALBEF's
     moving average of the model itself, `none` is the one-hot baseline (METER)."""
@@ -107,47 +108,47 @@ class ObjectiveConfig:
     """Decay of the moving average with `soft_labels: momentum` (0.995: ALBEF)."""
     negatives: Literal["grounded", "soft_label", "none", "off"] = "grounded"
     """Filter of the synthesised negatives: `grounded` rejects words that the image-conditioned
-    model finds plausible (what the soft labels taught it is left out), `soft_label` those that the
-    teacher does, `none` only the original word and its inflections; `off` synthesises nothing
-    (METER, ALBEF)."""
+    model finds plausible (the floor that distillation puts under them is subtracted), `soft_label`
+    words that the teacher finds plausible, `none` only the original word and its inflections;
+    `off` synthesises nothing (METER, ALBEF)."""
     filter_ratio: float = 0.1
-    """A word is no negative if its filter probability reaches this share of the original's."""
+    """A word is rejected if its filter probability reaches this fraction of the original's."""
     candidates: int = 20
-    """Negatives are drawn from this many of the language model's likeliest allowed words."""
+    """Negatives are sampled from this many of the language model's most probable allowed words."""
     min_p: float = 0.1
-    """A negative's word must be this share as likely to the text as its likeliest word; keeps
-    negatives well-formed. 0: no bound."""
+    """A replacement must have at least this fraction of the most probable word's probability in
+    the text; keeps negatives well-formed. 0: no bound."""
     negative_temperature: float = 1.0
-    """Softmax temperature of that draw; lower keeps to the likeliest words."""
+    """Softmax temperature of the sampling; lower values prefer the most probable words."""
     max_changes: int = 1
-    """Most words of a caption that a negative changes."""
+    """Maximum number of words that a negative changes."""
     mlm_start: int = 0
-    """Steps of contrast alone, the text encoder frozen, before masked language modelling begins.
-    They are cheap, and an image encoder that starts from random weights learns to see in them."""
+    """Steps with the contrastive loss alone and the text encoder frozen, before masked language
+    modelling begins. They are cheap, and a randomly initialised image encoder needs them."""
     mlm_weight: float = 1.0
     """Weight of masked language modelling with the image."""
     text_mlm_weight: float = 0.1
-    """Weight of text-only masked language modelling, which keeps the synthesiser alive."""
+    """Weight of text-only masked language modelling, which keeps the synthesis model trained."""
     itm_weight: float = 1.0
     """Weight of image-text matching."""
     itm_start: int = 0
-    """Steps before matching begins. Until then a step costs about half, and masked words and
-    contrast teach the image encoder what matching needs to look at."""
+    """Steps before matching begins. Until then a step costs about half, while masked words and
+    contrast train the image encoder."""
     in_batch_negatives: Literal["both", "one"] = "both"
-    """Negatives of the batch for each true pair: `both` another text and another image (ALBEF,
-    arXiv 2107.07651), or `one` of the two by a coin, with a quarter to a third fewer rows to
+    """In-batch negatives for each true pair: `both` another text and another image (ALBEF, arXiv
+    2107.07651), or `one` of the two at random, which leaves a quarter to a third fewer rows to
     fuse."""
     hardness: float = 1.0
-    """How strongly contrastive similarity guides the draw of in-batch negatives: it is multiplied
-    by this before its softmax. 0: uniform; 1: as likely as contrast takes them for true (ALBEF)."""
+    """How strongly contrastive similarity guides the sampling of in-batch negatives: similarity is
+    multiplied by this before the softmax. 0: uniform; 1: ALBEF's sampling."""
     hardness_ramp_steps: int = 0
-    """Steps after `itm_start` over which `hardness` rises linearly from 0; 0: constant. Matching
-    learns to read a photo from easy negatives first."""
+    """Steps after `itm_start` over which `hardness` rises linearly from 0; 0: constant. On photos,
+    matching has to start from easy negatives."""
     synthesised_share: float = 0.5
-    """Share of the synthesised rows in the no-match half of the matching loss; the in-batch
-    negatives have the rest."""
+    """Weight of the synthesised negatives within the no-match half of the matching loss; in-batch
+    negatives get the rest."""
     itc_weight: float = 1.0
-    """Weight of image-text contrast; 0 switches it off (METER)."""
+    """Weight of the image-text contrastive loss; 0 disables it (METER)."""
 
     def check(self) -> None:
         """Raise ``ValueError`` for a value outside of its range."""
@@ -174,38 +175,39 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """The optimizer, its rates and its schedule."""
+    """The optimizer, learning rates and schedule."""
 
     steps: int = 10_000
     """Optimizer steps of the whole run."""
     batch_size: int = 64
-    """Pairs in one forward pass on one device."""
+    """Pairs per forward pass and device."""
     accumulate: int = 1
-    """Forward passes per device and step; the global batch is batch_size x accumulate x devices."""
+    """Gradient accumulation: forward passes per device and step. The global batch is batch_size x
+    accumulate x devices."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: orthogonalised momentum for the matrices inside the network (arXiv 2502.16982), AdamW
     for the rest. Learns faster from scratch; for pre-trained encoders AdamW is the safe choice."""
     lr: float = 1e-4
     """Peak learning rate of the fusion encoder."""
     encoder_lr_multiplier: float = 0.2
-    """Rate of the two encoders relative to `lr` (METER trains fusion 5 times faster)."""
+    """Learning rate of the two encoders relative to `lr` (METER: a fifth of the fusion's)."""
     head_lr_multiplier: float = 1.0
-    """Rate of the heads relative to `lr`."""
+    """Learning rate of the heads relative to `lr`."""
     warmup: float = 0.1
-    """Share of the steps over which the rate rises linearly from 0 (METER: 0.1)."""
+    """Fraction of the steps over which the learning rate rises linearly from 0 (METER: 0.1)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate falls after the warm-up (METER: linear)."""
+    """How the learning rate decays after the warm-up (METER: linear)."""
     weight_decay: float = 0.01
     """Decoupled weight decay; none on biases and norms (METER: 0.01)."""
     beta2: float = 0.98
     """AdamW second moment decay (METER: 0.98)."""
     clip: float = 1.0
-    """Largest norm of the gradient; 0: not clipped."""
+    """Maximum gradient norm; 0: no clipping."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto` measures both on this machine with products of the model's own sizes and takes the
-    faster; a resumed run goes on with what it began with."""
+    faster; a resumed run keeps the format it started with."""
     compile: bool = False
-    """torch.compile the task: the first steps take long, as they compile it."""
+    """Use torch.compile; the first steps are slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +218,14 @@ class RunConfig:
     """Required. Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, the
     released model."""
     seed: int = 0
-    """Decides everything that is random."""
+    """Seed of all randomness."""
     resume: Literal[False, True, "auto"] = False
-    """Go on from the last whole checkpoint in `out`; `auto`: start the run if there is none yet,
-    so that one command both starts it and goes on with it."""
+    """Continue from the last complete checkpoint in `out`; `auto` starts the run if there is none
+    yet, so that one command both starts and continues it."""
     overwrite: bool = False
-    """Start anew although `out` holds a run; the old one is deleted."""
+    """Start over if `out` already contains a run; the old run is deleted."""
     accept_other_data: bool = False
-    """Resume although the training data are not those that the run was started with."""
+    """Resume even if the training data differs from what the run was started with."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     evaluate_every: int = 0
@@ -231,11 +233,11 @@ class RunConfig:
     save_every: int = 500
     """Steps between two checkpoints; the last step always writes one."""
     keep: int = 2
-    """How many of the newest checkpoints are kept, beside the best."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
     selection_metric: str = "retrieval/mean_recall"
-    """Evaluation figure whose largest value marks the best checkpoint."""
+    """Evaluation metric whose maximum marks the best checkpoint."""
     patience: int = 0
-    """Stop after this many evaluations without a better `selection_metric`; 0: never."""
+    """Stop after this many evaluations without an improvement of `selection_metric`; 0: never."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 
@@ -256,15 +258,15 @@ class TextDataConfig:
     """Captions for a language model."""
 
     train: str = ""
-    """Required. Text file (one caption a line, may be .gz) or image-text pairs whose captions
-    are taken."""
+    """Required. Text file (one caption per line, may be .gz), or image-text pairs whose captions
+    are used."""
     val: str = ""
-    """Captions to measure on, left out of training wherever they stand in it. Empty: a hundredth
-    of the training captions is set aside."""
+    """Captions for evaluation; training skips them wherever they occur. Empty: 1 % of the training
+    captions is held out."""
     max_text_tokens: int = 50
-    """Captions are cut after this many tokens."""
+    """Captions are truncated to this many tokens."""
     bucket_steps: int = 0
-    """Sort captions by length within the samples of so many steps, as in `vilta pretrain`."""
+    """Sort captions by length within windows of this many steps, as in `vilta pretrain`."""
     workers: int = 0
     """Loader processes."""
 

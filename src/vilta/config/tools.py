@@ -21,30 +21,30 @@ class EvaluateConfig:
 
     data: str = ""
     """Required. Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a
-    task its items in a layout that it reads."""
+    task its items in a supported layout."""
     start: From = ""
-    """Where older versions named the run, which now comes first; you are told the new call."""
+    """Named the run in older versions, where RUN now comes first; the error shows the new call."""
     images: str = ""
-    """For a task: where the images lie, if not beside the items."""
+    """For a task: the folder or source of the images, if they are not next to the items."""
     submission: str = ""
     """For a task: also write the answers to this file, in the official format."""
     accept_trained: bool = False
-    """For a task: evaluate although the run was trained on images of these data."""
+    """For a task: evaluate even if the run was trained on images of this data."""
     out: str = ""
-    """JSON file with the metrics. Empty: one named after the data, in the run."""
+    """JSON file for the metrics. Empty: a file in the run, named after the data."""
     top_k: int = 32
-    """Candidates of the contrastive stage that image-text matching ranks again."""
+    """Candidates of the contrastive stage that image-text matching re-ranks."""
     full: bool = False
     """Score every image-text pair by matching, as methods without a first stage do."""
     folds: int = 0
-    """For retrieval as a task: mean over so many parts of the images (COCO 1k: 5)."""
+    """For retrieval as a task: average over this many parts of the images (COCO 1k: 5)."""
     calibrate: bool = False
-    """For a pre-training run: first set what turns scores into probabilities on these data, and
-    keep it with the model; training does it on `data.val` when it ends."""
+    """For a pre-training run: first calibrate its match probabilities on this data and save the
+    result with the model. Training does this on `data.val` when it ends."""
     batch_size: int = 128
-    """Pairs in one forward pass."""
+    """Pairs per forward pass."""
     seed: int = 0
-    """Decides which words are masked and which negatives are drawn."""
+    """Seed of the masks and of the negatives."""
     workers: int = 0
     """Loader processes."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -59,7 +59,7 @@ class PackConfig:
     """Write image-text pairs as Arrow shards with the image bytes inside."""
 
     out: str = ""
-    """Required. Folder to write: shards that `datasets.load_from_disk` maps, and manifest.json."""
+    """Required. Output folder: shards for `datasets.load_from_disk`, and manifest.json."""
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""
     image_column: str = ""
@@ -71,32 +71,32 @@ class PackConfig:
     encoding: str = ""
     """Encoding of text files that are not UTF-8, e.g. latin-1."""
     region_crops: bool = False
-    """Visual Genome: cut each region out as an image of its own, instead of keeping regions as
-    captions of the whole image."""
+    """Visual Genome: crop each region to an image of its own, instead of using regions as captions
+    of the whole image."""
     short_side: int = 0
-    """Shrink images so that the short side has this many pixels; 0: bytes are kept as they are."""
+    """Shrink images so that the short side has this many pixels; 0: keep the original bytes."""
     merge_duplicates: bool = True
-    """Keep one of several images with the same bytes, with the captions of all."""
+    """Merge images with identical bytes and combine their captions."""
     format: Literal["arrow", "parquet"] = "arrow"
-    """`arrow` is mapped into memory for training; `parquet` is the form for exchange."""
+    """`arrow` is mapped into memory for training; `parquet` is for exchange."""
     push: str = ""
-    """Name of a data set on the hub (owner/name) that the result is uploaded to."""
+    """Data set on the hub (owner/name) to upload the result to."""
     shard_rows: int = 10_000
-    """Rows of one shard."""
+    """Rows per shard."""
     workers: int = 0
-    """Threads that decode and shrink images; 0: one for each core. The result is the same."""
+    """Threads that decode and shrink images; 0: one per core. The result does not depend on it."""
     strict: bool = False
     """Stop at the first unreadable sample instead of skipping and counting it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Look at image-text pairs before training on them: metrics on screen, a page with pictures."""
+    """Inspect image-text pairs before training: statistics on screen, and a page with pictures."""
 
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""
     against: str = ""
-    """Other pairs, such as evaluation data: which of their images and captions are in here too?"""
+    """Other pairs, such as evaluation data: report the images and captions they share."""
     against_split: str = ""
     """Split of `against`."""
     image_column: str = ""
@@ -118,7 +118,7 @@ class ReportConfig:
     """Draw a run: one page with curves, metrics and examples that opens offline."""
 
     out: str = ""
-    """HTML file to write. Empty: `report/report.html` in the run; pictures lie beside it."""
+    """HTML file to write. Empty: `report/report.html` in the run. Pictures are saved next to it."""
     examples: int = 12
     """Images shown with their captions, masked words and synthesised negatives."""
 

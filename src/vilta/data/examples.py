@@ -80,7 +80,7 @@ def read_pairs(path: str, images: str) -> PairItems:
     Pairs hold their images, so ``images`` must be empty.
     """
     if images:
-        raise ValueError(f"pairs such as {path} hold their images; name no place of images")
+        raise ValueError(f"{path} contains its own images; drop --data.images (--images)")
     return PairItems(load_pairs(path), path)
 
 

@@ -82,7 +82,7 @@ def read_mixture(path: str) -> dict[str, float]:
         if not isinstance(source, str) or isinstance(weight, bool):
             raise ValueError(f"{path}: {form}, not `{source}: {weight}`")
         if source.startswith(STREAM):
-            raise ValueError(f"{path}: a mixture cannot hold a stream ({source}); pack it first")
+            raise ValueError(f"{path}: a mixture cannot contain a stream ({source}); pack it first")
         if not isinstance(weight, int | float) or not 0 < weight < 1e6:
             raise ValueError(f"{path}: the weight of {source} must be above 0, not {weight!r}")
     return {source: float(weight) for source, weight in content.items()}

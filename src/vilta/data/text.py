@@ -70,7 +70,7 @@ def caption_lines(path: str) -> list[str]:
         lines = lines_of(_text(file, options.encoding))
     lines = [line.strip() for line in lines if line and not line.isspace()]
     if not lines:
-        raise ValueError(f"{place} holds no captions")
+        raise ValueError(f"{place} contains no captions")
     return lines
 
 

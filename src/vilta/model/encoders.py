@@ -46,7 +46,7 @@ def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     config = _read_config(source)
     config = getattr(config, "vision_config", config)
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(f"{config.model_type!r} is no encoder that AutoModel knows")
+        raise ValueError(f"{config.model_type!r} is not an encoder that AutoModel supports")
     return _load(AutoModel, source, config)
 
 

@@ -97,7 +97,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if not tokenizer.is_fast:
-        raise ValueError(f"{source!r} has no fast tokenizer; whole words cannot be told apart")
+        raise ValueError(f"{source!r} has no fast tokenizer, which is needed to find whole words")
     # What training does everywhere else: a released tokenizer may pad left, or return no mask.
     tokenizer.padding_side = "right"
     if "attention_mask" not in tokenizer.model_input_names:

@@ -148,7 +148,7 @@ def scene_from_id(image_id: str) -> Scene:
     """
     found = _ID.fullmatch(image_id)
     if found is None:
-        raise ValueError(f"{image_id!r} is no scene: the id looks like scene-SEED-INDEX")
+        raise ValueError(f"{image_id!r} is not a scene; ids look like scene-SEED-INDEX")
     return make_scene(int(found[1]), int(found[2]))
 
 

@@ -97,8 +97,8 @@ class FinetuningTask(Task):
         if len(places) > 1 and not images:  # each folder may have its own 0.png
             first, second, *_ = places.values()
             raise ValueError(
-                f"{first} and {second} lie in different places; --data.images (of vilta evaluate: "
-                "--images) must name the one that holds the images of both"
+                f"{first} and {second} are in different folders; --data.images (of vilta evaluate: "
+                "--images) must name one that has the images of both"
             )
         return examples_from(rows, cls.place(find_images(images or next(iter(places)))), path)
 

@@ -47,7 +47,7 @@ def find_task(name: str) -> type[FinetuningTask]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported: {error}") from None
     if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
-        raise ValueError(f"{name} is no FinetuningTask; see docs/new-task.md")
+        raise ValueError(f"{name} is not a FinetuningTask; see docs/new-task.md")
     return found
 
 

@@ -67,7 +67,7 @@ class ImageTextRetrieval(FinetuningTask):
     ) -> PairDataset:
         """Return the pairs; in training a caption is drawn each epoch."""
         if blind:
-            raise ValueError("retrieval without images means nothing; leave --data.blind off")
+            raise ValueError("retrieval needs images; drop --data.blind")
         return PairDataset(items.rows, data, seed, train, items.name)
 
     def collator(self, max_text_tokens: int) -> PairCollator:

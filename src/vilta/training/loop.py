@@ -132,7 +132,7 @@ def train(
                 "lower --optimization.lr"
             )
         if stopped:
-            tracker.say(f"stopped at step {state.step}; go on with:\n  {resume}")
+            tracker.say(f"stopped at step {state.step}; resume with:\n  {resume}")
         else:
             session.release()
             tracker.say(f"next: {then}")

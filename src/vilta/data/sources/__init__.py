@@ -149,7 +149,7 @@ def nothing_known(place: Path) -> str:
             f"{place} holds {images:,} images but no captions; put a text file beside each "
             "(1.jpg, 1.txt) or a captions.csv with the columns file_name and caption in the folder"
         )
-    return f"{place} holds nothing known; looked for {LOOKED_FOR}"
+    return f"{place} contains no supported source; supported are {LOOKED_FOR}"
 
 
 def _files_reader(files: list[Path], name: str, options: SourceOptions) -> Reader:
@@ -157,7 +157,7 @@ def _files_reader(files: list[Path], name: str, options: SourceOptions) -> Reade
     first = files[0]
     if other := next((f for f in files if f.suffix != first.suffix), None):
         raise ValueError(
-            f"{name} holds files of several kinds, such as {first.name} and {other.name}"
+            f"{name} matches files of several kinds, such as {first.name} and {other.name}"
         )
     if first.suffix in COLUMNAR:
         return columnar_reader(files, name, options)
@@ -177,7 +177,7 @@ def _files_reader(files: list[Path], name: str, options: SourceOptions) -> Reade
         if first.suffix == ".tsv" and not is_table(first, options):
             refuse_url_list(first)
         return TableFileReader(first, options)
-    raise ValueError(f"{name} is nothing known; looked for {LOOKED_FOR}")
+    raise ValueError(f"{name} is not a supported source; supported are {LOOKED_FOR}")
 
 
 def _json_reader(path: Path, options: SourceOptions) -> Reader:

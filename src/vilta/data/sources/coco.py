@@ -25,7 +25,7 @@ class CocoReader(NamedImagesReader):
 
     def __init__(self, path: Path, content: Any, options: SourceOptions) -> None:
         if not is_coco(content):
-            raise ValueError(f"{path} is no COCO caption file: images and annotations are missing")
+            raise ValueError(f"{path} is not a COCO caption file: it lacks images and annotations")
         unusable: list[Skipped] = []
         names: dict[str, str] = {}
         for place, image in enumerate(content["images"]):

@@ -125,7 +125,7 @@ def _split_file(tar: Path) -> tuple[str, Any]:
                 return name, content
     except (ValueError, OSError, EOFError, tarfile.TarError) as error:
         raise ValueError(f"{tar} cannot be read ({name or 'its start'}): {error}") from None
-    raise ValueError(f"{tar} holds no Karpathy split file (dataset_*.json)")
+    raise ValueError(f"{tar} contains no Karpathy split file (dataset_*.json)")
 
 
 def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry], list[Skipped]]:
@@ -134,7 +134,7 @@ def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry], li
     A split must be named if there are several.
     """
     if not is_karpathy(content):
-        raise ValueError(f"{where} is no Karpathy split file: images with sentences are missing")
+        raise ValueError(f"{where} is not a Karpathy split file: it lacks images with sentences")
     entries, nameless = [], []
     for place, entry in enumerate(content["images"]):
         if isinstance(entry, dict) and isinstance(entry.get("filename"), str) and entry["filename"]:

@@ -46,7 +46,7 @@ def _read_file(path: Path) -> list[Row]:
     read = _aro_captions if order else next((READERS[m] for m in READERS if m in fields), None)
     if read is None:
         raise ValueError(
-            f"{path} is no set of captions that is known: its items have {', '.join(items[0][1])},"
+            f"{path} is not a supported set of captions: its items have {', '.join(items[0][1])},"
             f" none has {', '.join(READERS)}; ARO's order files are known by name"
             f" ({', '.join(ORDER_FILES)})"
         )
