@@ -381,7 +381,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_done(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="files that are not a run"):
+        with pytest.raises(ValueError, match="is not empty and is not a run folder"):
             train_toy(tmp_path / "photos", overwrite=overwrite)
     train_toy(tmp_path / "run", steps=2)
     before = sorted(str(path) for path in tmp_path.rglob("*"))

@@ -47,7 +47,7 @@ def check_run_folder(run: RunConfig) -> bool:
         )
     is_run = saved or (folder / CONFIG).is_file()
     if not is_run and not _is_empty(folder):
-        raise ValueError(f"{folder} holds files that are not a run; choose another --run.out")
+        raise ValueError(f"{folder} is not empty and is not a run folder; choose another --run.out")
     if run.overwrite:
         return False
     if saved:
