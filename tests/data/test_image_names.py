@@ -72,8 +72,9 @@ def test_karpathy_names_with_folders(tmp_path):
     ]
     (tmp_path / "dataset_x.json").write_text(json.dumps({"images": [*entries, {"filename": 3}]}))
     rows, reader = rows_of(tmp_path, split="train")
-    assert [row["captions"] for row in rows] == [["of a/0.jpg"], ["of b\\0.jpg", "of ../b/0.jpg"]]
-    assert [s.reason for s in reader.skipped] == ["it has no file name"]
+    assert [row["captions"] for row in rows] == [["of a/0.jpg"], ["of b\\0.jpg"]]
+    reasons = [s.reason.split(" below")[0] for s in reader.skipped]
+    assert reasons == ["it has no file name", "no such image"]
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("dataset_x.json", "a/0.jpg", "b/0.jpg"):
             archive.add(tmp_path / name, f"x/{name}")

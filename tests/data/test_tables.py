@@ -90,10 +90,10 @@ NOT_NAMED = ["no caption: the table does not name it"]
 def test_tables_as_they_are_published(photos, name, text):
     (photos / name).write_text(text, encoding="utf-8")
     found, skipped = captions(photos / name)
-    assert found == TWO
-    assert skipped == (["no caption"] if name == "results.csv" else NOT_NAMED)
+    assert found == TWO and skipped == (["no caption"] if name == "results.csv" else [])
     if not name.startswith(("map", "textcaps")):  # which are read when they are named
-        assert captions(photos)[0] == TWO
+        found, skipped = captions(photos)
+        assert found == TWO and skipped == (["no caption"] if name == "results.csv" else NOT_NAMED)
 
 
 def test_llava_has_one_answer_or_a_dialogue(photos):
@@ -146,7 +146,10 @@ def test_breaks_of_lines_that_are_none(photos):
 
 def test_columns_are_named_by_flags_and_the_error_names_those_there_are(photos):
     (photos / "list.csv").write_text("photo,alt,en\na.jpg,hello,dear\n")
-    with pytest.raises(ValueError, match=r"3 images but no captions.*list\.csv.*--image-column"):
+    with pytest.raises(
+        ValueError,
+        match=r"3 images but no captions.*list\.csv \(photo, alt, en\), name the columns",
+    ):
         captions(photos)
     with pytest.raises(ValueError, match=r"no column of images .*one of: photo, alt, en .*--image"):
         captions(photos / "list.csv")
@@ -158,6 +161,16 @@ def test_columns_are_named_by_flags_and_the_error_names_those_there_are(photos):
     (photos / "list.csv").write_text("file_name,caption,caption\na.jpg,x,y\n")
     with pytest.raises(ValueError, match="two columns are called 'caption'"):
         captions(photos)
+
+
+def test_strict_is_about_what_is_named(photos, tmp_path):
+    (photos / "captions.csv").write_text("image,caption\na.jpg,x\n")
+    manifest = pack(str(photos), PackConfig(out=str(tmp_path / "one"), strict=True))
+    assert (manifest["rows"], manifest["skipped"]) == (1, 0)
+    assert pack(str(photos), PackConfig(out=str(tmp_path / "two")))["skipped"] == 2
+    (photos / "captions.csv").write_text("image,caption\na.jpg,x\nb.jpg,\n")
+    with pytest.raises(ValueError, match=r"b\.jpg: no caption"):
+        pack(str(photos), PackConfig(out=str(tmp_path / "three"), strict=True))
 
 
 def test_images_elsewhere_and_several_tables(photos):

@@ -95,6 +95,7 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
         raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
     out = _free_folder(config.out)
     reader = find_reader(source, source_options(config))
+    reader.strict = config.strict
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(out.parent / f".{out.name}.lock", out) as note:

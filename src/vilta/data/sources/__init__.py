@@ -42,7 +42,7 @@ from vilta.data.sources.patterns import HUB, find_shards
 from vilta.data.sources.saved import ScenesName, find_hub, find_saved, find_scenes, scenes_named
 from vilta.data.sources.table_file import METADATA, TableFileReader, find_table, is_table
 from vilta.data.sources.table_file import SUFFIXES as TABLES
-from vilta.data.sources.tables import holds_rows, is_json_list
+from vilta.data.sources.tables import SEPARATED, columns_of, holds_rows, is_json_list
 from vilta.data.sources.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
 from vilta.data.sources.webdataset import WebDatasetReader
 
@@ -138,11 +138,12 @@ def _find(place: Path, options: SourceOptions) -> Reader:
 def nothing_known(place: Path) -> str:
     """Return the error message for a folder that no reader knows: what it holds, what it lacks."""
     images = sum(1 for _ in islice(image_paths(place), MOST_COUNTED))
-    tables = [f.name for f in sorted(place.iterdir()) if f.suffix.lower() in TABLES]
+    found = (f for f in sorted(place.iterdir()) if f.suffix.lower() in TABLES and f.is_file())
+    tables = [_with_columns(file) for file in found]
     if images and tables:
         return (
             f"{place} holds {images:,} images but no captions; if they are in "
-            f"{listed(tables[:5])}, name its columns with --image-column and --caption-column"
+            f"{' or '.join(tables[:3])}, name the columns with --image-column and --caption-column"
         )
     if images:
         return (
@@ -150,6 +151,13 @@ def nothing_known(place: Path) -> str:
             "(1.jpg, 1.txt) or a captions.csv with the columns file_name and caption in the folder"
         )
     return f"{place} contains no supported source; supported are {LOOKED_FOR}"
+
+
+def _with_columns(table: Path) -> str:
+    """Return a table's name, with its columns where the first line tells them."""
+    if table.suffix.lower() not in SEPARATED:
+        return table.name
+    return f"{table.name} ({listed(columns_of(table, lambda _: False))})"
 
 
 def _files_reader(files: list[Path], name: str, options: SourceOptions) -> Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,10 +95,12 @@ class ImageFiles:
 
         Only files below the root are found, whatever the key is.
         """
-        key = PurePosixPath(key.replace("\\", "/")).as_posix()
+        key = posixpath.normpath(key.replace("\\", "/"))
+        if key.split("/")[0] == "..":  # another file of the same name is not the one
+            return None
         whole = self.root / key
         known = key.lower().endswith(IMAGE_SUFFIXES) and "\0" not in key
-        if known and key[0] != "/" and ".." not in key.split("/") and os.path.isfile(whole):
+        if known and key[0] != "/" and os.path.isfile(whole):
             return whole  # the folder need not be walked through
         for end in path_ends(key):
             found = self.ends.get(end, [])

@@ -37,7 +37,8 @@ class TextFileReader(Reader):
                 self.skip(f"{table.stem}/{key}", reason)
         for image, text in self.pairs:
             if text is None:
-                self.skip(str(image), "no caption: there is no text file beside it")
+                if not self.strict:  # which is about what was meant to be used
+                    self.skip(str(image), "no caption: there is no text file beside it")
                 continue
             try:
                 captions = lines_of(decoded(text, self.encoding))

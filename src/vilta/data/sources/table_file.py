@@ -64,8 +64,8 @@ class TableFileReader(NamedImagesReader):
         captions = _of_split(by_split, options.split, str(path), unusable)
         root = Path(options.images) if options.images else path.parent
         super().__init__(str(path), root, captions, "", unusable)
-        self.complete = not options.split and not options.images
-        """Whether the table should name every image of its folder."""
+        self.alone = False
+        """Whether it is the one table of its folder, and so should name every image there."""
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the table; count those that it does not name."""
@@ -73,7 +73,7 @@ class TableFileReader(NamedImagesReader):
         for item in super().items():
             seen.add(item.source)
             yield item
-        for path in image_paths(self.root) if self.complete else ():
+        for path in image_paths(self.root) if self.alone and not self.strict else ():
             if str(path) not in seen:
                 reason = "no caption: the table does not name it"
                 self.skipped.append(Skipped(source=str(path), reason=reason))
@@ -84,16 +84,18 @@ def find_table(folder: Path, options: SourceOptions) -> TableFileReader | None:
 
     Raises ``ValueError`` if there are several of them and none is the split that is wanted.
     """
-    for name in METADATA:
-        if (folder / name).is_file():
-            return TableFileReader(folder / name, options)
-    found = [path for path in sorted(folder.iterdir()) if is_table(path, options)]
+    named = [folder / name for name in METADATA if (folder / name).is_file()]
+    found = named[:1] or [path for path in sorted(folder.iterdir()) if is_table(path, options)]
     if len(found) > 1 and options.split in (stems := [path.stem for path in found]):
         return TableFileReader(found[stems.index(options.split)], _without_split(options))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(f"{folder} holds several tables of captions; name one of them: {names}")
-    return TableFileReader(found[0], options) if found else None
+    if not found:
+        return None
+    reader = TableFileReader(found[0], options)
+    reader.alone = not options.split and not options.images
+    return reader
 
 
 def is_table(path: Path, options: SourceOptions) -> bool:
