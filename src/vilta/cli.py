@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vilta.arguments import split_arguments
+from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.verbs import VERBS, Verb
 
@@ -113,6 +114,7 @@ def parse(arguments: Sequence[str]) -> Call:
         args=flags,
         prog=f"vilta {name} {verb.positional}",
     )
+    check_config(settings)
     return Call(verb=verb, arguments=bound, config=settings, quiet=bool(quiet))
 
 

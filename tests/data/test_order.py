@@ -7,7 +7,8 @@ from itertools import chain, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.data.order import Buckets, TrainingOrder, derived, sample_at
+from vilta.data.order import Buckets, TrainingOrder, sample_at
+from vilta.seeds import derived
 
 LENGTHS, SEEDS = st.integers(1, 40), st.integers(0, 2**40)
 BUCKETS = st.sampled_from([0, 1, 3])

@@ -7,7 +7,8 @@ from pretraining_case import CAPTIONS, TOKENIZER, make_batch, make_task, plain_l
 from tiny_models import tiny_vilta
 from transformers import AutoModelForPreTraining, AutoProcessor
 
-from vilta.config import ObjectiveConfig
+from vilta.config import ObjectiveConfig, PretrainConfig
+from vilta.config.ranges import check_config
 from vilta.tasks.pretraining import PretrainingTask
 
 KINDS = ["co-attention", "cross-attention"]
@@ -223,7 +224,7 @@ def test_hardness_grows_from_the_start_of_matching_and_is_whole_in_evaluation():
 @pytest.mark.parametrize(("name", "value"), [("hardness", -1.0), ("hardness_ramp_steps", -1)])
 def test_hardness_below_0_is_refused(name, value):
     with pytest.raises(ValueError, match=f"objective.{name} is {value}; it must be 0 or more"):
-        ObjectiveConfig(**{name: value}).check()
+        check_config(PretrainConfig(objective=ObjectiveConfig(**{name: value})))
 
 
 ODD = {
@@ -324,7 +325,7 @@ def test_contrast_alone_comes_first():
 )
 def test_starts_out_of_order_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**settings).check()
+        check_config(PretrainConfig(objective=ObjectiveConfig(**settings)))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config.finetune import FinetuneConfig
+from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, loader_for
-from vilta.data.order import derived
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
@@ -25,6 +25,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
+from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
 from vilta.tasks.registry import find_task
@@ -44,6 +45,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         config = replace(config, task=task)
     if not config.task:
         raise ValueError(f"{task} names no task; add a line such as `task: vqa`")
+    check_config(config)
     check_run_folder(config.run)
     console = Console(soft_wrap=True, markup=False, emoji=False)
     kind = find_task(config.task)

@@ -25,7 +25,7 @@ from vilta.data.inspection import (
     same_images,
 )
 from vilta.data.pack.packing import source_options
-from vilta.data.sources import Reader, Row, find_reader, nothing_usable
+from vilta.data.sources import PairRow, Reader, find_reader, nothing_usable
 from vilta.data.transforms import decode_image, shrink
 from vilta.report.curves import DARK, LIGHT, Theme, style_axes
 from vilta.report.html import (
@@ -55,7 +55,7 @@ def run(source: str, config: InspectConfig) -> None:
     """
     console = Console(soft_wrap=True, markup=False, emoji=False)
     reader = find_reader(source, source_options(config))
-    sheet = Sheet(config.examples)
+    sheet = ContactSheet(config.examples)
     found = _read(reader, console, sheet)
     tables = _tables(reader, found)
     if config.against:
@@ -74,14 +74,14 @@ def run(source: str, config: InspectConfig) -> None:
     console.print(f"next: open {out} in a browser, or vilta pack {source} --out data/NAME")
 
 
-class Sheet:
+class ContactSheet:
     """Keeps evenly spread rows of a stream whose length nobody knows: every 2^k-th."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.every, self.seen = wanted, 1, 0
-        self.rows: list[Row] = []
+        self.rows: list[PairRow] = []
 
-    def offer(self, row: Row) -> None:
+    def offer(self, row: PairRow) -> None:
         """Keep the row if its turn has come."""
         if self.seen % self.every == 0:
             self.rows.append(row)
@@ -90,8 +90,8 @@ class Sheet:
         self.seen += 1
 
 
-def _read(reader: Reader, console: Console, sheet: Sheet | None = None) -> Inspection:
-    def rows() -> Iterator[Row]:
+def _read(reader: Reader, console: Console, sheet: ContactSheet | None = None) -> Inspection:
+    def rows() -> Iterator[PairRow]:
         for row in reader.rows():
             if sheet is not None:
                 sheet.offer(row)
@@ -158,7 +158,7 @@ def _leakage(found: Inspection, other: Inspection, name: str) -> Table:
     return Table(("what", "also here"), rows)
 
 
-def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Sheet) -> str:
+def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: ContactSheet) -> str:
     width, height = found.median_size()
     tiles = [
         Tile(f"{found.images:,}", "images", reader.what),
@@ -190,7 +190,7 @@ def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Sh
     )
 
 
-def _card(row: Row) -> str:
+def _card(row: PairRow) -> str:
     """Return an image with its captions, or what is wrong with it."""
     try:
         image = shrink(decode_image(row["image"]["bytes"], SHEET_SIDE), SHEET_SIDE)

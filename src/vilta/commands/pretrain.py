@@ -17,11 +17,11 @@ from PIL import Image
 from vilta.apps.run_calibration import calibrate
 from vilta.commands.screen import notes
 from vilta.config import PretrainConfig
+from vilta.config.ranges import check_config
 from vilta.config.yaml_file import load_yaml
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
 from vilta.data.mixture import some_captions, training_data
-from vilta.data.order import derived
 from vilta.data.samples import PairDataset, Samples
 from vilta.data.sources import load_pairs
 from vilta.data.word_borders import unknown_words_told
@@ -30,6 +30,7 @@ from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
+from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
@@ -48,7 +49,7 @@ def run(config: PretrainConfig) -> None:
     Raises ``ValueError`` in one line for anything the user can mend.
     """
     check_run_folder(config.run)
-    config.objective.check()
+    check_config(config)
     if config.run.resume:
         config = with_its_word_head(config)
     data, steps = config.data, config.optimization

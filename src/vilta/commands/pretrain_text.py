@@ -10,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.commands.screen import notes
 from vilta.config import PretrainTextConfig
+from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, loader_for
-from vilta.data.order import derived
 from vilta.data.text import TextDataset, caption_lines
 from vilta.data.word_borders import unknown_words_told
 from vilta.model.language_model import (
@@ -24,6 +24,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
+from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.folder import check_run_folder
 from vilta.training.loop import train
@@ -38,6 +39,7 @@ def run(config: PretrainTextConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_config(config)
     check_run_folder(config.run)
     data, steps = config.data, config.optimization
     captions = caption_lines(data.train)

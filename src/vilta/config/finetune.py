@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vilta.config.pretrain import DataConfig, OptimizationConfig, RunConfig
+from vilta.config.ranges import CountOrZero, NotNegative
 from vilta.config.tools import From
 
 
@@ -20,9 +21,9 @@ class TaskDataConfig(DataConfig):
     images: str = ""
     """The images: a folder, any source of pairs that `vilta pack` reads, or `scenes:SIZE`. Empty:
     next to the items."""
-    image_size: int = 0
+    image_size: CountOrZero = 0
     """Side of the square that the model sees, in pixels; 0: as in the run it starts from."""
-    max_text_tokens: int = 0
+    max_text_tokens: CountOrZero = 0
     """Texts are truncated to this many tokens; 0: as in the run it starts from."""
     blind: bool = False
     """Replace every image by a grey one: the text-only baseline."""
@@ -50,7 +51,7 @@ class FinetuneConfig:
     released model."""
     scratch: bool = False
     """Start from random weights of the same architecture, to measure what pre-training gained."""
-    epochs: float = 10.0
+    epochs: NotNegative = 10.0
     """Passes over the training items (10: METER); 0: `optimization.steps` counts."""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     settings: TaskSettings = field(default_factory=TaskSettings)

@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, PositiveShare, Share
+
+FusionKind = Literal["co-attention", "cross-attention"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -20,20 +24,20 @@ class DataConfig:
     are read during training, such as `stream:s3://bucket/cc12m/*.tar`."""
     val: str = ""
     """Validation pairs; checkpoints are chosen on these. Empty: no validation during training."""
-    image_size: int = 224
+    image_size: Count = 224
     """Side of the square that the model sees, in pixels."""
-    max_text_tokens: int = 50
+    max_text_tokens: Count = 50
     """Captions are truncated to this many tokens (50: METER, arXiv 2111.02387)."""
     augmentation: Literal["none", "crop", "crop-flip", "crop-randaugment"] = "none"
     """Training images: `none` resizes and crops the centre; `crop` is a random resized crop;
     `crop-flip` also mirrors half of them (off by default: captions mention left and right);
     `crop-randaugment` adds the operations of RandAugment that leave colours and captions intact."""
-    min_crop: float = 0.5
+    min_crop: PositiveShare = 0.5
     """Smallest area of a random crop, as a share of the image."""
-    bucket_steps: int = 0
+    bucket_steps: CountOrZero = 0
     """Sort samples by caption length within windows of this many steps before cutting them into
     batches, which reduces padding; 0: off. Try 50."""
-    workers: int = 2
+    workers: CountOrZero = 2
     """Loader processes. The batches are the same for any number of them."""
     cache: bool = False
     """Keep decoded images in the memory of each loader process, 4 bytes per pixel: for small
@@ -51,14 +55,14 @@ class ModelConfig:
     `demo-image` is the small one of the demo."""
     text: str = "FacebookAI/roberta-base"
     """Text encoder with its language-model head: hub id, local folder or config.json."""
-    fusion: Literal["co-attention", "cross-attention"] = "co-attention"
+    fusion: FusionKind = "co-attention"
     """`co-attention`: two streams that read each other (METER, arXiv 2111.02387);
     `cross-attention`: text reads the image (ALBEF, arXiv 2107.07651), about half the cost."""
-    fusion_layers: int = 6
+    fusion_layers: Count = 6
     """Layers of the fusion encoder (6: METER and ALBEF)."""
-    fusion_width: int = 768
+    fusion_width: Count = 768
     """Width D of the fusion encoder (768: METER and ALBEF)."""
-    fusion_heads: int = 12
+    fusion_heads: Count = 12
     """Attention heads of the fusion encoder."""
     word_head: Literal["language_model", "separate"] = "language_model"
     """Masked words with the image: `language_model` is the text encoder's own head, on its states
@@ -66,12 +70,12 @@ class ModelConfig:
     pooling: Literal["first", "mean"] = "first"
     """How a text is pooled into one vector for matching and contrast: its first token, or the mean.
     Images are always averaged."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Dropout in the fusion encoder."""
-    initializer_range: float = 0.02
+    initializer_range: Positive = 0.02
     """Standard deviation of the fusion's initial weights (0.02: BERT, 768 wide); a narrow fusion
     learns faster with a larger one."""
-    contrastive_width: int = 256
+    contrastive_width: Count = 256
     """Width of the space in which image and text are compared (256: ALBEF)."""
     freeze: tuple[Literal["image", "text"], ...] = ()
     """Encoders to keep frozen."""
@@ -83,11 +87,11 @@ class ModelConfig:
 class ObjectiveConfig:
     """Pre-training objectives; docs/method.md explains each."""
 
-    mask_rate: float = 0.15
+    mask_rate: Share = 0.15
     """Share of the words of a caption that are masked (BERT, arXiv 1810.04805); at least one."""
     mask_scheme: Literal["mask", "80-10-10"] = "mask"
     """`mask`: every chosen word becomes the mask token; `80-10-10`: BERT's mask / random / keep."""
-    content_weight: float = 4.0
+    content_weight: Positive = 4.0
     """How many times as likely a content word is masked as a stop-word or punctuation mark."""
     soft_labels: Literal["none", "language_model", "momentum"] = "language_model"
     """Teacher of masked words: `language_model` is ViLTA's frozen one, `momentum` is ALBEF's
@@ -96,68 +100,62 @@ class ObjectiveConfig:
     """Folder or hub id of the frozen language model. Empty: the text encoder's starting point."""
     teacher_view: Literal["masked", "clean"] = "masked"
     """What the teacher reads: the masked caption or the clean one."""
-    alpha: float = 0.5
+    alpha: Share = 0.5
     """Weight of the soft labels against the one-hot ones, 0 to 1 (ALBEF: 0.4)."""
-    alpha_ramp_steps: int = 0
+    alpha_ramp_steps: CountOrZero = 0
     """Steps over which alpha rises linearly from 0; 0: constant."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Softmax temperature tau of the distillation."""
-    top_k: int = 0
+    top_k: CountOrZero = 0
     """Keep the teacher's K largest probabilities and renormalise; 0: all of them."""
-    momentum: float = 0.995
+    momentum: Share = 0.995
     """Decay of the moving average with `soft_labels: momentum` (0.995: ALBEF)."""
     negatives: Literal["grounded", "soft_label", "none", "off"] = "grounded"
     """Filter of the synthesised negatives: `grounded` rejects words that the image-conditioned
     model finds plausible (the floor that distillation puts under them is subtracted), `soft_label`
     words that the teacher finds plausible, `none` only the original word and its inflections;
     `off` synthesises nothing (METER, ALBEF)."""
-    filter_ratio: float = 0.1
+    filter_ratio: Positive = 0.1
     """A word is rejected if its filter probability reaches this fraction of the original's."""
-    candidates: int = 20
+    candidates: Count = 20
     """Negatives are sampled from this many of the language model's most probable allowed words."""
-    min_p: float = 0.1
+    min_p: Share = 0.1
     """A replacement must have at least this fraction of the most probable word's probability in
     the text; keeps negatives well-formed. 0: no bound."""
-    negative_temperature: float = 1.0
+    negative_temperature: Positive = 1.0
     """Softmax temperature of the sampling; lower values prefer the most probable words."""
-    max_changes: int = 1
+    max_changes: Count = 1
     """Maximum number of words that a negative changes."""
-    mlm_start: int = 0
+    mlm_start: CountOrZero = 0
     """Steps with the contrastive loss alone and the text encoder frozen, before masked language
     modelling begins. They are cheap, and a randomly initialised image encoder needs them."""
-    mlm_weight: float = 1.0
+    mlm_weight: NotNegative = 1.0
     """Weight of masked language modelling with the image."""
-    text_mlm_weight: float = 0.1
+    text_mlm_weight: NotNegative = 0.1
     """Weight of text-only masked language modelling, which keeps the synthesis model trained."""
-    itm_weight: float = 1.0
+    itm_weight: NotNegative = 1.0
     """Weight of image-text matching."""
-    itm_start: int = 0
+    itm_start: CountOrZero = 0
     """Steps before matching begins. Until then a step costs about half, while masked words and
     contrast train the image encoder."""
     in_batch_negatives: Literal["both", "one"] = "both"
     """In-batch negatives for each true pair: `both` another text and another image (ALBEF, arXiv
     2107.07651), or `one` of the two at random, which leaves a quarter to a third fewer rows to
     fuse."""
-    hardness: float = 1.0
+    hardness: NotNegative = 1.0
     """How strongly contrastive similarity guides the sampling of in-batch negatives: similarity is
     multiplied by this before the softmax. 0: uniform; 1: ALBEF's sampling."""
-    hardness_ramp_steps: int = 0
+    hardness_ramp_steps: CountOrZero = 0
     """Steps after `itm_start` over which `hardness` rises linearly from 0; 0: constant. On photos,
     matching has to start from easy negatives."""
-    synthesised_share: float = 0.5
+    synthesised_share: Share = 0.5
     """Weight of the synthesised negatives within the no-match half of the matching loss; in-batch
     negatives get the rest."""
-    itc_weight: float = 1.0
+    itc_weight: NotNegative = 1.0
     """Weight of the image-text contrastive loss; 0 disables it (METER)."""
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a value outside of its range."""
-        for name in ("mask_rate", "alpha", "momentum", "min_p", "synthesised_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; choose 0 to 1")
-        for name in ("temperature", "negative_temperature", "filter_ratio", "content_weight"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be above 0")
+        """Raise ``ValueError`` for values that do not go together."""
         if self.mlm_start > 0 and self.itc_weight == 0:
             raise ValueError("objective.mlm_start needs contrast: set itc_weight above 0")
         if self.mlm_start > self.itm_start:
@@ -165,43 +163,37 @@ class ObjectiveConfig:
                 f"objective.itm_start is {self.itm_start}; matching needs masked words, so set it "
                 f"to mlm_start ({self.mlm_start}) or more"
             )
-        for name in ("candidates", "max_changes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("hardness", "hardness_ramp_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
     """The optimizer, learning rates and schedule."""
 
-    steps: int = 10_000
+    steps: Count = 10_000
     """Optimizer steps of the whole run."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Pairs per forward pass and device."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Gradient accumulation: forward passes per device and step. The global batch is batch_size x
     accumulate x devices."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: orthogonalised momentum for the matrices inside the network (arXiv 2502.16982), AdamW
     for the rest. Learns faster from scratch; for pre-trained encoders AdamW is the safe choice."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Peak learning rate of the fusion encoder."""
-    encoder_lr_multiplier: float = 0.2
+    encoder_lr_multiplier: NotNegative = 0.2
     """Learning rate of the two encoders relative to `lr` (METER: a fifth of the fusion's)."""
-    head_lr_multiplier: float = 1.0
+    head_lr_multiplier: NotNegative = 1.0
     """Learning rate of the heads relative to `lr`."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Fraction of the steps over which the learning rate rises linearly from 0 (METER: 0.1)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate decays after the warm-up (METER: linear)."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay; none on biases and norms (METER: 0.01)."""
-    beta2: float = 0.98
+    beta2: Share = 0.98
     """AdamW second moment decay (METER: 0.98)."""
-    clip: float = 1.0
+    clip: NotNegative = 1.0
     """Maximum gradient norm; 0: no clipping."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto` measures both on this machine with products of the model's own sizes and takes the
@@ -226,17 +218,17 @@ class RunConfig:
     """Start over if `out` already contains a run; the old run is deleted."""
     accept_other_data: bool = False
     """Resume even if the training data differs from what the run was started with."""
-    log_every: int = 10
+    log_every: CountOrZero = 10
     """Steps between two lines of metrics.jsonl."""
-    evaluate_every: int = 0
+    evaluate_every: CountOrZero = 0
     """Steps between two evaluations on `data.val`; 0: only at the end."""
-    save_every: int = 500
+    save_every: CountOrZero = 500
     """Steps between two checkpoints; the last step always writes one."""
-    keep: int = 2
+    keep: Count = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
     selection_metric: str = "retrieval/mean_recall"
     """Evaluation metric whose maximum marks the best checkpoint."""
-    patience: int = 0
+    patience: CountOrZero = 0
     """Stop after this many evaluations without an improvement of `selection_metric`; 0: never."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
@@ -263,11 +255,11 @@ class TextDataConfig:
     val: str = ""
     """Captions for evaluation; training skips them wherever they occur. Empty: 1 % of the training
     captions is held out."""
-    max_text_tokens: int = 50
+    max_text_tokens: Count = 50
     """Captions are truncated to this many tokens."""
-    bucket_steps: int = 0
+    bucket_steps: CountOrZero = 0
     """Sort captions by length within windows of this many steps, as in `vilta pretrain`."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Loader processes."""
 
 
@@ -278,17 +270,17 @@ class TextModelConfig:
     start: str = ""
     """Hub id or folder to continue from (a missing language-model head is tied to the
     embeddings). Empty: a new tokenizer and a new model are trained."""
-    vocabulary: int = 8192
+    vocabulary: Count = 8192
     """Words of the new tokenizer (WordPiece, lower case)."""
     strip_accents: bool = False
     """Take accents and vowel signs off the letters, as uncased BERT does: schön becomes schon."""
-    width: int = 256
+    width: Count = 256
     """Width of the new model."""
-    layers: int = 4
+    layers: Count = 4
     """Layers of the new model."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads of the new model."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Dropout of the new model."""
 
 
@@ -298,7 +290,7 @@ class PretrainTextConfig:
 
     data: TextDataConfig = field(default_factory=TextDataConfig)
     model: TextModelConfig = field(default_factory=TextModelConfig)
-    mask_rate: float = 0.15
+    mask_rate: Share = 0.15
     """Share of the words that are masked, 80/10/10 mask / random / keep (BERT)."""
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(

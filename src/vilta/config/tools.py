@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from vilta.config.ranges import Count, CountOrZero
+
 From = Annotated[str, tyro.conf.arg(name="from")]
 """``from`` is a word of Python's own, so the field has another name than its flag."""
 
@@ -32,20 +34,20 @@ class EvaluateConfig:
     """For a task: evaluate even if the run was trained on images of this data."""
     out: str = ""
     """JSON file for the metrics. Empty: a file in the run, named after the data."""
-    top_k: int = 32
+    top_k: Count = 32
     """Candidates of the contrastive stage that image-text matching re-ranks."""
     full: bool = False
     """Score every image-text pair by matching, as methods without a first stage do."""
-    folds: int = 0
+    folds: CountOrZero = 0
     """For retrieval as a task: average over this many parts of the images (COCO 1k: 5)."""
     calibrate: bool = False
     """For a pre-training run: first calibrate its match probabilities on this data and save the
     result with the model. Training does this on `data.val` when it ends."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Pairs per forward pass."""
     seed: int = 0
     """Seed of the masks and of the negatives."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Loader processes."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
@@ -73,7 +75,7 @@ class PackConfig:
     region_crops: bool = False
     """Visual Genome: crop each region to an image of its own, instead of using regions as captions
     of the whole image."""
-    short_side: int = 0
+    short_side: CountOrZero = 0
     """Shrink images so that the short side has this many pixels; 0: keep the original bytes."""
     merge_duplicates: bool = True
     """Merge images with identical bytes and combine their captions."""
@@ -81,9 +83,9 @@ class PackConfig:
     """`arrow` is mapped into memory for training; `parquet` is for exchange."""
     push: str = ""
     """Data set on the hub (owner/name) to upload the result to."""
-    shard_rows: int = 10_000
+    shard_rows: Count = 10_000
     """Rows per shard."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Threads that decode and shrink images; 0: one per core. The result does not depend on it."""
     strict: bool = False
     """Stop at the first unreadable sample instead of skipping and counting it."""
@@ -109,7 +111,7 @@ class InspectConfig:
     """Encoding of text files that are not UTF-8, e.g. latin-1."""
     out: str = ""
     """HTML file to write. Empty: `inspection.html` in the current folder."""
-    examples: int = 24
+    examples: CountOrZero = 24
     """Images on the contact sheet."""
 
 
@@ -119,7 +121,7 @@ class ReportConfig:
 
     out: str = ""
     """HTML file to write. Empty: `report/report.html` in the run. Pictures are saved next to it."""
-    examples: int = 12
+    examples: CountOrZero = 12
     """Images shown with their captions, masked words and synthesised negatives."""
 
 
@@ -137,7 +139,7 @@ class ExportConfig:
     """Image-text pairs (as `vilta evaluate` takes them) on which R@1 is compared."""
     images: int = 1000
     """How many of the first images of `data` are compared on."""
-    top_k: int = 32
+    top_k: Count = 32
     """Candidates of the contrastive stage that matching ranks again."""
 
 

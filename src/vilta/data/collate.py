@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.data.order import generator_for, stable_hash
 from vilta.data.word_borders import word_indices
+from vilta.seeds import generator_for, stable_hash
 from vilta.types import Batch, Sample
 
 Mask = Callable[

@@ -19,9 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from vilta.config import DataConfig
 from vilta.data.images import Images, PairImages, require_images
-from vilta.data.order import Key, derived, generator_for
+from vilta.data.order import Key
 from vilta.data.samples import ImageMaker
 from vilta.data.sources import load_pairs
+from vilta.seeds import generator_for
 from vilta.types import Example, ExampleBatch
 
 COMPARED = 100
@@ -130,18 +131,15 @@ class ExampleDataset(ImageMaker):
 
     def __getitem__(self, key: Key) -> Example:
         """Return the sample of (epoch, row)."""
-        epoch, index = key
-        row, attempt = index, 0
-        while True:
-            name = f"{self.examples.name}#{row}"
-            try:
-                return self._example(row, epoch, name)
-            except ValueError as error:
-                self.bad(row, name, self.examples.rows[row]["id"], str(error))
-            if not self.train:
-                return self._example(row, epoch, name, blind=True)
-            attempt += 1
-            row = derived(self.seed, "replace", epoch, index, attempt) % len(self)
+        epoch, _ = key
+
+        def make(row: int, shown: bool = True) -> Example:
+            return self._example(row, epoch, f"{self.examples.name}#{row}", blind=not shown)
+
+        def describe(row: int) -> tuple[str, str]:
+            return f"{self.examples.name}#{row}", self.examples.rows[row]["id"]
+
+        return self.first_usable(key, make, describe, lambda row: make(row, shown=False))
 
     def caption_lengths(self, keys: list[Key]) -> list[int]:
         """Return how many characters the texts of these samples have."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from vilta.data.sources import Row
+from vilta.data.sources import PairRow
 from vilta.data.transforms import decode_image
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -89,7 +89,9 @@ class Inspection:
         return sum(count - 1 for count in self.by_caption.values())
 
 
-def inspect_pairs(rows: Iterable[Row], progress: Callable[[], None] | None = None) -> Inspection:
+def inspect_pairs(
+    rows: Iterable[PairRow], progress: Callable[[], None] | None = None
+) -> Inspection:
     """Read all pairs once; images are decoded small, and none is kept."""
     found = Inspection()
     for row in rows:

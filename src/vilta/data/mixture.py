@@ -16,12 +16,13 @@ from pathlib import Path
 import yaml
 
 from vilta.config import DataConfig
-from vilta.data.order import Key, derived, sample_at
+from vilta.data.order import Key, sample_at
 from vilta.data.samples import PairDataset, fingerprint
 from vilta.data.sources import find_shards, load_pairs
 from vilta.data.sources.patterns import file_name
 from vilta.data.streaming import StreamedPairs
 from vilta.data.word_borders import LOOKED
+from vilta.seeds import derived
 from vilta.types import Sample
 
 SUFFIXES = (".yaml", ".yml")

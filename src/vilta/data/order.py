@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vilta.seeds import derived, generator_for
+
 Key = tuple[int, int]
 """Epoch and row of a sample."""
-
-
-def derived(*parts: int | str) -> int:
-    """Return a 63-bit seed that is a pure function of ``parts``, the same on every machine."""
-    return stable_hash("\x1f".join(map(str, parts)))
-
-
-def stable_hash(text: str) -> int:
-    """Return a 63-bit hash of a text, the same in every process (unlike ``hash``)."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
-
-
-def generator_for(*parts: int | str) -> np.random.Generator:
-    """Return a fresh generator seeded by :func:`derived`; its stream belongs to ``parts`` alone."""
-    return np.random.Generator(np.random.PCG64(derived(*parts)))
 
 
 @lru_cache(maxsize=16)  # each source of a mixture has two in use at the end of its epoch

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import datasets
 import numpy as np
@@ -22,9 +22,12 @@ from xxhash import xxh3_64_intdigest
 
 from vilta.config import DataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
-from vilta.data.order import Key, derived, generator_for, stable_hash
+from vilta.data.order import Key
 from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor
+from vilta.seeds import derived, generator_for, stable_hash
 from vilta.types import Sample
+
+T = TypeVar("T")
 
 log = logging.getLogger("vilta.data")
 
@@ -63,7 +66,7 @@ class ImageMaker:
     """
 
     def __init__(self, config: DataConfig, seed: int, train: bool, rows: int = 0) -> None:
-        self.config, self.seed, self.train = config, seed, train
+        self.config, self.seed, self.train, self.rows = config, seed, train, rows
         self.short_side = training_short_side(
             config.image_size, config.augmentation if train else "none", config.min_crop
         )
@@ -103,6 +106,31 @@ class ImageMaker:
         return training_tensor(
             image, config.image_size, config.augmentation, config.min_crop, random
         )
+
+    def first_usable(
+        self,
+        key: Key,
+        make: Callable[[int], T],
+        describe: Callable[[int], tuple[str, str]],
+        blank: Callable[[int], T],
+    ) -> T:
+        """Return ``make(row)`` for the row of ``key``.
+
+        If that raises ``ValueError``, the row is counted as bad under the name and the source that
+        ``describe(row)`` gives; in training another row takes its place, a pure function of the
+        seed and the key, and in evaluation, where every row counts, ``blank(row)`` does.
+        """
+        epoch, index = key
+        row, attempt = index, 0
+        while True:
+            try:
+                return make(row)
+            except ValueError as error:
+                self.bad(row, *describe(row), str(error))
+            if not self.train:
+                return blank(row)
+            attempt += 1
+            row = derived(self.seed, "replace", epoch, index, attempt) % self.rows
 
     def good(self) -> None:
         """Count a sample that could be made."""
@@ -195,26 +223,27 @@ class PairDataset(SampleMaker):
 
     def __getitem__(self, key: Key) -> Sample:
         """Return the sample of (epoch, row)."""
-        epoch, index = key
-        row, attempt = index, 0
-        while True:
+        epoch, _ = key
+
+        def make(row: int) -> Sample:
+            return self.make(self.table[row], epoch, row, f"{self.name}#{row}")
+
+        def describe(row: int) -> tuple[str, str]:
+            return f"{self.name}#{row}", self.table[row]["source"]
+
+        def blank(row: int) -> Sample:
             content, name = self.table[row], f"{self.name}#{row}"
-            try:
-                return self.make(content, epoch, row, name)
-            except ValueError as error:
-                self.bad(row, name, content["source"], str(error))
-            if not self.train:
-                return Sample(
-                    pixels=self.blank(),
-                    caption=next(iter(_usable(content["captions"])), ""),
-                    image_id=content["image_id"],
-                    image_hash=stable_hash(name),
-                    index=row,
-                    epoch=epoch,
-                    name=name,
-                )
-            attempt += 1
-            row = derived(self.seed, "replace", epoch, index, attempt) % len(self)
+            return Sample(
+                pixels=self.blank(),
+                caption=next(iter(_usable(content["captions"])), ""),
+                image_id=content["image_id"],
+                image_hash=stable_hash(name),
+                index=row,
+                epoch=epoch,
+                name=name,
+            )
+
+        return self.first_usable(key, make, describe, blank)
 
     def caption_lengths(self, keys: list[Key]) -> list[int]:
         """Return how many characters the captions of these samples have; reads no image."""

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
 from vilta.config import DataConfig
-from vilta.data.order import Key, generator_for, permutation, stable_hash
+from vilta.data.order import Key, permutation
 from vilta.data.samples import BadData, SampleMaker
 from vilta.data.sources.base import Item, clean_captions
 from vilta.data.sources.patterns import file_name, shard_reader
+from vilta.seeds import generator_for, stable_hash
 from vilta.types import Sample
 
 log = logging.getLogger("vilta.data")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from vilta.data.order import Key, stable_hash
+from vilta.data.order import Key
 from vilta.data.sources import SourceOptions, load_pairs, named_options
 from vilta.data.sources.table_file import is_table, table_captions
 from vilta.data.sources.tables import decoded, decoded_bytes, lines_of
+from vilta.seeds import stable_hash
 from vilta.types import Sample
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, no_type_check
+from typing import Any, ClassVar, get_args, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
-FUSION_KINDS = ("co-attention", "cross-attention")
+from vilta.config.pretrain import FusionKind
+
+FUSION_KINDS = get_args(FusionKind)
 LAYOUTS = ("vilta", "meter")
 """``meter`` is as METER's released weights need it; see ``vilta.model.meter``."""
 WORD_HEADS = ("separate", "language_model")

@@ -84,10 +84,6 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
             self.image_order = nn.Embedding(self.images, width)
         self.post_init()
 
-    def get_input_embeddings(self) -> torch.nn.Module:
-        """Return the text encoder's word embeddings."""
-        return self.vilta.get_input_embeddings()
-
     def classify(
         self,
         text: Float[Tensor, "B L Ct"],

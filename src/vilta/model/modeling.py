@@ -48,10 +48,6 @@ class WithMatching(ViltaPreTrainedModel):
             config.contrastive_width,
         )
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the text encoder's word embeddings."""
-        return self.vilta.get_input_embeddings()
-
     def match(
         self,
         text: Float[Tensor, "T L Ct"],

@@ -37,6 +37,10 @@ class ViltaPreTrainedModel(PreTrainedModel):
     new_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that a pre-trained checkpoint lacks: they start anew."""
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text encoder's word embeddings."""
+        return self.vilta.get_input_embeddings()
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vilta.objectives.sampling import gumbel_like
 from vilta.objectives.vocabulary import Vocabulary
 
 
@@ -139,7 +140,5 @@ def _draw(
     """Sample a word per position from the top allowed ones; False where none is allowed."""
     scores = logits.float().masked_fill(~allowed, -torch.inf)
     top = scores.topk(min(candidates, scores.shape[1]), dim=1)
-    # Gumbel-max: adding this noise and taking the largest is a draw from the softmax.
-    gumbel = -torch.log(-torch.log(torch.rand_like(top.values).clamp(1e-12, 1 - 1e-7)))
-    pick = (top.values / temperature + gumbel).argmax(dim=1, keepdim=True)
+    pick = (top.values / temperature + gumbel_like(top.values)).argmax(dim=1, keepdim=True)
     return top.indices.gather(1, pick)[:, 0], top.values[:, 0].isfinite()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vilta.objectives.contrastive import positive_pairs
+from vilta.objectives.sampling import gumbel_like
 
 
 class InBatchNegatives(NamedTuple):
@@ -60,9 +61,7 @@ def draw_in_batch_negatives(
     else:
         other_text = torch.rand(size, device=device) < 0.5
         scores = torch.where(other_text[:, None], scores, scores.T)
-    # Gumbel-max: adding this noise and taking the largest is a draw from the softmax.
-    gumbel = -torch.log(-torch.log(torch.rand_like(scores).clamp(1e-12, 1 - 1e-7)))
-    partner = (scores + gumbel).masked_fill(~allowed, -torch.inf).argmax(dim=1)
+    partner = (scores + gumbel_like(scores)).masked_fill(~allowed, -torch.inf).argmax(dim=1)
     valid = allowed.any(dim=1)
     partner = torch.where(valid, partner, own)
     return InBatchNegatives(

@@ -1,4 +1,4 @@
-"""Examples of what a model does: found images and captions, filled words, written negatives.
+"""ModelExamples of what a model does: found images and captions, filled words, written negatives.
 
 All are of the first rows of the data, and nothing is chosen.
 """
@@ -96,7 +96,7 @@ class RewrittenCaption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ModelExamples:
     """All examples; ``pixels`` holds every image that they name, as the model sees it."""
 
     pixels: dict[int, UInt8[np.ndarray, "S S 3"]]
@@ -112,7 +112,7 @@ class Examples:
 @torch.no_grad()
 def collect_examples(
     task: PretrainingTask, trained: PretrainConfig, evaluation: dict[str, Any], count: int
-) -> Examples:
+) -> ModelExamples:
     """Compute examples for the first ``count`` rows of the data of an evaluation.
 
     Masks, candidates and seed are those of the evaluation, so the examples are part of what its
@@ -151,7 +151,7 @@ def collect_examples(
 @torch.no_grad()
 def caption_examples(
     task: PretrainingTask, dataset: PairDataset, collator: PairCollator, count: int
-) -> Examples:
+) -> ModelExamples:
     """Fill masked words and write negatives for the first ``count`` rows; nothing is searched."""
     samples = [dataset[0, row] for row in range(min(count, len(dataset)))]
     batch = collator(samples).to(task.model.device)
@@ -159,7 +159,7 @@ def caption_examples(
     rewritten = []
     if task.objective.negatives != "off":
         rewritten = _rewritten(task, samples, batch, dataset.table[0]["source"] == "scenes")
-    return Examples(
+    return ModelExamples(
         pixels=_pixels(dataset, {*range(len(samples)), *(sample.index for sample in samples)}),
         found_images=[],
         found_captions=[],

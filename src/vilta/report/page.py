@@ -7,11 +7,11 @@ from html import escape
 from typing import Any
 
 from vilta.report.examples import (
-    Examples,
     FoundCaptions,
     FoundImages,
     Guess,
     MaskedCaption,
+    ModelExamples,
     Piece,
     RewrittenCaption,
 )
@@ -58,7 +58,7 @@ def render_page(
     tiles: Sequence[Tile],
     curves: tuple[bytes, bytes],
     reliability: tuple[bytes, bytes] | None,
-    examples: Examples,
+    examples: ModelExamples,
     tables: dict[str, Table],
     everything: dict[str, Any],
     commands: Sequence[str],
@@ -109,7 +109,7 @@ def _reliability(pictures: tuple[bytes, bytes] | None) -> list[str]:
     ]
 
 
-def _examples(examples: Examples, show: Show) -> list[str]:
+def _examples(examples: ModelExamples, show: Show) -> list[str]:
     """The four kinds of examples, each under its heading."""
     parts = [
         "<h2>Retrieval</h2>",

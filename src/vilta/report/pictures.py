@@ -15,9 +15,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from vilta.report.examples import (
     SHOWN,
-    Examples,
     Guess,
     MaskedCaption,
+    ModelExamples,
     Piece,
     RewrittenCaption,
 )
@@ -121,7 +121,7 @@ class Sheet:
         return wide / self.figure.dpi * UNIT
 
 
-def draw_retrieval(examples: Examples) -> bytes:
+def draw_retrieval(examples: ModelExamples) -> bytes:
     """Draw the first captions with the images found, and images with the captions found; PNG."""
     found_images = examples.found_images[:QUERIES]
     found_captions = examples.found_captions[:QUERIES]
@@ -146,7 +146,7 @@ def draw_retrieval(examples: Examples) -> bytes:
     return sheet.png()
 
 
-def draw_masked_words(examples: Examples) -> bytes:
+def draw_masked_words(examples: ModelExamples) -> bytes:
     """Draw masked captions with the guesses for one blank of each, in each view; PNG.
 
     That blank is the first that hides a word rather than a comma.
@@ -175,7 +175,7 @@ def draw_masked_words(examples: Examples) -> bytes:
     return sheet.png()
 
 
-def draw_negatives(examples: Examples) -> bytes:
+def draw_negatives(examples: ModelExamples) -> bytes:
     """Draw captions and the negatives written from them, with their match probability; PNG."""
     shown, step, columns = examples.rewritten[:NEGATIVES], 168.0, 2
     sheet = Sheet(1200, 16 + step * max(1, math.ceil(len(shown) / columns)))

@@ -12,7 +12,6 @@ from vilta.scenes.grammar import Claim, Phrase, parse
 from vilta.scenes.oracle import holds, is_true
 from vilta.scenes.questions import Question, questions
 from vilta.scenes.statements import Statement, scene_pair, statements
-from vilta.scenes.table import scenes_table
 from vilta.scenes.words import (
     COLOURS,
     COUNTS,
@@ -67,7 +66,6 @@ __all__ = [
     "questions",
     "scene_from_id",
     "scene_pair",
-    "scenes_table",
     "statements",
     "synonyms",
     "verdict",

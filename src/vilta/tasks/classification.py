@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vilta.config.finetune import TaskSettings
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.csv_lines import csv_lines
 from vilta.tasks.label_task import LabellingTask
 
@@ -23,7 +23,7 @@ class Classification(LabellingTask):
     answers_in = "the column label"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
         """Read a CSV; images are named from its folder on."""
         return [
             {

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vilta.config.finetune import TaskSettings
+from vilta.config.ranges import NotNegative
 from vilta.data.images import Images
 from vilta.data.sources import ScenesName
 from vilta.metrics.compositional import (
@@ -35,7 +36,7 @@ from vilta.scenes import (
     paraphrases,
     word_class,
 )
-from vilta.tasks.finetuning import FinetuningTask, Row
+from vilta.tasks.finetuning import FinetuningTask, ItemRow
 from vilta.tasks.formats.aro import SYMMETRIC_RELATIONS
 from vilta.tasks.formats.compositional_sets import CroppedImages, read_set, row_of
 from vilta.types import ExampleBatch, Losses
@@ -52,7 +53,7 @@ OUTSIDE_MEAN = {"aro-relation": SYMMETRIC_RELATIONS}
 class FineGrainedSettings(TaskSettings):
     """Settings of fine-grained matching."""
 
-    paraphrases: float = 1.0
+    paraphrases: NotNegative = 1.0
     """Weight of paraphrases among the true captions (0: trained on edits alone)."""
     edit_kinds: tuple[Literal["colour", "shape", "size", "texture", "relation", "count"], ...] = ()
     """In training, a caption of the built-in scenes gets a wrong text for each of these kinds of
@@ -89,7 +90,7 @@ class FineGrainedMatching(FinetuningTask):
     most = 0
 
     @classmethod
-    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
         """Read SugarCrepe, SugarCrepe++, ARO, Winoground, VALSE, or a CSV of one's own."""
         return read_set(path)
 
@@ -99,9 +100,9 @@ class FineGrainedMatching(FinetuningTask):
         return CroppedImages(images)
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: FineGrainedSettings) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: FineGrainedSettings) -> list[ItemRow]:
         """Take captions of scenes, a one-word edit (or more) that is false, and a paraphrase."""
-        rows: list[Row] = []
+        rows: list[ItemRow] = []
         for index in range(named.first, named.first + named.count):
             scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=23)
             for caption in captions(scene, PER_SCENE, rng):
@@ -135,7 +136,7 @@ class FineGrainedMatching(FinetuningTask):
         """Return ``both_sides``, or ``accuracy`` where nothing tells the other side."""
         return cls.selection_metric if _has_paraphrases(items.rows["truth"]) else "accuracy"
 
-    def target(self, row: Row) -> Tensor:
+    def target(self, row: ItemRow) -> Tensor:
         """Return which texts are true, ``[most]``, padded with -1."""
         truth = torch.full((self.most,), -1)
         truth[: len(row["truth"])] = torch.tensor(row["truth"])

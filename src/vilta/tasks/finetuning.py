@@ -22,7 +22,7 @@ from vilta.model import ViltaProcessor
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
 
-Row = dict[str, Any]
+ItemRow = dict[str, Any]
 """One item: ``id`` (str), ``images`` and ``texts`` (lists of str), and what the task adds."""
 
 
@@ -60,12 +60,12 @@ class FinetuningTask(Task):
         self.check(items)
 
     @classmethod
-    def rows(cls, path: str, settings: Any) -> list[Row]:
+    def rows(cls, path: str, settings: Any) -> list[ItemRow]:
         """Read the items of one file or folder, as it is published."""
         raise NotImplementedError
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: Any) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: Any) -> list[ItemRow]:
         """Make items about the built-in pictures."""
         raise ValueError(f"{cls.name} has no items about scenes; name a file or a folder")
 
@@ -82,7 +82,7 @@ class FinetuningTask(Task):
         """
         if not path:
             raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
-        rows: list[Row] = []
+        rows: list[ItemRow] = []
         places: dict[str, str] = {}
         for part in path.split("+"):
             if (named := scenes_named(part)) is not None:
@@ -134,7 +134,7 @@ class FinetuningTask(Task):
                 f"{lacking[0]}; add {cls.answers_in}: only vilta evaluate --submission does without"
             )
 
-    def target(self, row: Row) -> Tensor:
+    def target(self, row: ItemRow) -> Tensor:
         """Return what is to be learnt from an item, of one shape for all, answered or not."""
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vilta.data.examples import Examples
 from vilta.model import ViltaForImageTextClassification
-from vilta.tasks.finetuning import FinetuningTask, Row
+from vilta.tasks.finetuning import FinetuningTask, ItemRow
 from vilta.types import ExampleBatch, Losses
 
 NO_LABEL = -100
@@ -49,7 +49,7 @@ class LabellingTask(FinetuningTask):
         """Number of each label."""
         return self.model.config.label2id
 
-    def target(self, row: Row) -> Tensor:
+    def target(self, row: ItemRow) -> Tensor:
         """Return the label's number."""
         return torch.tensor(self.known[row["label"]] if row["label"] else NO_LABEL)
 

@@ -10,7 +10,7 @@ from vilta.data.sources import ScenesName
 from vilta.metrics.nlvr2 import nlvr2_metrics
 from vilta.model import ViltaForVisualReasoning
 from vilta.scenes import Draws, scene_pair, statements
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.json_lines import field, json_items, list_field
 from vilta.tasks.label_task import LabellingTask, by_kind
 
@@ -28,7 +28,7 @@ class VisualReasoning(LabellingTask):
     answers_in = "the field label"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
         """Read ``train.json``, ``dev.json``, ...: JSON lines; the identifier names the images.
 
         ALBEF's lists name the images themselves.
@@ -39,9 +39,9 @@ class VisualReasoning(LabellingTask):
         return [_row(item, path) for item in items]
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[ItemRow]:
         """Make statements about pairs of the built-in pictures."""
-        rows: list[Row] = []
+        rows: list[ItemRow] = []
         for index in range(named.first, named.first + named.count):
             left, right = scene_pair(named.seed, index)
             made = statements(left, right, Draws(named.seed, index, stream=21), PER_PAIR)
@@ -77,7 +77,7 @@ class VisualReasoning(LabellingTask):
         return "".join(f"{name},{answer}\n" for name, answer in pairs)
 
 
-def _row(item: dict[str, Any], path: str) -> Row:
+def _row(item: dict[str, Any], path: str) -> ItemRow:
     name = str(field(item, "identifier", path))
     images = name.rpartition("-")[0]  # split-set-pair
     return {
@@ -88,9 +88,9 @@ def _row(item: dict[str, Any], path: str) -> Row:
     }
 
 
-def _listed_rows(items: list[dict[str, Any]], path: str) -> list[Row]:
+def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
     """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names tell the pair."""
-    rows: list[Row] = []
+    rows: list[ItemRow] = []
     sentences: dict[str, dict[str, int]] = {}
     for item in items:
         images = list(map(str, list_field(item, "images", path)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vilta.config import DataConfig
 from vilta.config.finetune import TaskSettings
+from vilta.config.ranges import Count, NotNegative
 from vilta.data.collate import PairCollator
 from vilta.data.examples import PairItems, read_pairs
 from vilta.data.samples import PairDataset
@@ -35,14 +36,14 @@ from vilta.types import Batch, Losses
 class RetrievalSettings(TaskSettings):
     """Settings of image-text retrieval."""
 
-    top_k: int = 32
+    top_k: Count = 32
     """Candidates of the contrastive stage that matching ranks again."""
     full: bool = False
     """Score every pair by matching, as methods without a first stage do."""
-    hardness: float = 1.0
+    hardness: NotNegative = 1.0
     """How strongly similarity guides the draw of negatives in the batch: 0 uniform, 1 as likely as
     contrast takes them for true (ALBEF)."""
-    folds: int = 1
+    folds: Count = 1
     """Mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
 
 

@@ -10,7 +10,7 @@ from vilta.config.finetune import TaskSettings
 from vilta.data.sources import ScenesName
 from vilta.model import ViltaForVisualEntailment
 from vilta.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.json_lines import field, json_items
 from vilta.tasks.label_task import LabellingTask
 
@@ -40,7 +40,7 @@ class VisualEntailment(LabellingTask):
     answers_in = "the field gold_label"
 
     @classmethod
-    def rows(cls, path: str, settings: EntailmentSettings) -> list[Row]:
+    def rows(cls, path: str, settings: EntailmentSettings) -> list[ItemRow]:
         """Read ``snli_ve_*.jsonl``, or ALBEF's ``ve_*.json``.
 
         Items without an agreed label (``-``) are left out.
@@ -50,11 +50,11 @@ class VisualEntailment(LabellingTask):
         return [row for row in rows if row["label"] != "-"]
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: EntailmentSettings) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: EntailmentSettings) -> list[ItemRow]:
         """Make hypotheses about the built-in pictures, in some of which an object is hidden."""
         if settings.premise:
             raise ValueError("scenes have no premise; leave --settings.premise off")
-        rows: list[Row] = []
+        rows: list[ItemRow] = []
         for index in range(named.first, named.first + named.count):
             scene, rng = make_scene(named.seed, index), Draws(named.seed, index, stream=22)
             hidden = hidden_object(scene, rng)
@@ -81,7 +81,7 @@ class VisualEntailment(LabellingTask):
         return "".join(f"{name},{answer}\n" for name, answer in pairs)
 
 
-def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> Row:
+def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> ItemRow:
     image = next((item[name] for name in IMAGE_FIELDS if name in item), None)
     if image is None:
         raise ValueError(f"{path}, line {number + 1}: no image id ({' / '.join(IMAGE_FIELDS)})")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vilta.config.finetune import TaskSettings
+from vilta.config.ranges import Count
 from vilta.data.examples import Examples, PairItems
 from vilta.data.sources import ScenesName
 from vilta.metrics.vqa_accuracy import (
@@ -28,7 +29,7 @@ from vilta.metrics.vqa_accuracy import (
 )
 from vilta.model import ViltaForVisualQuestionAnswering
 from vilta.scenes import Draws, make_scene, questions
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.question_files import question_row, read_questions
 from vilta.tasks.label_task import LabellingTask, by_kind
 from vilta.types import ExampleBatch, Losses
@@ -41,7 +42,7 @@ PER_SCENE = 5
 class VqaSettings(TaskSettings):
     """Settings of visual question answering."""
 
-    min_answers: int = 9
+    min_answers: Count = 9
     """Answers given less often in training are left out (9 leaves the usual 3,129 of VQAv2's
     train2014 and val2014 together, fewer of train2014 alone)."""
 
@@ -56,14 +57,14 @@ class VisualQuestionAnswering(LabellingTask):
     answers_in = "the annotation file beside the questions, or the answers in the file itself"
 
     @classmethod
-    def rows(cls, path: str, settings: TaskSettings) -> list[Row]:
+    def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
         """Read questions in one of the layouts of ``formats.question_files``."""
         return read_questions(path)
 
     @classmethod
-    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[Row]:
+    def scenes(cls, named: ScenesName, settings: TaskSettings) -> list[ItemRow]:
         """Ask about the built-in pictures."""
-        rows: list[Row] = []
+        rows: list[ItemRow] = []
         for index in range(named.first, named.first + named.count):
             scene = make_scene(named.seed, index)
             for q in questions(scene, Draws(named.seed, index, stream=20), PER_SCENE):
@@ -105,7 +106,7 @@ class VisualQuestionAnswering(LabellingTask):
     def check(self, items: Examples | PairItems) -> None:
         """Nothing: an answer outside of the vocabulary is just not to be had."""
 
-    def target(self, row: Row) -> Tensor:
+    def target(self, row: ItemRow) -> Tensor:
         """Return the soft score of each answer, ``[A]``; zeros where the answers are secret."""
         scores = torch.zeros(len(self.known))
         places = self._places

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -87,9 +86,3 @@ def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
         means = cast(Tensor, accelerator.reduce(joint, "mean"))
         for buffer, mean in zip(own, means.split([b.numel() for b in own]), strict=True):
             buffer.copy_(mean.view_as(buffer))
-
-
-def derived(seed: int, *place: int | str) -> int:
-    """Return a seed for ``torch.manual_seed`` that depends on the run's seed and on a place."""
-    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -23,11 +23,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vilta.config import OptimizationConfig, RunConfig
+from vilta.seeds import derived
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
-from vilta.training.processes import average_statistics, derived, on_main
+from vilta.training.processes import average_statistics, on_main
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask

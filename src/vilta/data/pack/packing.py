@@ -31,8 +31,8 @@ from vilta.config.yaml_file import to_dict
 from vilta.data.pack.shards import Shard, Writer, read_batches
 from vilta.data.sources import (
     FEATURES,
+    PairRow,
     Reader,
-    Row,
     Skipped,
     SourceOptions,
     find_reader,
@@ -64,7 +64,7 @@ class Work:
     """Items of the source that were read for the finished shards."""
     shards: list[str] = field(default_factory=list)
     images: dict[str, int] = field(default_factory=dict)
-    """Row of each image by the hash of its bytes."""
+    """PairRow of each image by the hash of its bytes."""
     rows: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     merged: list[dict[str, Any]] = field(default_factory=list)
@@ -163,19 +163,21 @@ def _begin(folder: Path, what: dict[str, Any]) -> Work:
     return work
 
 
-def _checked(reader: Reader, config: PackConfig, start: int) -> Iterator[tuple[int, Row | Skipped]]:
+def _checked(
+    reader: Reader, config: PackConfig, start: int
+) -> Iterator[tuple[int, PairRow | Skipped]]:
     """Yield the rows whose image can be decoded and what is skipped, in order.
 
     All workers decode; Pillow lets threads run side by side.
     """
     workers = config.workers or os.cpu_count() or 1
 
-    def check(count: int, found: Row | Skipped) -> tuple[int, Row | Skipped]:
+    def check(count: int, found: PairRow | Skipped) -> tuple[int, PairRow | Skipped]:
         return count, found if isinstance(found, Skipped) else _check(found, config.short_side)
 
     source = reader.found(start)
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[tuple[int, Row | Skipped]]] = deque()
+        waiting: deque[Future[tuple[int, PairRow | Skipped]]] = deque()
         try:
             while True:
                 free = workers * IN_FLIGHT - len(waiting)
@@ -188,15 +190,15 @@ def _checked(reader: Reader, config: PackConfig, start: int) -> Iterator[tuple[i
 
 
 def _counted(
-    found: Iterator[tuple[int, Row | Skipped]], total: int | None, progress: Progress | None
-) -> Iterator[tuple[int, Row | Skipped]]:
+    found: Iterator[tuple[int, PairRow | Skipped]], total: int | None, progress: Progress | None
+) -> Iterator[tuple[int, PairRow | Skipped]]:
     for each in found:
         if progress is not None:
             progress(1, total)
         yield each
 
 
-def _check(row: Row, short_side: int) -> Row | Skipped:
+def _check(row: PairRow, short_side: int) -> PairRow | Skipped:
     """Decode a row's image, and shrink it if that is wanted."""
     try:
         image = decode_image(row["image"]["bytes"])
@@ -210,7 +212,7 @@ def _check(row: Row, short_side: int) -> Row | Skipped:
 
 
 def _write_shards(
-    folder: Path, found: Iterator[tuple[int, Row | Skipped]], work: Work, config: PackConfig
+    folder: Path, found: Iterator[tuple[int, PairRow | Skipped]], work: Work, config: PackConfig
 ) -> None:
     """Write what comes, shard by shard, each into the journal once it is on the disk."""
 

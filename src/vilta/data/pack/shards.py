@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vilta.data.sources import FEATURES, Row
+from vilta.data.sources import FEATURES, PairRow
 
 SCHEMA = FEATURES.arrow_schema
 BATCH_ROWS = 100
@@ -23,12 +23,12 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.writer = Writer(path)
-        self.waiting: list[Row] = []
+        self.waiting: list[PairRow] = []
         self.images: list[str] = []
         self.skipped: list[dict[str, str]] = []
         self.merged: list[dict[str, Any]] = []
 
-    def add(self, row: Row, digest: str) -> None:
+    def add(self, row: PairRow, digest: str) -> None:
         """Take a row; rows are written a batch at a time."""
         self.images.append(digest)
         self.waiting.append(row)
@@ -62,7 +62,7 @@ class Writer:
             pq.ParquetWriter(self.file, SCHEMA) if parquet else pa.ipc.new_stream(self.file, SCHEMA)
         )
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[PairRow]) -> None:
         """Write one batch."""
         self.inner.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
 

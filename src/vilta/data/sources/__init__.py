@@ -14,8 +14,8 @@ import datasets
 from vilta.data.sources.base import (
     FEATURES,
     TEXT_SUFFIXES,
+    PairRow,
     Reader,
-    Row,
     Skipped,
     chunks,
     listed,
@@ -48,8 +48,8 @@ from vilta.data.sources.webdataset import WebDatasetReader
 
 __all__ = [
     "FEATURES",
+    "PairRow",
     "Reader",
-    "Row",
     "ScenesName",
     "Skipped",
     "SourceOptions",

@@ -50,7 +50,7 @@ MEMORY_LIMIT = 4 * 2**30
 
 Place = Path | UPath
 """A path here, or what acts as one in an object store."""
-Row = dict[str, Any]
+PairRow = dict[str, Any]
 """One row of the pair table, its image as ``{"bytes": ..., "path": None}``."""
 
 
@@ -97,11 +97,11 @@ class Reader(ABC):
         """Return the number of items; reads through the source, unless the source knows."""
         return sum(1 for _ in self.items())
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PairRow]:
         """Yield the rows of the pair table; what cannot be used goes to ``skipped``."""
         return (found for _, found in self.found() if not isinstance(found, Skipped))
 
-    def found(self, start: int = 0) -> Iterator[tuple[int, Row | Skipped]]:
+    def found(self, start: int = 0) -> Iterator[tuple[int, PairRow | Skipped]]:
         """Yield rows and what is skipped, in order, each with the number of items read up to it.
 
         The first ``start`` items are passed over: their images are not read.
@@ -117,7 +117,7 @@ class Reader(ABC):
             told = len(self.skipped)
         yield from ((count, skipped) for skipped in self.skipped[told:])
 
-    def _row(self, item: Item, seen: Counter[str], read: bool) -> Row | None:
+    def _row(self, item: Item, seen: Counter[str], read: bool) -> PairRow | None:
         captions = clean_captions(item.captions)
         if not captions:
             self.skip(item.source, "no caption")
@@ -152,7 +152,7 @@ class Reader(ABC):
 
         Raises ``ValueError`` if nothing is usable, or if there is so much that it must be packed.
         """
-        rows: list[Row] = []
+        rows: list[PairRow] = []
         places: dict[tuple[str, int], int] = {}
         size = 0
         for row in self.rows():
@@ -237,7 +237,7 @@ def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:
     )
 
 
-def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+def chunks(rows: Iterable[PairRow], size: int) -> Iterator[list[PairRow]]:
     """Cut a stream of rows into lists of ``size``; the last may be shorter."""
     stream = iter(rows)
     while chunk := list(islice(stream, size)):

@@ -131,7 +131,7 @@ def find_scenes(path: str, split: str) -> TableReader | None:
         return None
     if split:
         raise ValueError(f"{path} has no splits; choose another seed or first instead")
-    from vilta.scenes import scenes_table
+    from vilta.data.sources.scenes import scenes_table
 
     return TableReader(scenes_table(**asdict(named)), path, "built-in scenes")
 

@@ -34,7 +34,7 @@ LARGEST_MEMBER = 2**28
 MOST_WAITING = 2**31
 """Bytes of samples that wait for their image or their text (our choice)."""
 
-Sample = dict[str, bytes]
+TarSample = dict[str, bytes]
 """The content of a sample's members by suffix."""
 
 
@@ -75,12 +75,12 @@ class WebDatasetReader(Reader):
                     read=partial(bytes, image),
                 )
 
-    def _samples(self, tar: Place) -> Iterator[tuple[str, Sample]]:
+    def _samples(self, tar: Place) -> Iterator[tuple[str, TarSample]]:
         """Yield each key with its members, once the next key begins and it has image and text.
 
         What lacks one of them waits for it to the end of the tar: some tars hold all images first.
         """
-        waiting: dict[str, Sample] = {}
+        waiting: dict[str, TarSample] = {}
         done: set[str] = set()
         size, last = 0, ""
         try:
@@ -117,18 +117,18 @@ class WebDatasetReader(Reader):
                     yield key, sample
 
 
-def _image(sample: Sample) -> bytes | None:
+def _image(sample: TarSample) -> bytes | None:
     """Return the image of a sample; its suffix may have parts, as in `1.left.jpg`."""
     exact = (sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample)
     other = (data for suffix, data in sample.items() if suffix.endswith(IMAGE_SUFFIXES))
     return next(chain(exact, other), None)
 
 
-def _whole(sample: Sample) -> bool:
+def _whole(sample: TarSample) -> bool:
     return _image(sample) is not None and any(s in sample for s in (*TEXT_SUFFIXES, ".json"))
 
 
-def _captions(sample: Sample, options: SourceOptions, where: str) -> Any:
+def _captions(sample: TarSample, options: SourceOptions, where: str) -> Any:
     """Return what the sample says in words; None if nothing."""
     text = next((sample[suffix] for suffix in TEXT_SUFFIXES if suffix in sample), None)
     if ".json" in sample and (options.caption_column or text is None):

@@ -14,7 +14,7 @@ from typing import Any
 from vilta.data.images import Images
 from vilta.data.sources.files import read_json
 from vilta.data.transforms import decode_image
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.aro import ORDER_FILES, order_texts
 from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, json_lines, list_field
@@ -23,7 +23,7 @@ AGREED = 2
 """Annotators of three who must have chosen VALSE's caption (its authors' rule)."""
 
 
-def read_set(path: str) -> list[Row]:
+def read_set(path: str) -> list[ItemRow]:
     """Read a file, or every JSON file of a folder; the content says which set it is."""
     place = Path(path)
     files = sorted(place.glob("*.json*")) if place.is_dir() else [place]
@@ -32,7 +32,7 @@ def read_set(path: str) -> list[Row]:
     return [row for file in files for row in _read_file(file)]
 
 
-def _read_file(path: Path) -> list[Row]:
+def _read_file(path: Path) -> list[ItemRow]:
     if is_csv(path):
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
@@ -62,14 +62,14 @@ def _text(item: dict[str, Any], name: str, path: Path) -> str:
     return text
 
 
-def _winoground(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _winoground(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     images = [str(field(item, f"image_{i}", path)) for i in (0, 1)]
     texts = [_text(item, f"caption_{i}", path) for i in (0, 1)]
     category = str(item.get("collapsed_tag") or item.get("tag") or "all")
     return [row_of(name, images, texts, [1, 0], "winoground", category)]
 
 
-def _valse(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _valse(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     votes = item.get("mturk") or {}
     if votes and int(votes.get("caption", 0)) < AGREED:
         return []
@@ -78,7 +78,7 @@ def _valse(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     return [row_of(name, [image], texts, [1, 0], "valse", path.stem)]
 
 
-def _aro(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _aro(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     image = str(field(item, "image_path", path))
     if "bbox_x" in item:
         box = [int(field(item, f"bbox_{side}", path)) for side in "xywh"]
@@ -91,7 +91,7 @@ def _aro(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     return [row_of(name, [image], texts, [1, 0], source, category)]
 
 
-def _aro_captions(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _aro_captions(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     return [
         row
         for number, caption in enumerate(list_field(item, "caption", path))
@@ -99,11 +99,11 @@ def _aro_captions(item: dict[str, Any], name: str, path: Path) -> list[Row]:
     ]
 
 
-def _aro_options(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _aro_options(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     return _order_rows(item, name, path, [str(text) for text in list_field(item, OPTIONS, path)])
 
 
-def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -> list[Row]:
+def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -> list[ItemRow]:
     image = str(field(item, "image", path))
     if len(texts) < 2:  # one word cannot be shuffled
         return []
@@ -111,20 +111,20 @@ def _order_rows(item: dict[str, Any], name: str, path: Path, texts: list[str]) -
     return [row_of(name, [image], texts, truth, "aro-order", path.stem)]
 
 
-def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _sugarcrepe(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     texts = [_text(item, "caption", path), _text(item, "negative_caption", path)]
     image = str(field(item, "filename", path))
     return [row_of(name, [image], texts, [1, 0], "sugarcrepe", path.stem)]
 
 
-def _sugarcrepe_plus_plus(item: dict[str, Any], name: str, path: Path) -> list[Row]:
+def _sugarcrepe_plus_plus(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     texts = [_text(item, key, path) for key in ("caption", "negative_caption", "caption2")]
     image = str(field(item, "filename", path))
     return [row_of(name, [image], texts, [1, 0, 1], "sugarcrepe++", path.stem)]
 
 
 OPTIONS = "caption_options"
-READERS: dict[str, Callable[[dict[str, Any], str, Path], list[Row]]] = {
+READERS: dict[str, Callable[[dict[str, Any], str, Path], list[ItemRow]]] = {
     "caption_0": _winoground,
     "foil": _valse,
     "true_caption": _aro,
@@ -139,7 +139,7 @@ has them.
 """
 
 
-def _csv_rows(path: Path) -> list[Row]:
+def _csv_rows(path: Path) -> list[ItemRow]:
     """Columns image, caption, edit; and paraphrase and category where there are such."""
     rows = []
     for number, line in enumerate(csv_lines(path, ("image", "caption", "edit"))):
@@ -153,7 +153,7 @@ def _csv_rows(path: Path) -> list[Row]:
 
 def row_of(
     name: str, images: list[str], texts: list[str], truth: list[int], source: str, category: str
-) -> Row:
+) -> ItemRow:
     """Return a row of ``FineGrainedMatching``."""
     return {
         "id": name,

@@ -15,7 +15,7 @@ from typing import Any
 from vilta.data.sources.files import read_json
 from vilta.data.sources.tables import LINES
 from vilta.metrics.vqa_accuracy import normalise_answer
-from vilta.tasks.finetuning import Row
+from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, json_lines, list_field
 
@@ -32,7 +32,7 @@ COCO_DIGITS = 12
 """A number names an image of COCO, whose files have this many digits."""
 
 
-def read_questions(path: str) -> list[Row]:
+def read_questions(path: str) -> list[ItemRow]:
     """Return the questions of a file or folder; the content says which layout it has.
 
     Raises ``ValueError`` in one line that names what is wrong.
@@ -61,7 +61,7 @@ def _of_questions(items: Iterable[Any]) -> bool:
     return isinstance(first, dict) and "question" in first
 
 
-def _listed(item: Any, place: int | str, path: Path, normalise: bool = False) -> Row:
+def _listed(item: Any, place: int | str, path: Path, normalise: bool = False) -> ItemRow:
     """Return the row of a question that holds its answers, one or several, or none."""
     question = str(field(item, "question", path))
     image = next((item[name] for name in IMAGE_FIELDS if item.get(name) is not None), None)
@@ -82,7 +82,7 @@ def _listed(item: Any, place: int | str, path: Path, normalise: bool = False) ->
 
 def question_row(
     name: str, image: str, question: str, answers: list[str], answer_type: str = ""
-) -> Row:
+) -> ItemRow:
     """Return an item of visual question answering.
 
     That fewer than ten annotators agree does not make their spelling exact, as the evaluator has
@@ -119,7 +119,7 @@ def _question_file(folder: Path) -> Path:
     return found[0]
 
 
-def _official_rows(path: Path, content: Any) -> list[Row]:
+def _official_rows(path: Path, content: Any) -> list[ItemRow]:
     """VQAv2: https://visualqa.org/download.html."""
     questions = list_field(content, "questions", path)
     # The field of the published files; a file of one's own may tell it by its name alone.
@@ -151,7 +151,7 @@ def _official_rows(path: Path, content: Any) -> list[Row]:
     return rows
 
 
-def _easy_rows(path: Path, content: list[Any]) -> list[Row]:
+def _easy_rows(path: Path, content: list[Any]) -> list[ItemRow]:
     """easy-VQA (https://github.com/vzhou842/easy-VQA): [question, answer, image number]."""
     if not all(isinstance(item, list) and len(item) == 3 for item in content):
         raise ValueError(f"{path} is no list of [question, answer, image]")
@@ -161,7 +161,7 @@ def _easy_rows(path: Path, content: list[Any]) -> list[Row]:
     ]
 
 
-def _csv_rows(path: str) -> list[Row]:
+def _csv_rows(path: str) -> list[ItemRow]:
     """A user's own: columns image, question, answer."""
     return [
         question_row(

@@ -1,22 +1,14 @@
-"""Scenes as a table of image-caption pairs, the form in which all training data comes."""
+"""The built-in scenes as a table of image-text pairs, the form in which all training data comes."""
+
+from __future__ import annotations
 
 import io
 
 import datasets
 from PIL import Image
 
-from vilta.scenes.captions import captions
-from vilta.scenes.drawing import draw
-from vilta.scenes.world import make_scene
-
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "captions": datasets.List(datasets.Value("string")),
-        "image_id": datasets.Value("string"),
-        "source": datasets.Value("string"),
-    }
-)
+from vilta.data.sources.base import FEATURES
+from vilta.scenes import captions, draw, make_scene
 
 
 def scenes_table(count: int, seed: int, size: int = 96, first: int = 0) -> datasets.Dataset:
