@@ -67,3 +67,13 @@ def test_one_label_alone_is_refused(tmp_path):
     items = Task.read(write(tmp_path, "image,text,label\n1.png,a,x\n"), "", TaskSettings())
     with pytest.raises(ValueError, match="all labels are 'x'"):
         Task.labels(items, TaskSettings())
+
+
+def test_spaces_make_no_other_label_and_other_encodings_are_named(tmp_path):
+    path = write(tmp_path, "image,text,label\n1.png,a, no\n2.png,b,no\n3.png,c,\tyes \n")
+    assert Task.labels(Task.read(path, "", TaskSettings()), TaskSettings()) == ["no", "yes"]
+    (tmp_path / "train.csv").write_bytes("image,text,label\n1.png,a,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"line 2: not readable as UTF-8.*\?encoding=latin-1"):
+        Task.read(path, "", TaskSettings())
+    items = Task.read(f"{path}?encoding=latin-1", "", TaskSettings())
+    assert items.rows["label"][:] == ["caf\xe9"]

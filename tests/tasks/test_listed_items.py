@@ -1,9 +1,14 @@
 """Items as ALBEF, BLIP, VizWiz, GQA, A-OKVQA and TextVQA publish them, field for field."""
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from task_case import write_images, write_json
 
 from vilta.config.finetune import TaskSettings
+from vilta.tasks.formats.question_files import read_questions
 from vilta.tasks.nlvr2 import VisualReasoning
 from vilta.tasks.snli_ve import EntailmentSettings, VisualEntailment
 from vilta.tasks.vqa import VisualQuestionAnswering, VqaSettings
@@ -154,3 +159,26 @@ def test_albefs_list_of_snli_ve(tmp_path):
             write_json(tmp_path / "ve.json", [*items, "text"]),
             settings=EntailmentSettings,
         )
+
+
+FIELDS = ["question", "image", "image_id", "answer", "answers", "data", "questions", "types", "x"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(JSON)
+def test_any_json_is_questions_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "x.json"
+    path.write_text(json.dumps(content))
+    try:
+        rows = read_questions(str(path))
+    except ValueError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(isinstance(answer, str) for row in rows for answer in row["answers"])

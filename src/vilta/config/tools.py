@@ -57,11 +57,9 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
-    """Write image-text pairs as Arrow shards with the image bytes inside."""
+class SourceFlags:
+    """How to read a source of image-text pairs; what is empty is found out."""
 
-    out: str = ""
-    """Required. Output folder: shards for `datasets.load_from_disk`, and manifest.json."""
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""
     image_column: str = ""
@@ -72,6 +70,14 @@ class PackConfig:
     """Folder of the images that a file names, if they are not below the file's own."""
     encoding: str = ""
     """Encoding of text files that are not UTF-8, e.g. latin-1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig(SourceFlags):
+    """Write image-text pairs as Arrow shards with the image bytes inside."""
+
+    out: str = ""
+    """Required. Output folder: shards for `datasets.load_from_disk`, and manifest.json."""
     region_crops: bool = False
     """Visual Genome: crop each region to an image of its own, instead of using regions as captions
     of the whole image."""
@@ -92,23 +98,13 @@ class PackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig:
+class InspectConfig(SourceFlags):
     """Inspect image-text pairs before training: statistics on screen, and a page with pictures."""
 
-    split: str = ""
-    """Split of a source that has several, e.g. train, val, test."""
     against: str = ""
     """Other pairs, such as evaluation data: report the images and captions they share."""
     against_split: str = ""
     """Split of `against`."""
-    image_column: str = ""
-    """Column of a table that holds or names the images, if it is not found by itself."""
-    caption_column: str = ""
-    """Column that holds the caption, if it is not found by itself; several are joined by commas."""
-    images: str = ""
-    """Folder of the images that a file names, if they are not below the file's own."""
-    encoding: str = ""
-    """Encoding of text files that are not UTF-8, e.g. latin-1."""
     out: str = ""
     """HTML file to write. Empty: `inspection.html` in the current folder."""
     examples: CountOrZero = 24

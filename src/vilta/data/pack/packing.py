@@ -18,7 +18,7 @@ import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import datasets
 import PIL
 
-from vilta.config.tools import InspectConfig, PackConfig
+from vilta.config.tools import InspectConfig, PackConfig, SourceFlags
 from vilta.config.yaml_file import to_dict
 from vilta.data.pack.shards import Shard, Writer, read_batches
 from vilta.data.sources import (
@@ -138,14 +138,9 @@ def _packed(
 
 def source_options(config: PackConfig | InspectConfig) -> SourceOptions:
     """Return what the flags of a verb say about its source."""
-    return SourceOptions(
-        split=config.split,
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        encoding=config.encoding,
-        images=config.images,
-        region_crops=isinstance(config, PackConfig) and config.region_crops,
-    )
+    crops = isinstance(config, PackConfig) and config.region_crops
+    flags = {f.name: getattr(config, f.name) for f in fields(SourceFlags)}
+    return SourceOptions(**flags, region_crops=crops)
 
 
 def _begin(folder: Path, what: dict[str, Any]) -> Work:

@@ -7,23 +7,18 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
+from vilta.config.tools import SourceFlags
+
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How to read a source; an empty field means: find out."""
+class SourceOptions(SourceFlags):
+    """The flags, and what only one reader knows."""
 
-    split: str = ""
-    image_column: str = ""
-    caption_column: str = ""
-    """Several are joined by commas."""
-    encoding: str = ""
-    images: str = ""
-    """Folder of the images that a file names, if they are not below the file's own."""
     region_crops: bool = False
     """Visual Genome: each region is an image of its own."""
 
 
-IN_A_NAME = tuple(f.name for f in fields(SourceOptions) if f.name != "region_crops")
+IN_A_NAME = tuple(f.name for f in fields(SourceFlags))
 """Options that may stand in a source's name: ``captions.csv?encoding=latin-1&split=val``."""
 _QUERY = re.compile(r"\?(?=(?:" + "|".join(IN_A_NAME) + ")=)")
 
