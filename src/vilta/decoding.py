@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -20,6 +21,12 @@ MIN_SIDE = 8
 """Images with a shorter side are refused: a model sees nothing in them (our choice)."""
 MAX_PIXELS = 80_000_000
 """Images with more pixels are refused before one is decoded (our choice; Pillow warns at 89 M)."""
+MAX_ASPECT = 100
+"""Images whose long side is more than so many times the short one are refused: resized by their
+short side, as encoders want them, they could be larger than the machine (our choice)."""
+MAX_SCANS = 100
+"""Progressive JPEG files have about 10 scans; more than so many are refused (our choice). Each scan
+goes over the whole picture, and an empty one is a few bytes."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 2**20
 """Bytes of a text, decompressed, that Pillow reads (its MAX_TEXT_CHUNK)."""
@@ -73,11 +80,21 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith(("I", "F")):  # Pillow would clip all above 255
         return Image.fromarray(bytes_of(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA")
-        white = Image.new("RGBA", alpha.size, "white")
-        return Image.alpha_composite(white, alpha).convert("RGB")
-    return image.convert("RGB")
+    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay an image over white, a strip at a time: three copies of it all would be 1 GB."""
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque
+
+
+_STRIP = 256
+"""Rows of a strip."""
 
 
 def bytes_of(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
@@ -118,6 +135,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(without_long_texts(data)), formats=FORMATS) as image:
                 _check_size(*image.size)
+                if image.format == "JPEG":
+                    _check_scans(data)
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"too large: {error}") from None
@@ -136,6 +155,30 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"too small: {width}x{height} pixels, needed are {MIN_SIDE} on each side")
     if width * height > MAX_PIXELS:
         raise ValueError(f"too large: {width}x{height} pixels, the limit is {MAX_PIXELS:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"too long: {width}x{height} pixels, the limit is 1 to {MAX_ASPECT} between the sides"
+        )
+
+
+def _check_scans(data: bytes) -> None:
+    """Raise ``ValueError`` for a JPEG with too many scans (ITU T.81, annex B, has the markers)."""
+    if data.count(_SCAN) <= MAX_SCANS:  # cheap; they may also stand in a thumbnail, or behind
+        return
+    scans, place = 0, 2
+    while (found := _MARKER.search(data, place)) is not None:
+        kind, place = found[0], found.end()
+        if kind == _END:
+            return
+        scans += kind == _SCAN
+        if scans > MAX_SCANS:
+            raise ValueError(f"too many scans: more than {MAX_SCANS} in a progressive JPEG")
+        place += int.from_bytes(data[place : place + 2], "big")
+
+
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+"""A marker that is followed by its length; in between, 255 is stuffed with 0."""
 
 
 def without_long_texts(data: bytes) -> bytes:

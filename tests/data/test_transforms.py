@@ -166,3 +166,56 @@ def test_evaluation_equals_the_processor_of_transformers(size):
 def test_shrink_never_enlarges():
     assert shrink(picture(400, 100), 50).size == (200, 50)
     assert shrink(picture(40, 30), 50).size == (40, 30)
+
+
+def empty_scans(count: int) -> bytes:
+    """A progressive JPEG with many further scans over it, each of which refines nothing."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 48)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start:-2] * count + data[-2:]
+
+
+def test_a_jpeg_with_too_many_scans_is_refused_before_it_is_decoded():
+    assert decode_image(empty_scans(20)).size == (64, 48)
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(ValueError, match="too many scans"):
+            decode(empty_scans(10_000))
+
+
+def test_what_looks_like_scans_but_is_none_is_read():
+    """A film behind the picture, as phones append one, and a thumbnail's bytes within EXIF."""
+    plain = empty_scans(0)
+    assert decode_image(plain + b"\xff\xda" * 500).size == (64, 48)
+    comment = b"\xff\xda" * 500
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    assert decode_image(plain[:2] + segment + plain[2:]).size == (64, 48)
+
+
+@pytest.mark.parametrize("size", [(8, 500_000), (500_000, 8), (9_999_999, 8), (8, 801)])
+def test_a_strip_is_refused_before_it_is_decoded(size):
+    file = io.BytesIO()
+    Image.new("1", size).save(file, "PNG")
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(ValueError, match=f"too long: {size[0]}x{size[1]} pixels"):
+            decode(file.getvalue())
+
+
+def test_what_would_be_too_large_once_it_is_resized_is_refused():
+    image = Image.new("RGB", (8, 800))
+    assert evaluation_tensor(image, 224).shape == (3, 224, 224)
+    with pytest.raises(ValueError, match="too long: 8x800 pixels would be 1024x102400"):
+        evaluation_tensor(image, 1024)
+    with pytest.raises(ValueError, match="would be 1024x102400"):
+        shrink(Image.new("1", (1030, 103_000)), 1024)
+
+
+def test_transparency_is_laid_over_white_as_by_pillow_at_once():
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 30, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels, "RGBA")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    assert np.array_equal(np.array(decode_image(file.getvalue())), np.array(expected))

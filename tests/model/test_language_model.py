@@ -16,6 +16,7 @@ from transformers import (
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.language_model import (
     continue_language_model,
+    forget_calls,
     load_tokenizer,
     new_language_model,
     new_tokenizer,
@@ -188,3 +189,15 @@ def test_any_tokenizer_kind_is_read_back(tmp_path):
         tokenizer.save_pretrained(tmp_path / kind)
         again = load_tokenizer(str(tmp_path / kind))
         assert again(CAPTIONS)["input_ids"] == tokenizer(CAPTIONS)["input_ids"]
+
+
+def test_a_saved_tokenizer_does_not_tell_how_it_was_called(tmp_path):
+    """Its file keeps the last truncation and padding: a run that only releases made none."""
+    tokenizer = new_tokenizer(CAPTIONS * 2, 120)
+    forget_calls(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "unused")
+    tokenizer(CAPTIONS, truncation=True, max_length=4, padding=True)
+    forget_calls(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "used")
+    used, unused = (tmp_path / name / "tokenizer.json" for name in ("used", "unused"))
+    assert used.read_bytes() == unused.read_bytes()

@@ -105,6 +105,17 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take back what the last call said of truncation and padding: it would be saved with it.
+
+    Then a release does not depend on what its process did before.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+
+
 def continue_language_model(source: str) -> PreTrainedModel:
     """Load a checkpoint to train on; it may lack the language-model head, never encoder weights.
 

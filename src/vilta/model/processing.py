@@ -16,6 +16,7 @@ from transformers import (
 
 from vilta.decoding import bytes_of, decode_image, upright_rgb
 from vilta.model.configuration import ViltaConfig
+from vilta.model.language_model import forget_calls
 
 
 class ViltaProcessor(ProcessorMixin):
@@ -58,6 +59,7 @@ class ViltaProcessor(ProcessorMixin):
             image_std=list(config.image_std),
             do_convert_rgb=True,
         )
+        forget_calls(tokenizer)
         tokenizer.model_max_length = config.max_text_tokens
         tokenizer.padding_side = "right"
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the model takes

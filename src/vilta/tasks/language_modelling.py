@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.model.encoders import language_model_logits, text_states
+from vilta.model.language_model import forget_calls
 from vilta.objectives.distillation import distillation_loss
 from vilta.tasks.base import Task
 from vilta.types import Batch, Losses
@@ -53,4 +54,5 @@ class LanguageModellingTask(Task):
     def save_pretrained(self, folder: str) -> None:
         """Write model and tokenizer, to be loaded by ``AutoModelForMaskedLM``."""
         self.model.save_pretrained(folder)
+        forget_calls(self.tokenizer)
         self.tokenizer.save_pretrained(folder)

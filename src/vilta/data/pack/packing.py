@@ -197,12 +197,12 @@ def _check(row: PairRow, short_side: int) -> PairRow | Skipped:
     """Decode a row's image, and shrink it if that is wanted."""
     try:
         image = decode_image(row["image"]["bytes"])
+        if short_side and min(image.size) > short_side:
+            file = io.BytesIO()
+            shrink(image, short_side).save(file, "JPEG", quality=JPEG_QUALITY)
+            row["image"] = {"bytes": file.getvalue(), "path": None}
     except ValueError as error:
         return Skipped(source=row["source"], reason=str(error))
-    if short_side and min(image.size) > short_side:
-        file = io.BytesIO()
-        shrink(image, short_side).save(file, "JPEG", quality=JPEG_QUALITY)
-        row["image"] = {"bytes": file.getvalue(), "path": None}
     return row
 
 
