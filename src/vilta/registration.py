@@ -1,8 +1,9 @@
 """After ``import vilta``, transformers' Auto classes know the model, at no cost until needed.
 
-Telling them takes torch and transformers, several seconds that ``vilta --help`` must not pay, and
-transformers offers no entry point for models that live elsewhere. So: if transformers is loaded
-already, they are told at once, else as soon as someone imports it. See docs/design-log.md.
+Registering imports torch and transformers, which takes seconds that ``vilta --help`` must not cost,
+and transformers has no entry point for models outside of it. So vilta registers at once if
+transformers is already loaded, and otherwise as soon as it is imported. See the design log in
+docs/development.
 """
 
 from __future__ import annotations
