@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["vilta.data"]) if atheris else contextl
     from vilta.data.sources import find_reader, find_shards
     from vilta.data.sources.patterns import shard_reader
     from vilta.data.text import caption_lines
-    from vilta.data.transforms import decode_image, decode_pixels
+    from vilta.decoding import decode_image, decode_pixels
     from vilta.tasks.formats.question_files import read_questions
 
 PICTURE = Image.linear_gradient("L").resize((24, 20)).convert("RGB")

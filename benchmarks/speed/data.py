@@ -27,7 +27,7 @@ from PIL import Image
 
 from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.order import permutation
-from vilta.data.transforms import decode_pixels
+from vilta.decoding import decode_pixels
 
 RESULTS = Path(__file__).parents[1] / "results" / "data.json"
 SIDE = 224

@@ -73,8 +73,10 @@ def decode_pixels(data: bytes, short_side: int = 0) -> UInt8[np.ndarray, "H W 3"
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Turn an opened image as its EXIF says, and convert it from any mode to RGB.
 
-    Transparent pixels become white; see ``bytes_of`` for grey of more than 8 bits.
+    Transparent pixels become white; see ``bytes_of`` for grey of more than 8 bits. Raises
+    ``ValueError`` for an image that is too small or too large, as ``decode_image`` does.
     """
+    _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -95,6 +97,23 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 _STRIP = 256
 """Rows of a strip."""
+
+
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    """Return an array ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` of 1, 3 or 4 colours as RGB.
+
+    See ``bytes_of`` for values of other types. Raises ``ValueError`` for another shape.
+    """
+    colours = (1, 3, 4)
+    if pixels.ndim == 3 and pixels.shape[0] in colours and pixels.shape[-1] not in colours:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in colours):
+        raise ValueError(
+            f"an array of shape {list(pixels.shape)} is not an image; give [height, width, 3]"
+        )
+    if pixels.shape[-1] == 1:
+        pixels = pixels.squeeze(-1)
+    return upright_rgb(Image.fromarray(np.ascontiguousarray(bytes_of(pixels))))
 
 
 def bytes_of(values: np.ndarray) -> UInt8[np.ndarray, "*shape"]:

@@ -137,7 +137,7 @@ def test_what_was_not_trained_is_not_asked(tmp_path):
         (lambda m: m.match([noise(0)] * 2, TEXTS), "2 images and 3 texts do not pair up"),
         (lambda m: m.match("nothing.png", TEXTS), "nothing.png: No such file"),
         (lambda m: m.match(b"GIF", TEXTS), "image 0: not an image"),
-        (lambda m: m.match(np.zeros((9, 9, 3)), TEXTS), "array of float64"),
+        (lambda m: m.match(np.full((9, 9, 3), 300.0), TEXTS), "float64 pixels .* no known scale"),
         (lambda m: m.match(np.zeros((2, 9, 3), np.uint8), TEXTS), "too small"),
         (lambda m: m.rank("a", []), "no images"),
         (lambda m: m.proofread(noise(0), "..."), "no word that the model knows"),

@@ -8,7 +8,8 @@ from PIL import Image, ImageChops
 
 from vilta.data import augmentation
 from vilta.data.augmentation import randaugment, training_short_side, training_tensor
-from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import decode_image
 
 
 def picture(width=40, height=30):

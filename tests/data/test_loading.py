@@ -20,7 +20,7 @@ from vilta.data.loading import evaluation_loader, training_loader
 from vilta.data.mixture import Mixture
 from vilta.data.order import sample_at
 from vilta.data.samples import BadData, PairDataset, fingerprint
-from vilta.data.transforms import decode_pixels
+from vilta.decoding import decode_pixels
 
 WORDS = ["a", "red", "green", "blue", "big", "small", "ball"]
 WORDS += ["cube", "cone", "on", "under", "near", "the", "sits"]

@@ -16,7 +16,7 @@ from vilta.config.tools import PackConfig
 from vilta.data.pack import packing
 from vilta.data.pack.packing import pack
 from vilta.data.sources import FEATURES, load_pairs
-from vilta.data.transforms import decode_image
+from vilta.decoding import decode_image
 
 
 def jpeg(width=40, height=30):

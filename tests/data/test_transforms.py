@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor, shrink
+from vilta.data.transforms import evaluation_tensor, shrink
+from vilta.decoding import decode_image, decode_pixels
 
 
 def picture(width=40, height=30, mode="RGB"):

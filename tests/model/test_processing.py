@@ -9,7 +9,8 @@ from PIL import Image
 from tiny_models import tiny_config, tiny_tokenizer
 from transformers import AutoProcessor
 
-from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import decode_image
 from vilta.model import ViltaProcessor
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
@@ -96,7 +97,7 @@ def test_arrays_are_images_too(processor):
         assert torch.equal(each, found[0])
     floats = processor(images=pixels.astype(np.float32) / 255, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(floats[0], found[0])
-    with pytest.raises(ValueError, match=r"shape \(2, 40, 32, 3\) is not an image"):
+    with pytest.raises(ValueError, match=r"shape \[2, 40, 32, 3\] is not an image"):
         processor(images=np.stack([pixels, pixels]))
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import MIN_SIDE, decode_image, upright_rgb
+from vilta.decoding import decode_image, picture_of, upright_rgb
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
-"""A path, the bytes of an image file, a PIL image, or an array ``[H, W, 3]`` or ``[H, W]`` of
-uint8 (0 to 255), or what ``pixels_of`` has made of one: a tensor ``[3, S, S]``."""
+"""A path, the bytes of an image file, a PIL image, or an array ``[H, W, 3]`` or ``[H, W]``
+(uint8, or floats from 0 to 1), or what ``pixels_of`` has made of one: a tensor ``[3, S, S]``."""
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode; Pillow lets them run side by side."""
@@ -57,7 +57,7 @@ def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> I
         if isinstance(image, Image.Image):
             return upright_rgb(image)
         if isinstance(image, np.ndarray):
-            return _from_array(image)
+            return picture_of(image)
         if isinstance(image, bytes):
             return decode_image(image, short_side)
         name = str(image)
@@ -74,15 +74,3 @@ def _pixels(image: ImageInput, name: str, size: int) -> UInt8[Tensor, "3 S S"]:
             raise ValueError(f"{name}: a tensor must be uint8 of shape [3, {size}, {size}]")
         return image
     return evaluation_tensor(open_image(image, name=name), size)
-
-
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    colours = pixels.ndim == 3 and pixels.shape[2] == 3
-    if pixels.dtype != np.uint8 or not (colours or pixels.ndim == 2):
-        raise ValueError(
-            f"an array of {pixels.dtype} with shape {list(pixels.shape)} is not an image; give "
-            "uint8 values in [height, width, 3]"
-        )
-    if min(pixels.shape[:2]) < MIN_SIDE:
-        raise ValueError(f"too small: {pixels.shape[1]}x{pixels.shape[0]} pixels")
-    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")

@@ -15,7 +15,8 @@ from vilta.apps.released import Released, load_released
 from vilta.config.tools import ExportConfig
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
-from vilta.data.transforms import decode_image, evaluation_tensor
+from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import decode_image
 from vilta.finished_run import model_folder
 from vilta.training.folder import MODEL, replace_text
 

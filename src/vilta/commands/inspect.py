@@ -26,7 +26,8 @@ from vilta.data.inspection import (
 )
 from vilta.data.pack.packing import source_options
 from vilta.data.sources import PairRow, Reader, find_reader, nothing_usable
-from vilta.data.transforms import decode_image, shrink
+from vilta.data.transforms import shrink
+from vilta.decoding import decode_image
 from vilta.report.curves import DARK, LIGHT, Theme, style_axes
 from vilta.report.html import (
     Table,

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vilta.data.sources import PairRow
-from vilta.data.transforms import decode_image
+from vilta.decoding import decode_image
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 LOOK_SIDE = 8

@@ -23,7 +23,8 @@ from xxhash import xxh3_64_intdigest
 from vilta.config import DataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.order import Key
-from vilta.data.transforms import decode_image, decode_pixels, evaluation_tensor
+from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import decode_image, decode_pixels
 from vilta.seeds import derived, generator_for, stable_hash
 from vilta.types import Sample
 

@@ -12,17 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vilta.decoding import MAX_PIXELS, MIN_SIDE, cover, decode_image, decode_pixels
-
-__all__ = [
-    "MIN_SIDE",
-    "decode_image",
-    "decode_pixels",
-    "evaluation_size",
-    "evaluation_tensor",
-    "shrink",
-    "tensor_of",
-]
+from vilta.decoding import MAX_PIXELS, cover
 
 
 def evaluation_tensor(image: Image.Image, size: int) -> UInt8[Tensor, "3 S S"]:

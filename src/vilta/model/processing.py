@@ -14,7 +14,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vilta.decoding import bytes_of, decode_image, upright_rgb
+from vilta.decoding import decode_image, picture_of, upright_rgb
 from vilta.model.configuration import ViltaConfig
 from vilta.model.language_model import forget_calls
 
@@ -80,9 +80,4 @@ def _rgb(image: Any) -> Any:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"{image}: {reason}") from None
-    pixels = bytes_of(np.asarray(image))
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (1, 3, 4):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)):
-        raise ValueError(f"an array of shape {pixels.shape} is not an image; give a list of images")
-    return upright_rgb(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
+    return picture_of(np.asarray(image))

@@ -38,7 +38,8 @@ from vilta.data.sources import (
     find_reader,
     nothing_usable,
 )
-from vilta.data.transforms import decode_image, shrink
+from vilta.data.transforms import shrink
+from vilta.decoding import decode_image
 from vilta.locking import only_writer
 
 log = logging.getLogger("vilta.data")

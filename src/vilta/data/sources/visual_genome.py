@@ -16,7 +16,7 @@ from typing import Any
 
 from vilta.data.sources.base import Item, Reader
 from vilta.data.sources.files import ImageFiles, find_or_skip, json_array
-from vilta.data.transforms import MIN_SIDE, decode_image
+from vilta.decoding import MIN_SIDE, decode_image
 
 REGIONS = "region_descriptions.json"
 SIZES = "image_data.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 from vilta.data.images import Images
 from vilta.data.sources.files import read_json
-from vilta.data.transforms import decode_image
+from vilta.decoding import decode_image
 from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.aro import ORDER_FILES, order_texts
 from vilta.tasks.formats.csv_lines import csv_lines, is_csv
