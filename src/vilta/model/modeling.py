@@ -219,7 +219,7 @@ class ViltaForPreTraining(WithMatching):
         ``fused`` and ``text`` are the same positions after fusion and before it; a ``separate``
         word head reads the fused states alone.
         """
-        if self.config.word_head == "language_model":
+        if isinstance(self.mlm_head, StateAddition):
             return self.predict_words_from_text(text + self.mlm_head(fused))
         return self.mlm_head(fused, self.get_input_embeddings().weight)
 
