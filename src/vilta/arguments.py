@@ -1,4 +1,4 @@
-"""Which words of a command line are flags and which stand alone, in whatever order they come.
+"""Separates the flags of a command line from its positional arguments, in any order.
 
 How many words a flag takes follows from its field's type in the config class, so that
 ``vilta search --top 3 RUN FOLDER "a dog"`` and ``vilta search RUN FOLDER "a dog" --top 3`` are one.
@@ -15,13 +15,13 @@ class Split(NamedTuple):
     """A command line in two."""
 
     alone: list[str]
-    """Words that stand alone, in order."""
+    """Positional arguments, in order."""
     flags: list[str]
     """Flags with their values."""
 
 
 def split_arguments(arguments: Sequence[str], config: Any) -> Split:
-    """Tell the words that stand alone from the flags of ``config`` and their values.
+    """Separate positional arguments from the flags of ``config`` and their values.
 
     ``config`` is an instance: the classes of its parts may depend on the call. ``-o`` stands for
     ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that ``config`` lacks keeps

@@ -26,7 +26,7 @@ class Call:
 
     verb: Verb
     arguments: list[str | list[str]]
-    """What stands beside the flags, as ``Verb.bind`` gives it."""
+    """The positional arguments, as returned by ``Verb.bind``."""
     config: Any
     quiet: bool
 

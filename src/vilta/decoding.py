@@ -182,7 +182,7 @@ def _check_size(width: int, height: int) -> None:
 
 def _check_scans(data: bytes) -> None:
     """Raise ``ValueError`` for a JPEG with too many scans (ITU T.81, annex B, has the markers)."""
-    if data.count(_SCAN) <= MAX_SCANS:  # cheap; they may also stand in a thumbnail, or behind
+    if data.count(_SCAN) <= MAX_SCANS:  # cheap; they may also occur in a thumbnail, or behind
         return
     scans, place = 0, 2
     while (found := _MARKER.search(data, place)) is not None:

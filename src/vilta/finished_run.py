@@ -32,7 +32,7 @@ PRETRAINING = "pretraining"
 def task_of(start: str) -> str:
     """Return the task that a run, or a released model, was trained for.
 
-    Raises ``ValueError`` in one line if the folder does not say it.
+    Raises ``ValueError`` in one line if the folder does not record it.
     """
     if trained := read_run(start):
         return trained.task
@@ -76,10 +76,10 @@ def released_class(start: str) -> str:
 def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     """Load the released model of a run with the settings that its training ended with.
 
-    The text says what became of the teacher: ``found``, ``none needed``, or ``not found`` with the
+    The text describes the teacher: ``found``, ``none needed``, or ``not found`` with the
     reason and what is different without it.
 
-    Raises ``ValueError`` in one line if the folder is no finished pre-training run.
+    Raises ``ValueError`` in one line if the folder is not a finished pre-training run.
     """
     folder = Path(run_folder)
     if not (folder / "config.yaml").is_file():
@@ -112,7 +112,7 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
 
 
 def say_missing_teacher(console: Console, teacher: str) -> None:
-    """Say in one line what ``load_run`` tells of a teacher that is missing."""
+    """Return ``load_run``'s one-line message about a missing teacher."""
     if teacher.startswith("not found"):
         console.print(f"teacher {teacher}", markup=False)
 
@@ -173,7 +173,7 @@ def result_path(folder: str, name: str, data: str) -> Path:
     """Return the file for metrics on ``data``: no other data of the same run are kept in it.
 
     ``runs/mine/evaluation-val.json`` for ``data/val``; where that holds the metrics on another
-    folder called ``val``, the name tells the whole path.
+    folder called ``val``, the name is the whole path.
     """
     place, _, query = data.partition("?")
     last = Path(place).stem + (f"-{query}" if query else "")

@@ -1,8 +1,8 @@
 """One writer to a folder: a lock that names its holder and ends with the holder's process.
 
 The kernel keeps the lock (POSIX record locks, ``fcntl(2)``), so a killed process holds nothing. It
-is not inherited by forked loader processes. Where there are no such locks (Windows, some network
-file systems) nothing is locked, and the caller is told.
+is not inherited by forked loader processes. Where such locks do not exist (Windows, some network
+file systems), nothing is locked and the caller gets a warning.
 """
 
 from __future__ import annotations

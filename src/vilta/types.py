@@ -127,7 +127,7 @@ class Losses:
     metrics: dict[str, Tensor]
     """Detached scalars by name: each loss on its own, and statistics of the step.
 
-    NaN says that there was nothing to count."""
+    NaN means that there was nothing to count."""
     metric_counts: dict[str, Tensor] = field(default_factory=dict)
     """How many rows a part is the mean of, where these are not all rows of the batch."""
 

@@ -17,7 +17,7 @@ class Verb:
     config: type
     """Config class: its fields are the flags."""
     positional: str
-    """What stands beside the flags, in this order: a word in brackets may be left out, one with
+    """Positional arguments, in this order: one in brackets is optional, one with
     ``...`` may be several, and CONFIG.yaml is a file with settings."""
     example: str
     """Arguments of a call, shown when the positional one is missing."""
@@ -27,7 +27,7 @@ class Verb:
 
     @property
     def takes_yaml(self) -> bool:
-        """Whether a config file is all that stands beside the flags."""
+        """Whether the only positional argument is a config file."""
         return self.positional == "[CONFIG.yaml]"
 
     def is_yaml(self, argument: str) -> bool:
@@ -36,7 +36,7 @@ class Verb:
         return self.takes_yaml or may_be
 
     def bind(self, words: Sequence[str]) -> list[str | list[str]]:
-        """Return what each name of ``positional`` stands for; "" for one that was left out.
+        """Return the value of each name in ``positional``; "" for one that was left out.
 
         Raises ``ValueError`` that names the first one that is missing, or the first too many.
         """
@@ -68,14 +68,14 @@ VERBS = {
         config=tools.InspectConfig,
         positional="SOURCE",
         example="data/train --against data/val",
-        help="look at pairs before training: counts, duplicates, leakage, pictures",
+        help="inspect pairs before training: counts, duplicates, leakage, pictures",
     ),
     "pretrain-text": Verb(
         recipe="vilta.commands.pretrain_text",
         config=pretrain.PretrainTextConfig,
         positional="[CONFIG.yaml]",
         example="demo-text",
-        help="train the language model that reads captions and teaches",
+        help="train the language model used as text encoder and teacher",
     ),
     "pretrain": Verb(
         recipe="vilta.commands.pretrain",
@@ -89,7 +89,7 @@ VERBS = {
         config=finetune.FinetuneConfig,
         positional="TASK|CONFIG.yaml",
         example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
-        help="teach a pre-trained run a task: vqa, nlvr2, snli-ve, retrieval, ...",
+        help="fine-tune a run on a task: vqa, nlvr2, snli-ve, retrieval, ...",
         defaults="vilta.tasks.registry:default_config",
     ),
     "evaluate": Verb(
@@ -97,7 +97,7 @@ VERBS = {
         config=tools.EvaluateConfig,
         positional="RUN",
         example="runs/demo --data runs/demo-data/val",
-        help="measure a run: what it was pre-trained for, or a task",
+        help="evaluate a run, on pairs or on a task",
     ),
     "export": Verb(
         recipe="vilta.commands.export",
@@ -118,7 +118,7 @@ VERBS = {
         config=tools.ReportConfig,
         positional="RUN",
         example="runs/demo",
-        help="draw a run as one HTML page with pictures",
+        help="write a report on a run: one HTML page with pictures",
     ),
     "search": Verb(
         recipe="vilta.commands.search",
@@ -132,14 +132,14 @@ VERBS = {
         config=apps.MatchConfig,
         positional="RUN IMAGE CAPTION...",
         example='runs/demo photo.jpg "a dog on a beach" --out heat.png',
-        help="how well captions match an image, and which words carry it",
+        help="how well captions match an image, and which words decide it",
     ),
     "proofread": Verb(
         recipe="vilta.commands.proofread",
         config=apps.ProofreadConfig,
         positional="RUN IMAGE CAPTION",
         example='runs/demo photo.jpg "a dog on a beach"',
-        help="the words of a caption that the image does not bear out",
+        help="words of a caption that the image does not support",
     ),
     "clean": Verb(
         recipe="vilta.commands.clean",

@@ -160,7 +160,7 @@ def test_a_whole_number_for_a_float_is_a_float(tmp_path_factory):
         ("model: 3", "model must be a mapping of settings"),
         ("[1, 2]", "the file must be a mapping of settings"),
         ("false", "the file must be a mapping of settings"),
-        ("data: {train: a, train: b}", "key 'train' stands twice"),
+        ("data: {train: a, train: b}", "key 'train' is given twice"),
         ("data: {train: !!python/name:os.system x}", "is not YAML"),
         ("data: {train: [}", "is not YAML"),
         ("data: {train: 2001-99-99}", "is not YAML"),

@@ -102,7 +102,7 @@ SIZES = {
 
 
 def require_onnx() -> None:
-    """Raise ``ValueError`` that says what to install if the extra is missing."""
+    """Raise a ``ValueError`` with the install command if the extra is missing."""
     missing = [n for n in ("onnxruntime", "onnxscript") if importlib.util.find_spec(n) is None]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing; pip install 'vilta[onnx]'")

@@ -1,6 +1,6 @@
 """An index of a folder of photos: what is in each file, and its embedding.
 
-Two files beside each other: ``photos.sqlite`` says which file has which content and in which row
+Two files side by side: ``photos.sqlite`` records which file has which content and in which row
 its embedding stands; ``vectors.f16`` holds the rows, float16, mapped into memory. Rows are flushed
 before SQLite's transaction names them, so an update that was killed anywhere loses at most one
 batch. Content is known by its hash: a copy is embedded once, a file that moved not again.
@@ -77,7 +77,7 @@ class _Work:
 class PhotoIndex:
     """The index of ``folder``, kept in ``place``, for the model whose hash is ``model``.
 
-    An index of another model, or of another layout, is begun anew; ``replaced`` says so. Raises
+    An index of another model, or of another layout, is replaced; ``replaced`` is then true. Raises
     ``ValueError`` in one line if ``folder`` is none, or ``place`` cannot be written.
     """
 
@@ -204,7 +204,7 @@ class PhotoIndex:
             with open(self._vectors_path, "r+b") as file:
                 file.seek(
                     first * self.width * 2
-                )  # what lies beyond is of an update that was killed
+                )  # what follows is left from an update that was killed
                 file.write(vectors.astype(np.float16).tobytes())
                 file.flush()
                 os.fsync(file.fileno())

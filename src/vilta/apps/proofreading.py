@@ -1,12 +1,12 @@
-"""Which words of a caption the image does not bear out, and what the model would write instead.
+"""Words of a caption that the image does not support, and what the model would write instead.
 
-Each word is hidden in its turn. The masked-word head tells how likely it is with the image, the
-text encoder's own head how likely without. The words that the first would rather write are put in
-its place, and matching says how much better the caption fits then: the word where that is most is
-the suspect. A caption that matches well as it stands is doubted less (``suspicion``). The threshold
-above which a word is accused is not guessed: it is set on held-out captions such that ``UNACCUSED``
-of them have no accused word (``accusation_threshold``, conformal in form), and stored with the
-model.
+Each word is masked in turn. The masked-word head gives its probability with the image, the text
+encoder's own head the probability without. The words that the first prefers are put in its place,
+and matching measures how much better the caption then fits: the word with the largest gain is the
+suspect. A caption that already matches well is doubted less (``suspicion``). The threshold above
+which a word is accused is not a guess: it is set on held-out captions so that ``UNACCUSED`` of them
+have no accused word (``accusation_threshold``, in the manner of conformal prediction), and stored
+with the model.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _alternatives(
     words: Sequence[Word],
     vocabulary: Vocabulary,
 ) -> list[list[int]]:
-    """Whole words that are likelier than the word itself, and are no inflections of it."""
+    """Return whole words more probable than the word itself that are not inflections of it."""
     found = []
     for row, word, log_p in zip(logits, words, own, strict=True):
         first = word.tokens[0]

@@ -147,7 +147,7 @@ class _Distinct:
         self.rows: dict[Hashable, int] = {}
 
     def row(self, item: Any) -> int:
-        """Return the row of an item; what is no text or path is known by its identity."""
+        """Return the row of an item; anything but text and paths is known by its identity."""
         key = item if isinstance(item, str | Path | bytes) else id(item)
         if key not in self.rows:
             self.rows[key] = len(self.items)

@@ -40,7 +40,7 @@ ERRORS = {
     500: "something went wrong here",
     503: "busy; try again in a moment",
 }
-"""Every error that is told, by status: nothing of a request or of this machine is repeated."""
+"""Every error text, by status: nothing about the request or this machine is repeated."""
 
 
 def build_app(
@@ -93,7 +93,7 @@ def add_page(app: FastAPI) -> None:
 
 
 def _teller(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    """Return a handler that tells the fixed text of a status."""
+    """Return a handler that answers with the fixed text of a status."""
     return lambda request, error: JSONResponse({"error": ERRORS[status]}, status)
 
 

@@ -39,7 +39,7 @@ class Limits:
     images: int = 32
     """In one request."""
     waiting: int = 64
-    """Requests that wait for the model; more are told to come again."""
+    """Requests that wait for the model; further ones are turned away."""
     seconds: float = 30.0
     """From upload to answer."""
 
@@ -58,7 +58,7 @@ class Service:
     async def pixels(self, uploads: Sequence[UploadFile]) -> list[Pixels]:
         """Return what the model sees of each upload.
 
-        Raises ``ValueError`` for too many or what is no image, ``TooManyPixels``.
+        Raises ``ValueError`` for too many or what is not an image, ``TooManyPixels``.
         """
         if len(uploads) > self.limits.images:
             raise ValueError("too many images")

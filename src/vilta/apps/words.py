@@ -1,4 +1,4 @@
-"""The words of a caption: where they stand in the text, and which tokens they are."""
+"""The words of a caption: their positions in the text, and their tokens."""
 
 from __future__ import annotations
 

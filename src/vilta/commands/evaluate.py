@@ -219,7 +219,7 @@ def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
 
 
 def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> list[str]:
-    """Return the days on which the file says that this run was measured on these very data."""
+    """Return the days on which this run was measured on the same data, according to the file."""
     try:
         earlier = json.loads(out.read_text())
     except (OSError, ValueError):

@@ -76,7 +76,7 @@ def run(source: str, config: InspectConfig) -> None:
 
 
 class ContactSheet:
-    """Keeps evenly spread rows of a stream whose length nobody knows: every 2^k-th."""
+    """Keeps evenly spread rows of a stream of unknown length: every 2^k-th."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.every, self.seen = wanted, 1, 0

@@ -1,4 +1,4 @@
-"""`vilta match RUN IMAGE CAPTION...`: how well captions match an image, and which words say so."""
+"""`vilta match RUN IMAGE CAPTION...`: how well captions match an image, and the deciding words."""
 
 from __future__ import annotations
 

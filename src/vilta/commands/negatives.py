@@ -57,7 +57,7 @@ WARNING = {
     "grounded": "A negative may still be true of its image, though rarely.",
     "other": "Without the grounded filter many negatives are still true of their image.",
 }
-"""How often, on scenes whose truth is known, stands in vilta's README."""
+"""How often, on scenes whose truth is known, is in vilta's README."""
 
 
 def run(run_folder: str, data: str, config: NegativesConfig) -> None:

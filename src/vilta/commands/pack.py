@@ -13,7 +13,7 @@ SHOWN = 5
 
 
 def run(source: str, config: PackConfig) -> None:
-    """Pack ``source`` into ``config.out`` and say what was written and what comes next.
+    """Pack ``source`` into ``config.out`` and print what was written and what comes next.
 
     Raises ``ValueError`` with one line, see :func:`vilta.data.pack.packing.pack`.
     """

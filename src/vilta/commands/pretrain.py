@@ -99,7 +99,7 @@ def run(config: PretrainConfig) -> None:
 
 
 def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: str) -> None:
-    """Calibrate the released model on held-out pairs, and say so; the first process does it."""
+    """Calibrate the released model on held-out pairs and print it; the first process does it."""
     if PartialState().is_main_process:
         captions = loader.dataset.table["captions"][:]
         pixels = (batch.pixel_values for batch in loader)
@@ -110,7 +110,7 @@ def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: st
 def with_its_word_head(config: PretrainConfig) -> PretrainConfig:
     """Return the settings with the word head that the run to go on with has weights for.
 
-    Runs from before there was a choice have a separate one, and do not say so.
+    Runs from before there was a choice have a separate one without a setting for it.
     """
     before = replace(config, model=replace(config.model, word_head="separate"))
     saved = load_yaml(Path(config.run.out) / CONFIG, PretrainConfig, before)

@@ -44,7 +44,7 @@ def run(config: PretrainTextConfig) -> None:
     data, steps = config.data, config.optimization
     captions = caption_lines(data.train)
     held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]
-    # The same sentence may stand in other lines, or in other spelling in another corpus.
+    # The same sentence may occur in other lines, or in other spelling in another corpus.
     kept = {_letters(caption) for caption in held_out}
     captions = [caption for caption in captions if _letters(caption) not in kept]
     torch.manual_seed(derived(config.run.seed, "model"))

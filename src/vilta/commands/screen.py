@@ -1,4 +1,4 @@
-"""Where the verbs write: results to stdout; what is said about the work, and warnings, to stderr.
+"""Where the verbs write: results to stdout; progress notes and warnings to stderr.
 
 ``vilta -q`` silences the notes, so that only results and errors are left.
 """
@@ -31,7 +31,7 @@ def print_json(line: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal while the block runs; it is told what is done of how much."""
+    """Show a bar on a terminal while the block runs; it takes what is done and the total."""
     columns = (TextColumn(what, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         line = bar.add_task("", total=None)

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """What every verb that uses a trained model can be told."""
+    """Settings that all verbs with a trained model share."""
 
     json: bool = False
     """Print results as lines of JSON."""
@@ -68,17 +68,17 @@ class ServeConfig:
     index: str = ""
     """Folder that keeps the index. Empty: one in the user's cache; never among the photos."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any but this machine's own lets others in: there is no password."""
+    """Address to listen on. Other than localhost, it lets others in: there is no password."""
     port: int = 8000
     """Port to listen on; 0: any free one."""
     allow_host: tuple[str, ...] = ()
-    """More names under which the server answers, as they stand in the Host header; `*`: any."""
+    """More names under which the server answers, as given in the Host header; `*`: any."""
     max_bytes: int = 20_000_000
     """Most bytes of one request."""
     max_pixels: int = 25_000_000
     """Most pixels of one image."""
     waiting: int = 64
-    """Most requests that wait for the model; more are told to come again."""
+    """Maximum number of requests that wait for the model; further ones are turned away."""
     seconds: float = 30.0
     """Longest that a request may wait."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -1,6 +1,6 @@
 """Configs as YAML files: read strictly, written whole.
 
-The types in ``vilta.config`` say what is allowed: a config class nests other config classes, and
+The types in ``vilta.config`` define what is allowed: a config class nests other config classes, and
 its leaves are bool, int, float, str, a ``Literal``, or a tuple of one of these.
 """
 
@@ -23,14 +23,14 @@ OLD_NAMES = {"run.best_metric": "selection_metric"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error and not a silent choice."""
+    """YAML's safe loader, but a repeated key is an error instead of a silent choice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of ``node``; raises ``ConstructorError`` for a repeated key."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"key {key.value!r} stands twice"
+                problem = f"key {key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)

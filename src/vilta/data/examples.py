@@ -1,4 +1,4 @@
-"""The items of downstream tasks: a table, where its images lie, samples and batches.
+"""The items of downstream tasks: a table, its images, samples and batches.
 
 The same contract as for pairs: a sample is a pure function of (seed, epoch, row), and the crop of
 an image one of (seed, epoch, image), so that a batch needs an image once.

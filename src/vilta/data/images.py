@@ -19,7 +19,7 @@ from vilta.data.sources.files import ImageFiles, path_ends
 from vilta.scenes import picture_from_id
 
 SCENES = re.compile(r"scenes(?::(\d+))?")
-"""What stands for the built-in pictures, with their side in pixels."""
+"""Prefix that names the built-in pictures, followed by their side in pixels."""
 NAMED = 10
 """How many missing images an error names."""
 
@@ -38,7 +38,7 @@ class Images(Protocol):
 
 
 class ImageFolder:
-    """Image files anywhere below a folder; ``ImageFiles`` says which keys they have."""
+    """Image files anywhere below a folder; ``ImageFiles`` defines their keys."""
 
     def __init__(self, root: Path) -> None:
         self.name, self.files = str(root), ImageFiles(root)
@@ -62,7 +62,7 @@ class PairImages:
 
     A key is an image id, an end of it (``flickr8k/1.jpg``: ``1.jpg``), or its last part without
     suffix; one that is an end of several ids is refused. ``aliases`` are the ids of images that
-    were merged with others, with the row that stands for them.
+    were merged with others, with the row that now represents them.
     """
 
     def __init__(

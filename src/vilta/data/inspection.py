@@ -18,7 +18,7 @@ from vilta.decoding import decode_image
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 LOOK_SIDE = 8
-"""Rows of the difference hash: 64 bits say what a picture looks like."""
+"""Rows of the difference hash: 64 bits that describe what a picture looks like."""
 DECODED_SIDE = 64
 """Short side, in pixels, to which pictures may be decoded for the hash."""
 BANDS = 4
@@ -76,7 +76,7 @@ class Inspection:
     """Sources of the images that look the same, by the hash of the first of them."""
     hashes: ImageHashes = field(default_factory=ImageHashes)
     by_caption: Counter[bytes] = field(default_factory=Counter)
-    """How often each caption stands there, spelling and punctuation aside."""
+    """How often each caption occurs, spelling and punctuation aside."""
 
     def median_size(self) -> tuple[float, float]:
         """Return the median width and height in pixels."""
@@ -85,7 +85,7 @@ class Inspection:
         return width, height
 
     def repeated_captions(self) -> int:
-        """Return how many captions stand there more than once, counting each but the first."""
+        """Return how many captions occur more than once, counting each but the first."""
         return sum(count - 1 for count in self.by_caption.values())
 
 

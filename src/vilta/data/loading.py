@@ -40,8 +40,8 @@ def training_loader(
 ) -> Iterator[list[Batch]]:
     """Yield this rank's ``accumulate`` micro-batches a step, from ``start_step`` on.
 
-    ``steps`` is the length of the whole run, not of what is left. :class:`TrainingOrder` says which
-    samples these are. The stream goes over as many epochs as it needs.
+    ``steps`` is the length of the whole run, not of what is left. :class:`TrainingOrder` decides
+    which samples these are. The stream covers as many epochs as it needs.
     """
     if isinstance(dataset, StreamedPairs):
         key_at, buckets = partial(dataset.key_at, batch_size), None

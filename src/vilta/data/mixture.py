@@ -33,9 +33,9 @@ STREAM = "stream:"
 def training_data(
     config: DataConfig, seed: int
 ) -> tuple[PairDataset | Mixture | StreamedPairs, str]:
-    """Return the samples of ``config.train``, and a hash that stands for their content.
+    """Return the samples of ``config.train``, and a hash of their content.
 
-    Of a stream, the hash stands for the names of its shards alone.
+    For a stream, only the names of its shards are hashed.
 
     Raises ``ValueError`` with one line for a source, or a mixture, that cannot be read.
     """
@@ -71,7 +71,7 @@ def some_captions(data: PairDataset | Mixture | StreamedPairs) -> list[str]:
 
 
 def read_mixture(path: str) -> dict[str, float]:
-    """Return the weight of each source; ``ValueError`` with one line if the file is no mixture."""
+    """Return the weight of each source; raises ``ValueError`` if the file is not a mixture."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

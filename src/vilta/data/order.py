@@ -51,7 +51,7 @@ class TrainingOrder:
     r * accumulate to (r + 1) * accumulate - 1. Every rank together thus sees the same samples for
     any split of G. A resumed run starts at its step without reading what came before.
 
-    ``key_at`` tells the sample at a position, such as :func:`sample_at`. With ``buckets`` the
+    ``key_at`` returns the sample at a position, such as :func:`sample_at`. With ``buckets`` the
     samples of some steps are sorted by length before they are cut into micro-batches, whose order
     is then random: less padding, from the same samples.
     """

@@ -37,7 +37,7 @@ COLUMNS = ("image", "captions", "image_id", "source")
 BAD_SHARE, BAD_COUNT = 0.05, 20
 """A run stops once more samples than both of these were bad (our choice)."""
 BLANK = 127
-"""Grey level of the image that stands for none."""
+"""Grey level of the image shown in place of a missing one."""
 SLOTS = 65
 """Counters: one for the main process, the others for its loader processes."""
 
@@ -91,7 +91,7 @@ class ImageMaker:
     def pixels(
         self, key: int | str, read: Callable[[], bytes], random: np.random.Generator
     ) -> UInt8[Tensor, "3 S S"]:
-        """Return an image's pixels; ``key`` stands for it in the cache.
+        """Return an image's pixels; ``key`` identifies it in the cache.
 
         Raises ``ValueError`` in one line if it cannot be used.
         """
@@ -138,7 +138,7 @@ class ImageMaker:
         self._counts[_slot(), 0] += 1
 
     def blank(self) -> UInt8[Tensor, "3 S S"]:
-        """Return the pixels that stand for an image that is not shown."""
+        """Return the pixels shown in place of a hidden image."""
         side = self.config.image_size
         return torch.full((3, side, side), BLANK, dtype=torch.uint8)
 

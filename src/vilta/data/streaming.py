@@ -5,7 +5,7 @@ micro-batches of a run take from the lanes in turn. A lane is read forward in ch
 within itself. Which sample stands where is hence a pure function of the seed, the batch size and
 the shards, for any number of processes: each pair comes once an epoch, and a run that was stopped
 repeats none and skips none. What it costs to go on: the shards before its place must be counted,
-which Parquet files tell at once, while tars and Arrow files are read through.
+which Parquet files store, while tars and Arrow files have to be read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which tokens make a word, also in writing without spaces; and words that no token stands for."""
+"""Which tokens make a word, also in writing without spaces; and words that no token represents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_SPACES = re.compile(
 LOOKED = 1000
 """Texts in which unknown words are counted (our choice)."""
 WORTH_TELLING = 0.01
-"""Share of unknown tokens from which on it is said (our choice)."""
+"""Share of unknown tokens above which the user is warned (our choice)."""
 
 
 def word_indices(encoded: Any, row: int, text: str) -> list[int]:
@@ -50,7 +50,7 @@ def word_indices(encoded: Any, row: int, text: str) -> list[int]:
 
 
 def unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of tokens that stand for what the tokenizer does not know.
+    """Return the share of tokens that the tokenizer does not know.
 
     Up to ``LOOKED`` texts, evenly spaced, are looked at.
     """

@@ -133,13 +133,13 @@ def retrieval_metrics(
     match: Float[Tensor, "N T"] | None,
     relevant: Bool[Tensor, "N T"],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """R@1/5/10 in percent, both ways, for each stage.
+    """Return R@1/5/10 in percent, in both directions, for each stage.
 
     ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
-    ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds tell what
-    similarity has not told yet (the optimal discriminator is the ratio of the two densities;
-    BLIP adds the two as well). From matching on, scored pairs rank before all others, which keep
-    their contrastive order.
+    ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds estimate
+    what similarity misses (the optimal discriminator is the ratio of the two densities; BLIP adds
+    the two as well). In both, scored pairs rank before all others, which keep their contrastive
+    order.
     """
     stages = {"contrastive": similarity}
     if match is not None:

@@ -1,4 +1,4 @@
-"""What only the built-in scenes can tell: their oracle knows the truth of every sentence."""
+"""Metrics of the built-in scenes, whose oracle knows the truth of every sentence."""
 
 from __future__ import annotations
 
@@ -131,11 +131,11 @@ def negative_truth(
     tokenizer: PreTrainedTokenizerBase,
     write: Callable[[Batch], SynthesisedNegatives],
 ) -> dict[str, float]:
-    """Of the negatives that ``write`` gives: what the oracle says of them, in percent.
+    """Of the negatives that ``write`` gives: the oracle's verdicts, in percent.
 
     ``generated``: captions that got one. Of the written: ``still_true`` of the picture (false
     negatives, the harm a filter must prevent), ``false`` as they should be, ``no_sentence`` (not
-    in the oracle's grammar, so it cannot tell).
+    in the oracle's grammar, so it cannot decide).
     """
     row = captions = 0
     verdicts = {"still_true": 0, "false": 0, "no_sentence": 0}

@@ -80,7 +80,7 @@ def fit(log_odds: Float[Tensor, "N"], match: Bool[Tensor, "N"]) -> Calibration:
 
     with torch.enable_grad():
         optimizer.step(loss)
-    # A temperature beyond these says that matching learnt nothing, or everything.
+    # A temperature beyond these mean that matching learned nothing, or everything.
     return Calibration((-slope).exp().clamp(0.05, 100).item(), bias.item())
 
 

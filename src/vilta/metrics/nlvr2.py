@@ -11,10 +11,10 @@ from collections.abc import Sequence
 def nlvr2_metrics(
     identifiers: Sequence[str], predictions: Sequence[bool], labels: Sequence[bool]
 ) -> dict[str, float]:
-    """Figures in percent, not rounded: ``accuracy`` and ``consistency``.
+    """Return ``accuracy`` and ``consistency`` in percent, not rounded.
 
-    Consistency is the share of sentences that are judged rightly for all their image pairs. An
-    example's identifier, "split-set-pair-sentence" as in "dev-850-0-1", tells its sentence: the
+    Consistency is the share of sentences that are judged correctly for all of their image pairs.
+    The identifier "split-set-pair-sentence", as in "dev-850-0-1", gives an example's sentence: the
     same number in the same set of images. The three sequences run over the same examples.
 
     Raises ValueError if there are no examples, if an identifier has another form, or if the

@@ -79,7 +79,7 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         self.classifier = ClassificationHead(
             self.images * streams * config.hidden_size, config.hidden_size, config.num_labels
         )
-        if self.images > 1:  # else nothing could tell fusion which of them it reads
+        if self.images > 1:  # otherwise fusion could not distinguish them
             width = encoders.image_width(config.vision_config)
             self.image_order = nn.Embedding(self.images, width)
         self.post_init()
@@ -94,7 +94,7 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         """Logits of the labels from encoded texts and images; row i sees ``image_index[i]``.
 
         Each of the ``I`` images is fused with the text on its own, and the classifier reads all the
-        pooled vectors side by side. Where there are two, a learned vector says which is the first.
+        pooled vectors side by side. With two images, a learned vector marks the first.
         Both are the way of METER and UNITER (arXiv 1909.11740).
         """
         rows, images = image_index.shape

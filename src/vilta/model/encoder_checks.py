@@ -1,4 +1,4 @@
-"""What an encoder must do is tried when it is loaded, so that what cannot serve says so then."""
+"""Checks that an encoder is usable, run when it is loaded rather than in the middle of a run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def check_text_encoder(model: PreTrainedModel, tokens: int) -> None:
 
 
 def _tried(states: Callable[[], Any], message: str) -> Any:
-    """Compute something without gradients; what fails is told as ``message``."""
+    """Compute something without gradients; a failure is reported as ``message``."""
     try:
         with torch.no_grad():
             return states()

@@ -41,7 +41,7 @@ def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     """Load an image encoder from a hub id or folder, or build one at random from a config.
 
     Of a two-tower checkpoint such as CLIP, the image tower is taken. Raises ``ValueError`` if the
-    checkpoint lacks weights or the architecture is no image encoder that transformers knows.
+    checkpoint lacks weights or transformers has no such image encoder.
     """
     config = _read_config(source)
     config = getattr(config, "vision_config", config)
@@ -75,7 +75,7 @@ def damage_told(source: Any) -> Iterator[None]:
     except (SafetensorError, UnpicklingError) as error:
         raise ValueError(
             f"the weights in {source} are damaged; copy or download them again (a run writes its "
-            "model anew with --run.resume)"
+            "model again with --run.resume)"
         ) from error
 
 
@@ -132,7 +132,7 @@ def image_states(
     """Encode normalised images as tokens.
 
     Position embeddings are interpolated where the encoder offers it, so any image size works. A
-    feature map is flattened row by row, and since nothing in it tells where a cell lies, fixed
+    feature map is flattened row by row, and since a cell does not encode its position, fixed
     two-dimensional sine waves are added (as DETR does, arXiv 2005.12872).
     """
     options: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def language_model_logits(
 
 
 class _GivenStates(nn.Module):
-    """Stands where an encoder stood and returns states that are already known.
+    """Replaces an encoder and returns states that were computed before.
 
     Its parts are those of the encoder: some heads reach for its word embeddings.
     """

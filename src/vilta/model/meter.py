@@ -64,7 +64,7 @@ NAMES = {
     r"mlm_score\.bias": "mlm_head.bias",
     r"itm_score\.fc": "itm_head",
 }
-"""Patterns of METER's names and what stands for them here, applied in this order."""
+"""Patterns of METER's names and their replacements, applied in this order."""
 
 
 def read_checkpoint(path: str | Path) -> State:

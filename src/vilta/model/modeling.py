@@ -68,7 +68,7 @@ class WithMatching(ViltaPreTrainedModel):
     def _ranks_are_read(self) -> AbstractContextManager[Any]:
         """Compute in evaluation as the weights are, float32 by default, whatever autocast says.
 
-        bf16 has 8 bits, so it ties scores that differ, and a tie is no rank. A loss does not mind.
+        bf16 rounds distinct scores to ties, so autocast is off in evaluation.
         """
         return nullcontext() if self.training else torch.autocast(self.device.type, enabled=False)
 

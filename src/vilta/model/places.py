@@ -1,4 +1,4 @@
-"""Where weights come from: a folder here, or the hub; what cannot be had is told at once."""
+"""Where weights come from: a local folder or the hub; what is missing is reported at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 5.0
 def check_place(source: str) -> None:
     """Raise ``ValueError`` in one line if ``source`` is a folder that is missing, or out of reach.
 
-    ``owner/name`` is taken for a hub id only if there is no folder ``owner`` here. Without a
+    ``owner/name`` counts as a hub id only if there is no local folder ``owner``. Without a
     connection a hub id is looked for among what was downloaded before; transformers alone would
     try for most of a minute first.
     """

@@ -33,9 +33,9 @@ class ViltaPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     ignored_prefixes: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of weights that may stand in a checkpoint and are left there."""
+    """Prefixes of weights that a checkpoint may contain and that are ignored."""
     new_prefixes: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of weights that a pre-trained checkpoint lacks: they start anew."""
+    """Prefixes of weights that a pre-trained checkpoint lacks; they are newly initialised."""
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the text encoder's word embeddings."""

@@ -45,7 +45,7 @@ PANELS = (
     Panel("masked words, with the image", {"mlm": ""}, held_out="validation/"),
     Panel("masked words, text alone", {"text_mlm": ""}, held_out="validation/"),
     Panel("image-text matching", {"itm": ""}, held_out="validation/"),
-    Panel("image-text contrast", {"itc": ""}),  # grows with the batch, so no held-out figure
+    Panel("image-text contrast", {"itc": ""}),  # grows with the batch, so no held-out metric
     Panel("all losses, weighted", {"loss": ""}),
     Panel("captions with a negative, %", {"negatives/share": ""}, 100.0),
     Panel("candidates removed by the filter, %", {"negatives/removed_by_filter": ""}, 100.0),

@@ -208,7 +208,7 @@ def _found(
 
 
 def _best(scores: Float[Tensor, "X"]) -> list[int]:
-    """Return the indices of the best scored entries; -inf marks what is no candidate."""
+    """Return the indices of the best scored entries; -inf marks what is not a candidate."""
     top = scores.topk(min(SHOWN, len(scores)))
     return top.indices[top.values.isfinite()].tolist()
 

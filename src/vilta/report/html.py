@@ -18,7 +18,7 @@ SMALL_SIDE = 128
 
 
 class Tile(NamedTuple):
-    """A key figure: its value, what it is, and what to compare it with."""
+    """A key number: its value, what it is, and what to compare it with."""
 
     value: str
     label: str

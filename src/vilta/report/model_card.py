@@ -1,6 +1,6 @@
 """The model card of a released folder, ``RUN/model/README.md``, from the run's own record.
 
-What the record does not hold is said to be unknown, above all licences: nothing is guessed.
+What the record does not contain is given as unknown, licences above all: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ LABEL = "model.config.id2label[int(output.logits[0].argmax())]"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run's record, as far as the card tells it."""
+    """The parts of a run's record that the card shows."""
 
     folder: Path
     settings: dict[str, Any]
@@ -90,7 +90,7 @@ def write_card(run_folder: str | Path) -> Path:
 
 
 def update_card(run_folder: str | Path) -> None:
-    """Write the card anew if this is a run that has released a model; one process does it."""
+    """Rewrite the card if this is a run that has released a model; one process does it."""
     folder = Path(run_folder)
     released = (folder / CONFIG).is_file() and (folder / MODEL / "config.json").is_file()
     if released and PartialState().is_main_process:
@@ -240,7 +240,7 @@ def _settings(run: Run) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """Leave out the folders above absolute paths: a published card does not tell whose they are."""
+    """Leave out the folders above absolute paths: a published card must not reveal them."""
     if isinstance(value, dict):
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """The built-in data: small pictures of coloured shapes, and what is true of them.
 
 A scene is a function of (seed, index); :func:`draw` gives its picture, :func:`captions` what one
-may say of it, and :func:`is_true` the truth of any sentence of the grammar about it.
+may describe it with, and :func:`is_true` the truth of any sentence of the grammar about it.
 """
 
 from vilta.scenes.captions import captions, vocabulary

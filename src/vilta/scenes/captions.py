@@ -37,8 +37,8 @@ _GLUE = (
     "shows",
 )
 COLOURLESS = 0.5
-"""Share of captions that tell no colour. Were it always told, colours alone would tell most scenes
-apart, and contrast would teach a model nothing about shapes."""
+"""Share of captions without a colour. If colours were always named, they alone would distinguish
+most scenes, and contrast would teach a model nothing about shapes."""
 _COLOUR = re.compile(
     rf"(?<!is )\b(?:{'|'.join(word for word, entry in LEXICON.items() if entry.kind == 'colour')}) "
 )
@@ -92,7 +92,7 @@ def _without_colours(caption: str) -> str:
 def _describe(
     thing: Thing, rng: Random, *, detail: float = 0.25, lead: str = "a", colour: bool = True
 ) -> str:
-    """Return a noun phrase; ``detail`` is the chance to tell the size, and the texture."""
+    """Return a noun phrase; ``detail`` is the probability of naming the size, and the texture."""
     words: list[str] = []
     if rng.random() < detail:
         words.append(say(Word("size", thing.size), rng))
@@ -127,7 +127,7 @@ def _place(relation: str, rng: Random) -> str:
 
 
 def _detail(number: int) -> float:
-    """The fewer objects are named, the more is told of each: captions should fit one scene."""
+    """The fewer objects are named, the more is said about each: captions should fit one scene."""
     return {1: 1.0, 2: 0.7, 3: 0.5}.get(number, 0.3)
 
 

@@ -58,7 +58,7 @@ SHAPE_FORMULAS: dict[str, Callable[[Grid, Grid], Mask]] = {
         ((abs(y) < 0.36) & (x > -0.95) & (x < 0.2)) | ((x > 0) & (x + 1.05 * abs(y) < 0.98))
     ),
 }
-"""Shape -> whether the points (x right, y down, the object about [-1, 1] wide) lie inside."""
+"""Shape -> whether the points (x right, y down, the object about [-1, 1] wide) are inside."""
 
 TEXTURE_FORMULAS: dict[str, Callable[[Grid, Grid], Mask]] = {
     "plain": lambda x, y: np.zeros(x.shape, dtype=bool),
@@ -68,7 +68,7 @@ TEXTURE_FORMULAS: dict[str, Callable[[Grid, Grid], Mask]] = {
         < 0.3**2
     ),
 }
-"""Texture -> where the second colour lies; x and y count stripes or spots."""
+"""Texture -> where the second colour is; x and y count stripes or spots."""
 
 
 CARD, BORDER = 0.11, 0.014
@@ -79,7 +79,7 @@ CARD_COLOUR, BORDER_COLOUR = (196, 170, 130), (132, 108, 76)
 def draw(scene: Scene, size: int = 96, hidden: int | None = None) -> UInt8[ndarray, "H W 3"]:
     """Return the picture of a scene, ``size`` pixels high and wide, RGB.
 
-    In the place of object ``hidden`` lies a card, the same for every object.
+    Object ``hidden`` is covered by a card, the same for every object.
 
     Raises:
         ValueError: if ``size`` is under 16 pixels.
@@ -154,7 +154,7 @@ def accent_colour(thing: Thing) -> RGB:
 
 @lru_cache(maxsize=4096)
 def sprite(shape: str, size: str, texture: str, turn: int, side: int) -> tuple[Layer, Layer, Layer]:
-    """Return how much of (what lies beneath, first colour, second colour) each pixel shows."""
+    """Return how much of (background, first colour, second colour) each pixel shows."""
     reach = round((DIAMETER[size] / 2 + SHADOW_SHIFT + 2 * SHADOW_BLUR) * side) + 1
     pixels = 2 * reach + 1
     fine = (np.arange(pixels * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - pixels / 2
@@ -198,7 +198,7 @@ def _shadow(opaque: Float[ndarray, "N N"], side: int) -> Float[ndarray, "N N"]:
 
 
 def _span(centre: float, length: int, size: int) -> tuple[slice, slice]:
-    """Return where a sprite lies along one axis: in the picture, and which part of the sprite."""
+    """Return where a sprite is along one axis: in the picture, and which part of the sprite."""
     start = round(centre * size - 0.5) - length // 2
     first, last = max(start, 0), min(start + length, size)
     return slice(first, last), slice(first - start, last - start)

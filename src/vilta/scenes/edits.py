@@ -91,7 +91,7 @@ def masked_colour(caption: str, rng: Random) -> tuple[str, str, str] | None:
 
 
 def _alternatives(word: str) -> list[Word]:
-    """Return the meanings that can stand in a word's place and keep the sentence well-formed."""
+    """Return the meanings that can replace a word and keep the sentence well-formed."""
     entry = LEXICON.get(word.lower())
     if entry is None:
         return []

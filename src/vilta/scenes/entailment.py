@@ -2,7 +2,7 @@
 
 In some pictures a card hides one object. A sentence is entailed if it is true whatever the card
 hides, contradicted if it is false whatever it hides, else neutral. Without a card the picture
-tells all, and nothing is neutral.
+determines everything, and nothing is neutral.
 """
 
 from __future__ import annotations

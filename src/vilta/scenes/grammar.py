@@ -45,7 +45,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Claim:
-    """The subject exists, and stands in each relation to some object of its phrase."""
+    """The subject exists, and each relation holds between it and some object of its phrase."""
 
     subject: Phrase
     relations: tuple[tuple[str, Phrase], ...] = ()

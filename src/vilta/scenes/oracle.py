@@ -41,7 +41,7 @@ def holds(scene: Scene, claims: tuple[Claim, ...]) -> bool:
 
 
 def related(first: Thing, relation: str, second: Thing) -> bool:
-    """Say whether ``first`` stands in the relation to ``second``."""
+    """Return whether the relation holds from ``first`` to ``second``."""
     right, down = second.x - first.x, second.y - first.y
     distance = {"left": right, "right": -right, "above": down, "below": -down}[relation]
     return distance >= MARGIN

@@ -131,7 +131,7 @@ def say(word: Word, rng: Random) -> str:
 
 
 def word_class(word: str) -> WordClass | None:
-    """Return what a word tells about a scene, or None if it is no content word."""
+    """Return what a word means in a scene, or None if it is not a content word."""
     entry = LEXICON.get(word.lower())
     return entry.kind if entry else None
 

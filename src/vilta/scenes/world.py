@@ -42,7 +42,7 @@ NUMBERS = (2, 2, 2, 2, 3, 3, 3, 4, 5)
 """How many objects a scene holds; drawn evenly from these."""
 
 LANES = (0.21, 0.5, 0.79)
-"""Objects stand in a grid of three by three lanes (centres, in shares of the side) ..."""
+"""Objects are placed in a grid of three by three lanes (centres, in shares of the side) ..."""
 
 WOBBLE = 0.045
 """... each moved by at most this much. So two objects differ along an axis by at most 0.09 (same
@@ -154,7 +154,7 @@ def scene_from_id(image_id: str) -> Scene:
 
 def _thing(rng: Draws, x: float, y: float, others: list[Thing]) -> Thing:
     # A third of the later objects shares colour, shape or both with an earlier one: without
-    # them there would be little to count, and a colour alone would often tell which is meant.
+    # them there would be little to count, and a colour alone would often identify the object.
     shared = rng.choice(("colour", "shape", "both")) if others and rng.random() < 0.33 else ""
     other = rng.choice(others) if shared else None
     colour = other.colour if other and shared != "shape" else rng.choice(tuple(COLOURS))

@@ -1,7 +1,7 @@
 """Image-and-text classification of one's own: a CSV with the columns image, text and label.
 
 The worked example of docs/new-task.md. Hateful memes are such a task: neither the picture nor
-the words alone tell the label.
+the words alone determine the label.
 """
 
 from __future__ import annotations

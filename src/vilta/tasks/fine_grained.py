@@ -133,7 +133,7 @@ class FineGrainedMatching(FinetuningTask):
 
     @classmethod
     def selection_metric_for(cls, items: Any) -> str:
-        """Return ``both_sides``, or ``accuracy`` where nothing tells the other side."""
+        """Return ``both_sides``, or ``accuracy`` where nothing measures the other side."""
         return cls.selection_metric if _has_paraphrases(items.rows["truth"]) else "accuracy"
 
     def target(self, row: ItemRow) -> Tensor:

@@ -112,7 +112,7 @@ class FinetuningTask(Task):
 
     @classmethod
     def selection_metric_for(cls, items: Examples | PairItems) -> str:
-        """Return the figure on these items whose largest value marks the best checkpoint."""
+        """Return the metric on these items whose maximum marks the best checkpoint."""
         return cls.selection_metric
 
     @classmethod

@@ -89,7 +89,7 @@ def _row(item: dict[str, Any], path: str) -> ItemRow:
 
 
 def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
-    """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names tell the pair."""
+    """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names give the pair."""
     rows: list[ItemRow] = []
     sentences: dict[str, dict[str, int]] = {}
     for item in items:

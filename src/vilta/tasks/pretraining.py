@@ -127,7 +127,7 @@ class PretrainingTask(Task):
     def contrast_only(self, batch: Batch) -> Losses:
         """Compare images with captions and nothing else: the steps before ``mlm_start``.
 
-        The text encoder stands still: with contrast as its only loss it would forget the language
+        The text encoder is frozen: with contrast as its only loss it would forget the language
         model that writes the negatives.
         """
         image = self.model.vilta.encode_image(batch.pixel_values)

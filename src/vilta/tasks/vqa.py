@@ -104,7 +104,7 @@ class VisualQuestionAnswering(LabellingTask):
         return [name for name, answers in pairs if not answers]
 
     def check(self, items: Examples | PairItems) -> None:
-        """Nothing: an answer outside of the vocabulary is just not to be had."""
+        """Accept everything: answers outside of the vocabulary score zero."""
 
     def target(self, row: ItemRow) -> Tensor:
         """Return the soft score of each answer, ``[A]``; zeros where the answers are secret."""

@@ -140,7 +140,7 @@ def find_checkpoint(run: Path) -> tuple[Path, list[str]]:
     if damaged:
         raise ValueError(
             f"no checkpoint in {run / CHECKPOINTS} is whole, the newest: {damaged[0]}; "
-            "--run.overwrite starts the run anew"
+            "--run.overwrite starts the run over"
         )
     raise ValueError(f"{run / CHECKPOINTS} holds no checkpoint")
 
@@ -164,9 +164,9 @@ def set_aside_newer(run: Path, folder: Path) -> None:
 
 
 def load_state(folder: Path) -> RunState:
-    """Check a checkpoint's files against their sums, and return where the run stood.
+    """Check a checkpoint's files against their sums, and return the position of the run.
 
-    Raises ``ValueError`` in one line if the folder is no checkpoint or a file of it is damaged.
+    Raises ``ValueError`` in one line if the folder is not a checkpoint or a file is damaged.
     """
     missing = [n for n in (_WEIGHTS, _OPTIMIZER, _STATE) if not (folder / n).is_file()]
     if missing:
@@ -176,7 +176,7 @@ def load_state(folder: Path) -> RunState:
     try:
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         content.pop("versions", None)
-        if "seconds" not in content:  # before there were sums, it stood here
+        if "seconds" not in content:  # where it was before there were sums
             _check_sums(folder)
         state = RunState(**content)
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -272,7 +272,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read_clock(folder: Path, otherwise: float) -> float:
-    """Return the seconds of training so far; nothing depends on them, so damage is no error."""
+    """Return the seconds of training so far; nothing depends on them, so damage is not an error."""
     try:
         return float(json.loads((folder / _CLOCK).read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -112,7 +112,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_folder(target: Path) -> None:
-    """Delete a folder such that no half of it is ever seen under its own name."""
+    """Delete a folder so that it is never seen half deleted under its name."""
     retired = target.parent / f"{_TEMPORARY}old-{target.name}"
     os.rename(target, retired)
     shutil.rmtree(retired)

@@ -75,11 +75,11 @@ def train(
 ) -> Summary:
     """Train ``task`` (an ``nn.Module``) and release it into ``run.out/model``.
 
-    ``config`` is the dataclass saved as config.yaml; ``fingerprint`` stands for the data and
+    ``config`` is the dataclass saved as config.yaml; ``fingerprint`` identifies the data and
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
     ``resume`` and ``then`` are the commands that go on with the run and that follow it.
-    ``bad_samples`` tells how many samples this process had to replace by others.
+    ``bad_samples`` returns how many bad samples this process has replaced.
     The weights are float32, whatever they were. On return the task holds the released
     ones: the best where there was an evaluation.
 
@@ -200,7 +200,7 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
 
 
 def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
-    """Return where the run stood, after checking that it is the same run."""
+    """Return the position of the run, after checking that it is the same run."""
     state = checkpoint.load_state(source)
     state.refuse_other(fresh, accept_other_data=run.accept_other_data)
     state.fingerprint = fresh.fingerprint

@@ -74,7 +74,7 @@ def choose_dtype(
     model: nn.Module,
     begun_with: str = "",
 ) -> tuple[torch.dtype, str]:
-    """Return the dtype to compute ``model`` in, and the words that tell the user why.
+    """Return the dtype to compute ``model`` in, and the reason to show to the user.
 
     ``auto`` keeps what a run has ``begun_with`` (a name in ``NAMES``); otherwise it takes the
     faster of the two, measured here and now, where the device multiplies bf16 natively.
@@ -106,7 +106,7 @@ def measure_rates(model: nn.Module, device: torch.device) -> Rates:
     formats take turns, and of each product the fastest repeat counts: what else the machine does
     can only slow it, and on a busy machine a median measures the neighbours. On a CPU one thread
     alone is measured too and counts where it is faster, because threads that wait for each other
-    on busy cores tell nothing. Takes a tenth of a second on an idle CPU.
+    on busy cores are meaningless. Takes a tenth of a second on an idle CPU.
     """
     shapes = Counter(m.weight.shape for m in model.modules() if isinstance(m, nn.Linear))
     layers = [shape for shape, _ in shapes.most_common(_LAYERS)] or [torch.Size((256, 256))]
@@ -167,8 +167,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 def keep_freed_memory() -> None:
     """Let glibc keep freed buffers for the next step instead of returning them to the system.
 
-    By default each large tensor on a CPU is mapped anew and its pages are zeroed at first touch,
-    several times dearer than a pointwise operation itself. Does nothing where there is no glibc.
+    By default each large tensor on a CPU is newly mapped and its pages are zeroed at first touch,
+    which costs several times a pointwise operation. Does nothing without glibc.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return

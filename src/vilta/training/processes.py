@@ -32,7 +32,7 @@ def start_processes(run: RunConfig) -> Accelerator:
     if cpu:
         keep_freed_memory()
     distribution = DistributedDataParallelKwargs(
-        find_unused_parameters=True,  # encoders come with poolers that nobody asks
+        find_unused_parameters=True,  # encoders come with poolers that are not used
         broadcast_buffers=False,  # only batch norms change some: average_statistics
         gradient_as_bucket_view=True,
     )
@@ -70,7 +70,7 @@ def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
     """Give the batch norms that learn the mean of all processes' running statistics.
 
     Each process has seen its own part of the batch. The mean of their variances leaves out how far
-    their means lie apart, so it is not quite the variance of the joint batch.
+    their means differ, so it is not exactly the variance of the joint batch.
     """
     if accelerator.num_processes == 1:
         return

@@ -99,7 +99,7 @@ class Session:
         reports: list[dict[str, Tensor]] = []
         for index in range(self.optimization.accumulate):
             try:
-                # Before its first batch a step has changed nothing, and nobody waits for it.
+                # Before its first batch a step has changed nothing, and no process waits for it.
                 alone = index == 0 and self.accelerator.num_processes == 1
                 with stop.breaks() if alone else nullcontext():
                     batch = next(batches, None)
@@ -164,7 +164,7 @@ class Session:
         return broken > 0, stopping > 0, [{n: next(fetched) for n in r} for r in reports]
 
     def _remember(self, reports: list[dict[str, float]]) -> None:
-        """Keep a step's numbers for the next log line; NaN says that there was nothing to count."""
+        """Keep a step's numbers for the next log line; NaN: there was nothing to count."""
         for report in reports:
             for name, value in report.items():
                 if not math.isnan(value):

@@ -1,4 +1,4 @@
-"""What a run tells: a live line on screen, ``metrics.jsonl`` and TensorBoard events.
+"""Progress of a run: a live line on screen, ``metrics.jsonl`` and TensorBoard events.
 
 Of what a task reports, names without a slash and names that start with ``loss/`` are losses and
 shown on screen; others, such as ``negatives/share``, are statistics and only written.
@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vilta.training.folder import EVENTS, METRICS, replace_text
 
 PLAIN_SECONDS = 15.0
-"""Seconds between two lines where the screen is no terminal. Our choice."""
+"""Seconds between two lines where the output is not a terminal. Our choice."""
 
 
 class Tracker:
@@ -125,7 +125,7 @@ class Tracker:
         self.say(f"step {step}: loss or gradient is not finite, step skipped")
 
     def _write(self, line: dict[str, Any]) -> None:
-        """Append one line; JSON knows no NaN, so such a figure becomes null."""
+        """Append one line; JSON has no NaN, so such a metric becomes null."""
         self._lines.write(json.dumps(_without_nan(line)) + "\n")
         self._lines.flush()
 
@@ -152,7 +152,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _event(name: str, group: str) -> str:
-    """Return the TensorBoard tag of a figure; a name with a slash brings its own group."""
+    """Return the TensorBoard tag of a metric; a name with a slash brings its own group."""
     return name if "/" in name else f"{group}/{name}"
 
 

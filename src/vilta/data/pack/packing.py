@@ -2,7 +2,7 @@
 
 ``datasets.load_from_disk`` maps the result into memory with no conversion, so random access is
 cheap. The same source and settings give byte-identical shards, for any number of workers and
-however often the packing was interrupted: what is done stands in a journal beside the shards, in a
+however often packing is interrupted: progress is recorded in a journal next to the shards, in a
 hidden folder that becomes ``out`` at the end.
 """
 
@@ -51,7 +51,7 @@ JPEG_QUALITY = 90
 IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
 JOURNAL = "journal.jsonl"
-"""Its first line says what is packed; each further one is what a finished shard adds."""
+"""Its first line describes what is packed; each further line is a finished shard."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the rows read since the last call and the total, if it is known."""
@@ -69,7 +69,7 @@ class Work:
     rows: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     merged: list[dict[str, Any]] = field(default_factory=list)
-    """Duplicates: source, id, captions, and the row that stands for them."""
+    """Duplicates: source, id, captions, and the row that represents them."""
 
     def add(self, line: dict[str, Any]) -> None:
         """Take up a line of the journal."""
@@ -145,7 +145,7 @@ def source_options(config: PackConfig | InspectConfig) -> SourceOptions:
 
 
 def _begin(folder: Path, what: dict[str, Any]) -> Work:
-    """Return what an interrupted packing of the same source has done, or begin anew."""
+    """Return what an interrupted packing of the same source has done, or start over."""
     work, journal = Work(), folder / JOURNAL
     if journal.is_file():
         first, *lines = journal.read_text(encoding="utf-8").split("\n")
@@ -241,7 +241,7 @@ def _write_shards(
 
 
 def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:
-    """Give the captions of duplicates to the rows that stand for them; may be done again."""
+    """Give the captions of duplicates to the rows that represent them; may be repeated."""
     extra: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for each in work.merged:
         shard, place = divmod(each["row"], config.shard_rows)

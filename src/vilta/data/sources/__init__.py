@@ -1,4 +1,4 @@
-"""Readers of image-text pairs as people have them on disk; the content says which one fits."""
+"""Readers of image-text pairs as they are found on disk; the content decides which one fits."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _find(place: Path, options: SourceOptions) -> Reader:
 
 
 def nothing_known(place: Path) -> str:
-    """Return the error message for a folder that no reader knows: what it holds, what it lacks."""
+    """Return the error message for an unsupported folder: what it has and what it lacks."""
     images = sum(1 for _ in islice(image_paths(place), MOST_COUNTED))
     found = (f for f in sorted(place.iterdir()) if f.suffix.lower() in TABLES and f.is_file())
     tables = [_with_columns(file) for file in found]
@@ -154,7 +154,7 @@ def nothing_known(place: Path) -> str:
 
 
 def _with_columns(table: Path) -> str:
-    """Return a table's name, with its columns where the first line tells them."""
+    """Return a table's name, with its columns if the first line names them."""
     if table.suffix.lower() not in SEPARATED:
         return table.name
     return f"{table.name} ({listed(columns_of(table, lambda _: False))})"

@@ -73,7 +73,7 @@ class Skipped:
 
 
 class Reader(ABC):
-    """Reads one source. ``what`` says what was found, for the user."""
+    """Reads one source. ``what`` describes the source to the user."""
 
     what: str
 
@@ -124,7 +124,7 @@ class Reader(ABC):
             return None
         image_id = item.image_id
         seen[image_id] += 1
-        if seen[image_id] > 1:  # a row for each caption of it, or ids that are no ids
+        if seen[image_id] > 1:  # one row per caption, or ids that are not unique
             image_id = f"{image_id}{AGAIN}{seen[image_id]}"
             self.first_id[image_id] = item.image_id
         if not read:

@@ -42,7 +42,7 @@ BATCH = 64
 class ColumnarReader(Reader):
     """Files with a column of images and one of captions; a file that has not is skipped.
 
-    With ``by_name`` the files are those whose names tell the split that is wanted.
+    With ``by_name`` the files are those with the wanted split in their names.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ColumnarReader(Reader):
         """
         known: set[str] = set()
         for file in self.files:
-            with suppress(OSError, pa.ArrowException):  # the reading itself will say it
+            with suppress(OSError, pa.ArrowException):  # reading reports it
                 known |= _splits_of(file)
         wanted = self.options.split
         if not known and (self.by_name or not wanted):
@@ -157,7 +157,7 @@ def columnar_reader(files: Sequence[Place], name: str, options: SourceOptions) -
 def files_of_split(
     files: Sequence[AnyFile], split: str, where: str, may_have_column: bool = False
 ) -> Sequence[AnyFile] | None:
-    """Return the files whose names tell the split; all if no name tells one.
+    """Return the files with the split in their names; all if no name has one.
 
     None if the names do not know the split that is wanted, where a column may. Raises
     ``ValueError`` if there are several splits and none is named, or one that is not there.
@@ -195,7 +195,7 @@ def _batches(path: Place) -> Iterator[pa.RecordBatch]:
 
 
 def _downloaded(path: Place) -> int:
-    """Return the number of rows of a Parquet file that are no failed downloads."""
+    """Return the number of rows of a Parquet file that are not failed downloads."""
     with pq.ParquetFile(_source(path)) as table:
         known = [c for c in (STATUS, ERROR) if c in table.schema_arrow.names]
         if STATUS not in known:

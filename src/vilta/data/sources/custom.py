@@ -9,7 +9,7 @@ from vilta.data.sources.base import Reader
 from vilta.data.sources.options import SourceOptions
 from vilta.plugin import import_class
 
-# A class begins with a capital letter, which tells it from `hub:owner/name` or `scenes:1000`.
+# A class begins with a capital letter, unlike in `hub:owner/name` or `scenes:1000`.
 _NAME = re.compile(r"([A-Za-z_][\w.]*:[A-Z]\w*):(.+)", re.DOTALL)
 
 

@@ -19,7 +19,7 @@ STATUS, KEY, ERROR = "status", "key", "error_message"
 
 
 def refuse_url_list(path: Path) -> NoReturn:
-    """Raise the ``ValueError`` that says how to get the images of a list of addresses."""
+    """Raise the ``ValueError`` that explains how to download the images of a list of URLs."""
     form = "tsv" if path.suffix == ".tsv" else "json"
     head = " (it wants the line `caption<tab>url` at the top)" if form == "tsv" else ""
     raise ValueError(
@@ -30,7 +30,7 @@ def refuse_url_list(path: Path) -> NoReturn:
 
 
 def failure(row: Mapping[str, Any]) -> str | None:
-    """Return why a row has no image, or None if it was downloaded, or if nothing is said."""
+    """Return why a row has no image, or None if it was downloaded or the row has no status."""
     status = row.get(STATUS)
     if status is None or status == "success":
         return None

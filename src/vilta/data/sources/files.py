@@ -104,7 +104,7 @@ class ImageFiles:
             return whole  # the folder need not be walked through
         for end in path_ends(key):
             found = self.ends.get(end, [])
-            if end != key:  # folders above the root are no business of ours, others are
+            if end != key:  # folders above the root do not matter, others do
                 found = [path for path in found if path == self.root / end]
             if found:
                 return whole if whole in found else self._only(key, found)

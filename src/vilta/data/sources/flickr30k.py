@@ -1,6 +1,6 @@
 """Flickr30k's token file, and Flickr8k's: lines of ``NAME.jpg#NUMBER<tab>caption``.
 
-The images lie anywhere below the file's folder (published as `results_20130124.token` beside
+The images are anywhere below the file's folder (published as `results_20130124.token` beside
 `flickr30k-images/`). The files know no splits; Karpathy's split file does.
 """
 

@@ -39,7 +39,7 @@ def image_bytes(cell: Any, file_bytes: FileBytes) -> bytes:
 
 
 def path_in(cell: Any) -> str:
-    """Return the path that stands for an image in a cell; empty if the cell holds the image."""
+    """Return the path that a cell gives for an image; empty if the cell holds the image."""
     if isinstance(cell, list) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, dict) and cell.get("bytes") is None:

@@ -111,7 +111,7 @@ def has_samples(tar: Path) -> bool:
                 return True
             before = stem
     except (EOFError, OSError, tarfile.TarError):
-        pass  # the reader will say so, after what can be read
+        pass  # the reader reports it, after what can be read
     return False
 
 

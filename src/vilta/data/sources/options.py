@@ -19,7 +19,7 @@ class SourceOptions(SourceFlags):
 
 
 IN_A_NAME = tuple(f.name for f in fields(SourceFlags))
-"""Options that may stand in a source's name: ``captions.csv?encoding=latin-1&split=val``."""
+"""Options that may be part of a source's name: ``captions.csv?encoding=latin-1&split=val``."""
 _QUERY = re.compile(r"\?(?=(?:" + "|".join(IN_A_NAME) + ")=)")
 
 

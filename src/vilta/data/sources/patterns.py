@@ -30,9 +30,9 @@ def find_shards(pattern: str) -> list[str]:
     (``{00000..00331}``, as WebDataset writes them); it may begin with a protocol of fsspec, such as
     ``s3://``, or be ``hub:owner/name``, the files of a data set of the hub.
 
-    ``pattern?split=NAME`` takes those whose names tell the split, or their rows of it.
+    ``pattern?split=NAME`` takes those with the split in their names, or their rows of it.
 
-    Raises ``ValueError`` with one line if there are none, or if the names tell several splits.
+    Raises ``ValueError`` with one line if there are none, or if the names contain several splits.
     """
     pattern, options = named_options(pattern, SourceOptions())
     if pattern.startswith(HUB):
@@ -46,7 +46,7 @@ def find_shards(pattern: str) -> list[str]:
         raise ValueError(f"{pattern}: no shards there; looked for {', '.join(SUFFIXES)}")
     rows_may_say = not found[0].endswith(TARS)
     chosen = files_of_split(found, options.split, pattern, rows_may_say)
-    if chosen is None:  # their rows say it
+    if chosen is None:  # it is a column
         return [f"{text}?split={options.split}" for text in found]
     return list(chosen)
 
@@ -86,7 +86,7 @@ def _places(pattern: str) -> list[str]:
         found = root.glob("/".join(place.parts[fixed:]))
     elif place.name.endswith(SUFFIXES):
         if isinstance(place, UPath):
-            _ = place.fs  # says what is missing if the protocol needs another package
+            _ = place.fs  # raises if the protocol needs another package
         return [pattern]
     else:
         found = place.rglob("*")
@@ -94,5 +94,5 @@ def _places(pattern: str) -> list[str]:
 
 
 def _place(text: str) -> Place:
-    """Return where a shard is; made anew in each process, as connections must be."""
+    """Return where a shard is; made in each process, because connections cannot be shared."""
     return UPath(text) if "://" in text else Path(text)

@@ -169,7 +169,7 @@ def _split_or_column(
 ) -> tuple[str, SourceOptions]:
     """Return the split to take, and the options for its column ``split``.
 
-    Flickr30k on the hub, say, is one split, whose column tells the real ones.
+    Flickr30k on the hub, say, is one split, whose column holds the real ones.
     """
     splits = list(map(str, content))
     if len(splits) == 1 and SPLIT in content[splits[0]].column_names:

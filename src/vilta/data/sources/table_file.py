@@ -2,7 +2,7 @@
 
 `metadata.csv` and `metadata.jsonl` of `datasets`, open_clip's CSV (`filepath`, `title`), Kaggle's
 `captions.txt` of Flickr8k and `results.csv` of Flickr30k, the JSON lists of ALBEF, BLIP and LLaVA,
-TextCaps, `{"1.jpg": ["a dog", ...]}`, and one's own: the columns say what a file is.
+TextCaps, `{"1.jpg": ["a dog", ...]}`, and users' own files: the columns determine the layout.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def separated_rows(
 def json_rows(path: Path, encoding: str = "") -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Yield number and content of each line, or item, of JSON lines or a JSON list.
 
-    None stands for one that is no JSON object. A list is never whole in memory.
+    None replaces one that is not a JSON object. A list is never entirely in memory.
     """
     if path.suffix.lower() not in LINES:
         for number, item in enumerate(json_array(path), start=1):

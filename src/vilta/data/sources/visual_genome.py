@@ -37,7 +37,7 @@ class VisualGenomeReader(Reader):
 
     @property
     def total(self) -> int | None:
-        """Number of images, from `image_data.json`; of regions nobody knows it beforehand."""
+        """Number of images, from `image_data.json`; for regions it is not known in advance."""
         return None if self.crops else self.images
 
     def items(self) -> Iterator[Item]:

@@ -55,7 +55,7 @@ def order_texts(caption: str) -> list[str]:
     Nouns among themselves and adjectives among themselves; all other words; words within each
     trigram; trigrams. A shuffle that gives the caption again is left out: it is not wrong. (In
     ARO it ties with the caption, which comes first and wins.) Raises ``ValueError`` if the Hanover
-    Tagger, which stands in for ARO's spaCy, is not installed.
+    Tagger, used in place of ARO's spaCy, is not installed.
     """
     kept = DROPPED.sub(" ", caption.lower()).split()[:MOST_WORDS]
     words = re.findall(r"[^\s,?]+|[,?]", " ".join(kept))
@@ -86,5 +86,5 @@ def _permuted(count: int, groups: list[list[int]], draw: random.Random) -> list[
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Punctuation without a space before it, lest the spelling tell shuffled from true."""
+    """Remove spaces before punctuation, which would give away the shuffled captions."""
     return re.sub(r" ([,?])", r"\1", " ".join(words))

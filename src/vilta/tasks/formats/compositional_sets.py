@@ -24,7 +24,7 @@ AGREED = 2
 
 
 def read_set(path: str) -> list[ItemRow]:
-    """Read a file, or every JSON file of a folder; the content says which set it is."""
+    """Read a file, or every JSON file of a folder; the set is detected from the content."""
     place = Path(path)
     files = sorted(place.glob("*.json*")) if place.is_dir() else [place]
     if not files:
@@ -41,7 +41,7 @@ def _read_file(path: Path) -> list[ItemRow]:
     if not items or not all(isinstance(item, dict) for _, item in items):
         raise ValueError(f"{path} holds no items, or one that is not a JSON object")
     fields = {name for _, item in items for name in item}
-    # Retrieval's files look like ARO's order; only the name tells what is wanted.
+    # Retrieval's files look like ARO's order; only the name distinguishes them.
     order = path.stem in ORDER_FILES
     read = _aro_captions if order else next((READERS[m] for m in READERS if m in fields), None)
     if read is None:

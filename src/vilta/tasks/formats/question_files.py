@@ -33,7 +33,7 @@ COCO_DIGITS = 12
 
 
 def read_questions(path: str) -> list[ItemRow]:
-    """Return the questions of a file or folder; the content says which layout it has.
+    """Return the questions of a file or folder; the layout is detected from the content.
 
     Raises ``ValueError`` in one line that names what is wrong.
     """
@@ -122,7 +122,7 @@ def _question_file(folder: Path) -> Path:
 def _official_rows(path: Path, content: Any) -> list[ItemRow]:
     """VQAv2: https://visualqa.org/download.html."""
     questions = list_field(content, "questions", path)
-    # The field of the published files; a file of one's own may tell it by its name alone.
+    # The field of the published files; a user's file may give it only by its name.
     named = path.name.removesuffix(QUESTIONS).rpartition("_")[2]
     split = str(content.get("data_subtype") or named)
     image_split = "test2015" if split.startswith("test") else split
@@ -154,7 +154,7 @@ def _official_rows(path: Path, content: Any) -> list[ItemRow]:
 def _easy_rows(path: Path, content: list[Any]) -> list[ItemRow]:
     """easy-VQA (https://github.com/vzhou842/easy-VQA): [question, answer, image number]."""
     if not all(isinstance(item, list) and len(item) == 3 for item in content):
-        raise ValueError(f"{path} is no list of [question, answer, image]")
+        raise ValueError(f"{path} is not a list of [question, answer, image]")
     return [
         question_row(str(number), f"{image}.png", str(question), [str(answer)])
         for number, (question, answer, image) in enumerate(content)
