@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.yaml_file import from_dict, read_mapping
+from vilta.plugin import import_class
 from vilta.tasks.finetuning import FinetuningTask
 
 TASKS = {
@@ -39,15 +37,7 @@ def find_task(name: str) -> type[FinetuningTask]:
         near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
         raise ValueError(f"unknown task {name!r}; {hint}")
-    module, _, attribute = place.partition(":")
-    if name not in TASKS and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a file beside the data, as with `python -m`
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"task {name!r} cannot be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
-        raise ValueError(f"{name} is not a FinetuningTask; see docs/new-task.md")
+    found: type[FinetuningTask] = import_class(place, FinetuningTask, "docs/new-task.md")
     return found
 
 
