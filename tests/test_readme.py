@@ -18,6 +18,7 @@ PAGES = (
     "docs/data.md",
     "docs/interoperability.md",
     "docs/tasks.md",
+    "docs/using.md",
     "benchmarks/flickr8k/README.md",
 )
 TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)

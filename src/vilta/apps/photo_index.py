@@ -84,9 +84,9 @@ class PhotoIndex:
     def __init__(self, folder: Path, place: Path, model: str, width: int) -> None:
         if not folder.is_dir():
             raise ValueError(f"no such folder: {folder}")
-        self.folder, self.width = folder.resolve(), width
+        self.folder, self.width = folder, width
         self._vectors_path = place / "vectors.f16"
-        about = {"layout": LAYOUT, "model": model, "folder": str(self.folder), "width": str(width)}
+        about = {"layout": LAYOUT, "model": model, "folder": str(folder.resolve()), "width": str(width)}
         try:
             place.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(place / "photos.sqlite", timeout=30, check_same_thread=False)
