@@ -86,7 +86,12 @@ class PhotoIndex:
             raise ValueError(f"no such folder: {folder}")
         self.folder, self.width = folder, width
         self._vectors_path = place / "vectors.f16"
-        about = {"layout": LAYOUT, "model": model, "folder": str(folder.resolve()), "width": str(width)}
+        about = {
+            "layout": LAYOUT,
+            "model": model,
+            "folder": str(folder.resolve()),
+            "width": str(width),
+        }
         try:
             place.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(place / "photos.sqlite", timeout=30, check_same_thread=False)

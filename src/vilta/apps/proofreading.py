@@ -99,9 +99,7 @@ def proofread(
     """
     model = _with_words(model)
     if vocabulary is None:
-        vocabulary = read_vocabulary(tokenizer, len(model.get_input_embeddings().weight)).to(
-            model.device
-        )
+        vocabulary = model_vocabulary(model, tokenizer)
     tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
     tokens = tokens.to(model.device)
     with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image)
@@ -155,6 +153,12 @@ def fill_blanks(
         [Guess(tokenizer.decode([w]).strip(), p) for w, p in zip(*row, strict=True)]
         for row in zip(chances.indices.tolist(), chances.values.tolist(), strict=True)
     ]
+
+
+def model_vocabulary(model: ViltaForPreTraining, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """Return what is known of each word of a model's vocabulary, on its device."""
+    size = len(model.get_input_embeddings().weight)
+    return read_vocabulary(tokenizer, size).to(model.device)
 
 
 def accusation_threshold(suspicions: Sequence[float]) -> float:

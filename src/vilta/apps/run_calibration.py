@@ -11,12 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.apps.proofreading import LEAST, accusation_threshold, proofread
+from vilta.apps.proofreading import (
+    LEAST,
+    accusation_threshold,
+    model_vocabulary,
+    proofread,
+)
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
-from vilta.objectives.vocabulary import read_vocabulary
 
 IMAGES = 1000
 """Most images that the temperature is fitted on; our choice."""
@@ -87,9 +91,7 @@ def _threshold(
     captions: list[list[str]],
 ) -> float:
     """Return the threshold that accuses no word of nearly all held-out captions."""
-    vocabulary = read_vocabulary(tokenizer, len(model.get_input_embeddings().weight)).to(
-        model.device
-    )
+    vocabulary = model_vocabulary(model, tokenizer)
     highest = []
     for image, (caption, *_) in islice(zip(images, captions, strict=False), PROOFREAD):
         try:
