@@ -50,13 +50,17 @@ def test_suspicion_is_what_the_other_word_adds_less_what_the_caption_has(matcher
         assert word.suspicion == pytest.approx(float(odds[1] - 2 * odds[0]), abs=1e-3)
 
 
-def test_the_most_suspect_word_is_corrected(tiny_run):
+def test_the_most_suspect_word_is_corrected(tiny_run, monkeypatch):
+    monkeypatch.setattr("vilta.apps.proofreading.LEAST", -1e9)
     matcher = Matcher(tiny_run, device="cpu")
     matcher.model.config.proofread_threshold = -1e9
     found = matcher.proofread(noise(0), CAPTION)
     worst = max((w for w in found.words if w.instead), key=lambda w: w.suspicion)
     assert found.accused[0] == worst
     assert found.corrected == CAPTION[: worst.start] + worst.instead + CAPTION[worst.end :]
+    monkeypatch.setattr("vilta.apps.proofreading.LEAST", 1e9)
+    assert matcher.proofread(noise(0), CAPTION).accused == ()
+    monkeypatch.setattr("vilta.apps.proofreading.LEAST", -1e9)
     matcher.model.config.proofread_threshold = 1e9
     found = matcher.proofread(noise(0), CAPTION)
     assert found.accused == () and found.corrected == CAPTION

@@ -121,7 +121,7 @@ def proofread(
                 instead=best,
                 better=better,
                 suspicion=better - odds,
-                accused=better >= LEAST and better - odds > threshold,
+                accused=bool(best) and better >= LEAST and better - odds > threshold,
             )
         )
     return Proofreading(caption=caption, words=tuple(checks))
