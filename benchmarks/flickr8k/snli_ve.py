@@ -24,7 +24,6 @@ from benchmarks.speed.training import read_training
 FOLDS = 3
 ARMS = {"image": [], "blind": ["--data.blind"]}
 RESULT = Path(__file__).parents[1] / "results" / "tasks" / "flickr8k-snli-ve.json"
-DRAWS = 10_000
 
 
 def split(items: Path, out: Path) -> None:
@@ -108,13 +107,7 @@ def collect(out: Path) -> None:
 
 def interval(photos: list[str], values: np.ndarray) -> dict[str, float]:
     """Return the mean in percent and its 95 % interval, drawn anew over photos."""
-    names, index = np.unique(photos, return_inverse=True)
-    sums = np.bincount(index, weights=values.astype(float))
-    counts = np.bincount(index)
-    draws = np.random.default_rng(0).integers(len(names), size=(DRAWS, len(names)))
-    means = 100 * sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": 100 * float(np.mean(values)), "low": float(low), "high": float(high)}
+    return bootstrap_interval(photos, 100 * values.astype(float))._asdict()
 
 
 if __name__ == "__main__":
