@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vilta.data.order import derived
 from vilta.data.sources import load_pairs
+from vilta.seeds import derived
 
 # Words of one line exclude one another in a photo, or nearly so: where one is seen, a person would
 # not write another of the same thing.
