@@ -1,4 +1,4 @@
-"""`vilta inspect SOURCE`: what one would want to look at before spending a week of GPUs."""
+"""`vilta inspect SOURCE`: what is worth checking before spending a week of GPU time."""
 
 from __future__ import annotations
 

@@ -31,15 +31,15 @@ COMPARED = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What a task reads: ``rows`` with the columns of ``COLUMNS`` and the task's own."""
+    """What a task reads: ``rows`` with the columns of ``COLUMNS`` plus those of the task."""
 
     rows: datasets.Dataset
     images: Images
     name: str
-    """What error messages call the data."""
+    """Name of the data in error messages."""
 
     def __post_init__(self) -> None:
-        """Refuse data without items, or with images that are not there."""
+        """Raise ``ValueError`` for data without items or with missing images."""
         if len(self.rows) == 0:
             raise ValueError(f"{self.name}: no items")
         missing = [c for c in COLUMNS if c not in self.rows.column_names]
@@ -167,7 +167,7 @@ class ExampleDataset(ImageMaker):
 
 
 class ExampleCollator:
-    """Makes an :class:`ExampleBatch` of samples; an image that several items share stands once."""
+    """Makes an :class:`ExampleBatch` of samples; an image shared by several items occurs once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_tokens: int) -> None:
         self.tokenizer, self.max_text_tokens = tokenizer, max_text_tokens

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, in an order that follows from the seed alone.
+"""Batches for training and evaluation, in an order that depends on the seed alone.
 
 They are the same for any number of loader processes; a resumed run reads what is left of it.
 """
@@ -21,7 +21,7 @@ from vilta.data.streaming import StreamedPairs
 from vilta.types import Batch, Sample
 
 Collator = Callable[[Any], Any]
-"""Makes a batch of samples. Must be picklable."""
+"""Turns samples into a batch. Must be picklable."""
 
 
 def training_loader(
@@ -38,7 +38,7 @@ def training_loader(
     seed: int,
     bucket_steps: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Yield this rank's ``accumulate`` micro-batches a step, from ``start_step`` on.
+    """Yield this rank's ``accumulate`` micro-batches per step, from ``start_step`` on.
 
     ``steps`` is the length of the whole run, not of what is left. :class:`TrainingOrder` decides
     which samples these are. The stream covers as many epochs as it needs.
@@ -74,7 +74,7 @@ def loader_for(
     *,
     seed: int,
 ) -> Callable[..., Iterator[Batch]]:
-    """Return what the training loop asks for: micro-batches from any step on, for any process."""
+    """Return the loader of the training loop: micro-batches from any step on, for any process."""
 
     def load(*, start_step: int, rank: int, world_size: int) -> Iterator[Batch]:
         steps = training_loader(
@@ -147,7 +147,7 @@ _QUALIFIED = f"{BadData.__module__}.{BadData.__qualname__}: "
 
 
 def _started(loader: DataLoader[Sample]) -> Iterator[Batch]:
-    """Start the loader's processes, deaf to stop requests from their first moment on.
+    """Start the loader's processes, which ignore stop signals from the start.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of the job, and the main one, which handles
     them, still wants the batches of its last step. A process inherits which signals are blocked.

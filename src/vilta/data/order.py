@@ -1,4 +1,4 @@
-"""Which sample stands where: pure functions of a seed, the ground of the determinism contract."""
+"""The order of samples as pure functions of a seed: the basis of the determinism contract."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Buckets(NamedTuple):
     """Batches of captions of about the same length; see :class:`TrainingOrder`."""
 
     steps: int
-    """Steps whose samples are sorted together; more give less padding and less random batches."""
+    """Steps whose samples are sorted together; more: less padding, less random."""
     lengths: Callable[[list[Key]], list[int]]
     """Length of the captions of samples."""
     seed: int
@@ -78,7 +78,7 @@ class TrainingOrder:
         return max(self.steps - self.start_step, 0) * (self.last - self.first)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """Yield one list of keys a micro-batch."""
+        """Yield one list of keys per micro-batch."""
         number, pool = -1, list[list[Key]]()
         for step in range(self.start_step, self.steps):
             for micro in range(self.first, self.last):

@@ -59,7 +59,7 @@ class BadData(ValueError):
 
 
 class ImageMaker:
-    """Makes pixels of image bytes, for training or for evaluation, and counts what is bad.
+    """Turns image bytes into pixels, for training or evaluation, and counts bad images.
 
     In training the crop is drawn; in evaluation it is the centre, and a bad one of the ``rows`` is
     shown as a blank image. Bad rows are logged by name and counted; :class:`BadData` is raised
@@ -163,7 +163,7 @@ class ImageMaker:
 
 
 class SampleMaker(ImageMaker):
-    """Makes samples of rows of the pair table.
+    """Turns rows of the pair table into samples.
 
     In training the caption and the crop are drawn; in evaluation they are the first caption and
     the centre.

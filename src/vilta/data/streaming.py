@@ -1,4 +1,4 @@
-"""Samples from shards that are read one after the other: too large, or too far, to be a table.
+"""Samples from shards that are read sequentially, for data too large or too far away for a table.
 
 The shards of all epochs, each epoch in an order of its own, are dealt to lanes in turn, and the
 micro-batches of a run take from the lanes in turn. A lane is read forward in chunks, each shuffled
@@ -32,11 +32,11 @@ CHUNK = 256
 """Pairs of a lane that are shuffled together, and held in memory as files (our choice)."""
 
 Found = tuple[int, str, Item]
-"""An item with its epoch and a name that says where it stands."""
+"""An item with its epoch and a name that locates it."""
 
 
 class StreamedPairs(SampleMaker):
-    """Samples of shards by (lane, number in the lane); ``name`` is what error messages call them.
+    """Samples of shards by (lane, number in the lane); ``name`` appears in error messages.
 
     A bad one is replaced by another of its chunk.
     """
@@ -49,13 +49,13 @@ class StreamedPairs(SampleMaker):
         self._lengths: dict[str, int] = {}
 
     def key_at(self, batch_size: int, position: int) -> Key:
-        """Return lane and number of the sample at a position: each lane gives a micro-batch."""
+        """Return lane and number of the sample at a position; lanes take turns by micro-batch."""
         batch, place = divmod(position, batch_size)
         turn, lane = divmod(batch, self.lanes)
         return lane, turn * batch_size + place
 
     def __getitem__(self, key: Key) -> Sample:
-        """Return the sample of (lane, number); quick if it is asked for in order."""
+        """Return the sample of (lane, number); fast if requested in order."""
         number, place = divmod(key[1], CHUNK)
         lane = self._open.setdefault(key[0], _Lane(self, key[0]))
         chunk = lane.chunk(number)
@@ -100,7 +100,7 @@ class _Lane:
         return self.current
 
     def _items(self, start: int) -> Iterator[Found]:
-        """Yield the lane's items from number ``start`` on, for ever."""
+        """Yield the lane's items from number ``start`` on, without end."""
         shards, seed = self.pairs.shards, self.pairs.seed
         empty = 0
         for turn in count():

@@ -1,4 +1,4 @@
-"""The transformer that lets text and image read each other.
+"""The fusion transformer, in which text and image attend to each other.
 
 What does not depend on the pair is computed once per text and once per image, not once per row:
 the first self-attention of each stream, and the keys and values of an image that a text reads.
@@ -20,14 +20,14 @@ from vilta.model.dropout import Dropout
 
 
 class Pairs(NamedTuple):
-    """Which text meets which image in each of ``R`` rows."""
+    """The text and the image of each of ``R`` rows."""
 
     text: Int[Tensor, "R"]
     image: Int[Tensor, "R"]
 
 
 class FusedStates(NamedTuple):
-    """What fusion returns; ``image`` is None where the text alone reads (cross-attention)."""
+    """What fusion returns; ``image`` is None for cross-attention, which only updates the text."""
 
     text: Float[Tensor, "R Lq D"]
     image: Float[Tensor, "R Pq D"] | None
@@ -134,7 +134,7 @@ class Layer(nn.Module):
     def read_self(
         self, x: Float[Tensor, "R S D"], mask: Bool[Tensor, "R 1 1 S"] | None, queries: int | None
     ) -> Float[Tensor, "R Sq D"]:
-        """Add what each of the first ``queries`` positions reads in its own sequence."""
+        """Add self-attention of the first ``queries`` positions."""
         normed = self.self_norm(x)
         keys, values = self.self_attention.keys_values(normed)
         read = self.self_attention(normed[:, :queries], keys, values, mask)
@@ -147,7 +147,7 @@ class Layer(nn.Module):
         values: Float[Tensor, "R h Z d"],
         mask: Bool[Tensor, "R 1 1 Z"] | None,
     ) -> Float[Tensor, "R S D"]:
-        """Add what each position reads in the other stream, then the feed-forward layer."""
+        """Add cross-attention to the other stream, then the feed-forward layer."""
         x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 

@@ -31,7 +31,7 @@ class MaskedWordHead(nn.Module):
 
 
 class OwnWordHead(MaskedWordHead):
-    """A word head whose output weights are its own, as METER's."""
+    """A word head with output weights of its own, as in METER."""
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__(width, width, vocabulary)
@@ -115,7 +115,7 @@ class ContrastiveHead(nn.Module):
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Bring the temperature back to its bound, to be called after each optimizer step.
+        """Clamp the temperature to its bound, to be called after each optimizer step.
 
         Beyond the bound the clamp passes no gradient, so it would learn no more.
         """

@@ -31,7 +31,7 @@ from vilta.model.pretrained import ViltaPreTrainedModel
 
 
 class WithMatching(ViltaPreTrainedModel):
-    """What compares images with texts: the match head and the contrastive space."""
+    """Base of models that compare images with texts: match head and contrastive space."""
 
     vilta: ViltaModel
 
@@ -66,7 +66,7 @@ class WithMatching(ViltaPreTrainedModel):
             return self.itm_head(pooled if self.training else pooled.to(self.dtype))
 
     def _ranks_are_read(self) -> AbstractContextManager[Any]:
-        """Compute in evaluation as the weights are, float32 by default, whatever autocast says.
+        """In evaluation, compute in the weights' own format (float32 by default) despite autocast.
 
         bf16 rounds distinct scores to ties, so autocast is off in evaluation.
         """
@@ -214,7 +214,7 @@ class ViltaForPreTraining(WithMatching):
     def predict_words(
         self, fused: Float[Tensor, "M D"], text: Float[Tensor, "M C"]
     ) -> Float[Tensor, "M V"]:
-        """Vocabulary logits of what text and image expect.
+        """Return the vocabulary logits given text and image.
 
         ``fused`` and ``text`` are the same positions after fusion and before it; a ``separate``
         word head reads the fused states alone.
@@ -224,5 +224,5 @@ class ViltaForPreTraining(WithMatching):
         return self.mlm_head(fused, self.get_input_embeddings().weight)
 
     def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
-        """Vocabulary logits from the text encoder's states: what the text alone expects."""
+        """Return the vocabulary logits given the text alone, from the text encoder's states."""
         return encoders.language_model_logits(self.vilta.text, states)

@@ -91,7 +91,7 @@ class FineGrainedMatching(FinetuningTask):
 
     @classmethod
     def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
-        """Read SugarCrepe, SugarCrepe++, ARO, Winoground, VALSE, or a CSV of one's own."""
+        """Read SugarCrepe, SugarCrepe++, ARO, Winoground, VALSE, or a user's CSV."""
         return read_set(path)
 
     @classmethod
@@ -201,7 +201,7 @@ class FineGrainedMatching(FinetuningTask):
 
     @classmethod
     def remark(cls, items: Any) -> str:
-        """Say that one side is missing."""
+        """Return the remark that one side is missing."""
         if _has_paraphrases(items.rows["truth"]):
             return ""
         return (

@@ -1,1 +1,1 @@
-"""The training loop and what it needs; it knows no objective, no model and no data."""
+"""The training loop and what it needs; independent of objectives, models and data."""

@@ -35,21 +35,21 @@ _LIBRARIES = ("torch", "transformers", "accelerate")
 
 @dataclass(kw_only=True)
 class RunState:
-    """Where a run stands; everything of it that is neither weights nor optimizer moments."""
+    """The position of a run: its state apart from weights and optimizer moments."""
 
     fingerprint: str
-    """Of the training data; a run goes on with the same."""
+    """Hash of the training data; a run only resumes on the same."""
     vocabulary: str
     """Hash of the words and special ids of the tokenizer."""
     seed: int
     global_batch: int
     """Samples of one optimizer step on all devices; with the step it gives the data position."""
     precision: str = ""
-    """Format of the last session's matrix products; `precision: auto` goes on with it."""
+    """Format of the last session's matrix products; `precision: auto` keeps it when resuming."""
     step: int = 0
     """Optimizer steps taken, skipped ones included."""
     skipped: int = 0
-    """Steps left out because their loss or gradient was not finite."""
+    """Steps skipped because their loss or gradient was not finite."""
     seconds: float = 0.0
     """Time spent in training steps, over all sessions of the run."""
     evaluated: int = -1
@@ -62,7 +62,7 @@ class RunState:
     """What the steps since the last line of metrics.jsonl reported."""
 
     def refuse_other(self, now: RunState, *, accept_other_data: bool) -> None:
-        """Raise ``ValueError`` if a run set up as ``now`` cannot go on from this state."""
+        """Raise ``ValueError`` if a run set up as ``now`` cannot continue from this state."""
         if self.vocabulary != now.vocabulary:
             raise ValueError(
                 "the checkpoint was trained with another vocabulary; resume with the tokenizer "
@@ -120,12 +120,12 @@ def save_checkpoint(
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first; each was renamed only when it was whole."""
+    """Return the checkpoints of a run, oldest first; each was renamed only once complete."""
     return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
 def find_checkpoint(run: Path) -> tuple[Path, list[str]]:
-    """Return the newest checkpoint that is whole, and a line for each newer one that is not.
+    """Return the newest intact checkpoint, and a line for each newer one that is damaged.
 
     Raises ``ValueError`` if there is none.
     """
@@ -154,7 +154,7 @@ def best_checkpoint(run: Path, state: RunState) -> Path:
 
 
 def set_aside_newer(run: Path, folder: Path) -> None:
-    """Rename the damaged checkpoints after ``folder``, from which the run goes on."""
+    """Rename the damaged checkpoints after ``folder``, from which the run continues."""
     for newer in checkpoint_folders(run):
         if newer > folder:
             aside = newer.with_name(f"damaged-{newer.name}")
@@ -188,7 +188,7 @@ def load_state(folder: Path) -> RunState:
 
 
 def load_weights(folder: Path, task: nn.Module) -> None:
-    """Fill ``task`` with the weights of a checkpoint; nothing may be left over or missing."""
+    """Fill ``task`` with the weights of a checkpoint; unexpected or missing ones are an error."""
     path = folder / _WEIGHTS
     try:
         saved = load_file(path)

@@ -140,13 +140,13 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _results(folder: Path) -> list[Path]:
-    """Return what a run gives, and what was measured of it."""
+    """Return the outputs of a run, and its measurements."""
     named = (folder / name for name in (SUMMARY, REPORT, MODEL))
     return [*_evaluations(folder), *(path for path in named if path.exists())]
 
 
 OLD = "figures"
-"""What older versions called the metrics in such a file."""
+"""The key of the metrics in files of older versions."""
 
 
 def _evaluations(folder: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from vilta.types import TrainableTask
 
 @runtime_checkable
 class LoaderFor(Protocol):
-    """Gives this process's micro-batches from a step on, ``accumulate`` of them a step."""
+    """Yields this process's micro-batches from a step on, ``accumulate`` per step."""
 
     def __call__(self, *, start_step: int, rank: int, world_size: int) -> Iterable[Any]:
         """Return the batches; the same arguments give the same batches."""
@@ -41,15 +41,15 @@ class Summary:
     step: int
     """Steps taken since the run began, in all its sessions."""
     stopped: bool
-    """Ctrl-C or SIGTERM ended it before its time; then no model was released."""
+    """Ctrl-C or SIGTERM ended it early, so no model was released."""
     skipped: int
-    """Steps left out because they were not finite."""
+    """Steps skipped because they were not finite."""
     seconds: float
     """Time spent in training steps, in all sessions."""
     best: dict[str, Any] | None
     """``step``, ``metric``, ``value`` and ``metrics`` of the evaluation that chose the model."""
     exit_code: int = 0
-    """128 + the signal that stopped it, as shells have it; 0 if nothing did."""
+    """128 + the signal that stopped it, as in shells; 0 otherwise."""
 
     def exit_if_stopped(self) -> None:
         """End this process with ``exit_code`` if the run was stopped: it has no model yet."""

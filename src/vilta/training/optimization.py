@@ -61,7 +61,7 @@ class Joined(torch.optim.Optimizer):
         super().__init__(self._groups(), {})
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """Let each of them take its step; a ``closure`` is not supported."""
+        """Step each of them; a ``closure`` is not supported."""
         assert closure is None
         for part in self.parts:
             part.step()
@@ -80,7 +80,7 @@ class Joined(torch.optim.Optimizer):
         self.param_groups = self._groups()  # the parts have made new ones
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the parts' own groups, so that who changes a rate here changes it there."""
+        """Return the parts' own groups, so that changing a learning rate here changes it there."""
         return [group for part in self.parts for group in part.param_groups]
 
 
@@ -92,7 +92,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizationConfig)
 
 
 def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tensor:
-    """Scale the gradient down to norm ``largest`` (0: leave it) and return the norm before that.
+    """Clip the gradient to norm ``largest`` (0: no clipping) and return the norm before clipping.
 
     The norm stays on the device; a non-finite one is for the caller to see.
     """
@@ -103,7 +103,7 @@ def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tenso
 
 
 def _layer_matrices(task: nn.Module) -> set[int]:
-    """Return the ids of the weights that Muon is made for: those inside the network.
+    """Return the ids of the weights that Muon is meant for: matrices inside the network.
 
     Embeddings, and an output layer that has a row for each of the words, stay with AdamW.
     """

@@ -154,7 +154,7 @@ def _seconds(states: Tensor, weight: Tensor, dtype: torch.dtype) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given; a CPU has."""
+    """Synchronise with the GPU; a CPU needs no waiting."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def start_processes(run: RunConfig) -> Accelerator:
-    """Join the other processes that ``torchrun`` started, or be the only one.
+    """Join the processes that ``torchrun`` started, or run alone.
 
     Precision and accumulation are the loop's own, so that a run does not depend on how
     ``accelerate config`` was answered. Raises ``ValueError`` if a missing device is asked for.

@@ -1,8 +1,8 @@
 """What a session of a run does: take a step, evaluate, save, release.
 
-Every random number of a step is derived from the seed, the step and the place of the micro-batch
-in the global batch. So a run that was stopped goes on bit for bit, and two processes train what
-one process with two micro-batches trains.
+Every random number of a step is derived from the seed, the step and the position of the
+micro-batch in the global batch. A resumed run therefore continues bit for bit, and two processes
+compute what one process computes with two micro-batches.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAMES_SHOWN = 24
 
 @dataclass(kw_only=True)
 class Session:
-    """What is trained and where it stands, from the start or resume of a run to its end."""
+    """What is trained, and its position, from the start or resume of a run to its end."""
 
     task: TrainableTask
     accelerator: Accelerator
@@ -53,7 +53,7 @@ class Session:
     samples_per_epoch: int
 
     def __post_init__(self) -> None:
-        """Put the task on its device and build what moves it."""
+        """Move the task to its device and build optimizer and schedule."""
         device = self.accelerator.device
         self.module = cast(nn.Module, self.task)
         self.module.train()
@@ -81,7 +81,7 @@ class Session:
             self.state.window = {}  # it was pooled: the first process has it all
 
     def introduce(self) -> None:
-        """Say what is about to happen."""
+        """Print what is about to be trained, on what device."""
         processes, device = self.accelerator.num_processes, self.accelerator.device
         count = sum(p.numel() for p in self.trained)
         self.tracker.say(
@@ -191,7 +191,7 @@ class Session:
             )
 
     def _pool_window(self) -> dict[str, list[float]]:
-        """Bring what all processes remember to the first one, and return it."""
+        """Gather what all processes remember in the first one, and return it."""
         pooled: dict[str, list[float]] = {}
         for window in gather_object([self.state.window]):
             for name, values in window.items():
@@ -251,7 +251,7 @@ class Session:
         return False
 
     def _compare(self, metrics: dict[str, float]) -> None:
-        """Take note of an evaluation, and save the step if it is the best one."""
+        """Record an evaluation, and save the step if it is the best one."""
         state, metric = self.state, self.run.selection_metric
         if metric not in metrics:
             self.save()
@@ -286,7 +286,7 @@ class Session:
         self.saved = (self.state.step, self.state.evaluated)
 
     def release(self) -> None:
-        """Write ``model/``, with the weights of the best evaluation where there was one."""
+        """Write ``model/``, with the weights of the best evaluation if there was one."""
         out, best = Path(self.run.out), self.state.best
         chosen = f"weights of step {self.state.step}"
         if best is not None:

@@ -28,7 +28,7 @@ class Tracker:
     """Writes and shows what happens; on every process but the main one it does nothing."""
 
     def __init__(self, folder: Path, *, start: int, steps: int, main: bool) -> None:
-        """Open the run's files; lines after step ``start`` belong to a lost past and go."""
+        """Open the run's files; lines after step ``start`` are of an abandoned attempt and go."""
         self.main, self.start, self.steps = main, start, steps
         self.folder = folder
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -76,7 +76,7 @@ class Tracker:
             self._write({"step": step, "device": device, "precision": precision})
 
     def progress(self, step: int, seconds_per_step: float) -> None:
-        """Move the live line to ``step``; elsewhere than on a terminal, a plain line at times."""
+        """Update the live line to ``step``; without a terminal, print a plain line now and then."""
         if not self.main:
             return
         left = _duration((self.steps - step) * seconds_per_step)
@@ -118,7 +118,7 @@ class Tracker:
         self.say("\n".join([f"step {step}, evaluation", *lines]))
 
     def skipped(self, step: int, names: list[str]) -> None:
-        """Write and show that a step was left out, and on which samples."""
+        """Write and show that a step was skipped, and on which samples."""
         if not self.main:
             return
         self._write({"step": step, "skipped": names})

@@ -1,4 +1,4 @@
-"""Writes pairs as shards in the on-disk layout of `datasets`, with a manifest beside them.
+"""Writes pairs as shards in the on-disk layout of `datasets`, with a manifest next to them.
 
 ``datasets.load_from_disk`` maps the result into memory with no conversion, so random access is
 cheap. The same source and settings give byte-identical shards, for any number of workers and
