@@ -153,7 +153,7 @@ class Killed(BaseException):
 def test_an_interrupted_packing_goes_on_to_the_same_bytes(many, tmp_path, monkeypatch, form):
     settings = {"shard_rows": 4, "format": form}
     pack(str(many), PackConfig(out=str(tmp_path / "whole"), **settings))
-    write_json, replace, write = packing._write_json, os.replace, packing.Writer.write
+    write_json, replace, write = packing.write_json, os.replace, packing.Writer.write
     decoded, calls = [], 0
 
     def once_more(function, stop):
@@ -176,7 +176,7 @@ def test_an_interrupted_packing_goes_on_to_the_same_bytes(many, tmp_path, monkey
         # It goes a little further each time: writing, merging captions, naming the shards.
         stop, calls = stop + 1, 0
         monkeypatch.setattr(packing.Writer, "write", once_more(write, stop))
-        monkeypatch.setattr(packing, "_write_json", once_more(write_json, stop))
+        monkeypatch.setattr(packing, "write_json", once_more(write_json, stop))
         monkeypatch.setattr(packing.os, "replace", once_more(replace, stop))
         with contextlib.suppress(Killed):
             pack(str(many), PackConfig(out=str(out), **settings))

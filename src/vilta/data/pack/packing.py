@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import PIL
 
 from vilta.config.tools import InspectConfig, PackConfig, SourceFlags
 from vilta.config.yaml_file import to_dict
+from vilta.data.pack.journal import JOURNAL, Work, append_line, begin, write_json
 from vilta.data.pack.shards import Shard, Writer, read_batches
 from vilta.data.sources import (
     FEATURES,
@@ -50,36 +50,9 @@ JPEG_QUALITY = 90
 """Quality of images that are shrunk (our choice)."""
 IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
-JOURNAL = "journal.jsonl"
-"""Its first line describes what is packed; each further line is a finished shard."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the rows read since the last call and the total, if it is known."""
-
-
-@dataclass
-class Work:
-    """What has been done so far: the lines of the journal, added up."""
-
-    items: int = 0
-    """Items of the source that were read for the finished shards."""
-    shards: list[str] = field(default_factory=list)
-    images: dict[str, int] = field(default_factory=dict)
-    """PairRow of each image by the hash of its bytes."""
-    rows: int = 0
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    merged: list[dict[str, Any]] = field(default_factory=list)
-    """Duplicates: source, id, captions, and the row that represents them."""
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Take up a line of the journal."""
-        self.items = line["items"]
-        self.shards += line["shards"]
-        for digest in line["images"]:
-            self.images.setdefault(digest, self.rows)
-            self.rows += 1
-        self.skipped += line["skipped"]
-        self.merged += line["merged"]
 
 
 def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -118,7 +91,7 @@ def _packed(
     folder = out.parent / f".{out.name}.partial"
     try:
         what = {"format": FORMAT, "source": source, "settings": _settings(config)}
-        work = _begin(folder, what)
+        work = begin(folder, what)
         total = reader.total  # asked once: to count, some readers open every file
         if progress is not None:
             progress(work.rows, total)
@@ -142,21 +115,6 @@ def source_options(config: PackConfig | InspectConfig) -> SourceOptions:
     crops = isinstance(config, PackConfig) and config.region_crops
     flags = {f.name: getattr(config, f.name) for f in fields(SourceFlags)}
     return SourceOptions(**flags, region_crops=crops)
-
-
-def _begin(folder: Path, what: dict[str, Any]) -> Work:
-    """Return what an interrupted packing of the same source has done, or start over."""
-    work, journal = Work(), folder / JOURNAL
-    if journal.is_file():
-        first, *lines = journal.read_text(encoding="utf-8").split("\n")
-        if first == json.dumps(what):
-            for line in lines[:-1]:  # what follows the last line break was being written
-                work.add(json.loads(line))
-            return work
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    _append(journal, what)
-    return work
 
 
 def _checked(
@@ -217,7 +175,7 @@ def _write_shards(
 
     def finish(shard: Shard, items: int) -> None:
         line = shard.close(items)
-        _append(folder / JOURNAL, line)
+        append_line(folder / JOURNAL, line)
         work.add(line)
 
     shard, count = begin(), work.items
@@ -307,7 +265,7 @@ def _finish(
             {key: each[key] for key in ("source", "image_id", "row")} for each in work.merged
         ],
     }
-    _write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", manifest)
     (folder / JOURNAL).unlink()
     return manifest
 
@@ -323,7 +281,7 @@ def _write_dataset_files(folder: Path, shards: list[dict[str, Any]]) -> None:
         "_output_all_columns": False,
         "_split": None,
     }
-    _write_json(folder / "state.json", state)
+    write_json(folder / "state.json", state)
     datasets.DatasetInfo(features=FEATURES).write_to_directory(str(folder))
 
 
@@ -347,17 +305,3 @@ def _free_folder(out: str) -> Path:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another or delete it")
     return path
-
-
-def _append(journal: Path, line: dict[str, Any]) -> None:
-    with open(journal, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
