@@ -412,3 +412,39 @@ def test_overwrite_deletes_what_was_measured_of_the_old_run(tmp_path):
     train_toy(tmp_path, steps=1, overwrite=True)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "model", "tensorboard", *own}
+
+
+def test_checkpoints_come_by_the_clock_too(tmp_path, monkeypatch):
+    """And change nothing: the losses are those of a run that saves by its steps alone."""
+    clock = iter(range(0, 10_000, 60))
+    with monkeypatch.context() as patched:
+        patched.setattr("vilta.training.session.time.monotonic", lambda: next(clock))
+        train_toy(tmp_path / "often", save_every=0, evaluate_every=0, save_minutes=1.0, keep=99)
+    assert len(list((tmp_path / "often" / "checkpoints").iterdir())) > 4
+    train_toy(tmp_path / "once", save_every=0, evaluate_every=0, save_minutes=0.0, keep=99)
+    assert [p.name for p in (tmp_path / "once" / "checkpoints").iterdir()] == ["step-00000012"]
+    assert metrics(tmp_path / "often") == metrics(tmp_path / "once")
+
+
+def test_exhausted_memory_says_what_to_lower(tmp_path):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        task = ToyTask()
+        task.forward = lambda batch, error=error: (_ for _ in ()).throw(error)
+        with pytest.raises(ValueError, match=r"out of memory in step 1, with 4 .*batch-size"):
+            train_toy(tmp_path, task)
+    task.forward = lambda batch: (_ for _ in ()).throw(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        train_toy(tmp_path, task)
+
+
+def test_steps_and_batches_beyond_the_data_are_said(tmp_path, capsys):
+    train_toy(tmp_path / "a", steps=2)
+    said = capsys.readouterr().out
+    assert "0.4 epochs of 37 training samples\n" in said and "more than once" not in said
+    train_toy(tmp_path / "b", steps=1, batch_size=20)
+    said = capsys.readouterr().out
+    assert "a step takes 40 samples, more than the 37 there are" in said
+    assert "many times what teaches" not in said

@@ -1,11 +1,14 @@
 """What a run writes and shows."""
 
+import io
 import json
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vilta.training.tracking import Tracker, _duration
+from vilta.training.tracking import Tracker, _duration, live_columns
 
 PACE = {"samples_per_s": 123.4, "lr": 0.1}
 
@@ -17,8 +20,8 @@ def lines(folder):
 def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
     with Tracker(tmp_path, start=0, steps=20, main=True) as tracker:
         tracker.log(10, {"loss": 1.5, "loss/mlm": 0.5, "negatives/share": 0.25}, PACE)
-        tracker.progress(10, 60.0)
-        tracker.progress(11, 60.0)
+        tracker.progress(10, 600.0)
+        tracker.progress(11, 540.0)
         tracker.evaluation(
             10,
             {"r1": 0.5, "bad": float("nan"), "a/b/c": 2.0, "a/b/d": 3.0},
@@ -63,6 +66,19 @@ def test_other_processes_write_nothing(tmp_path, capsys):
         tracker.evaluation(1, {"r1": 1.0}, {})
         tracker.say("hello")
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_at_80_columns_only_losses_are_cut():
+    console = Console(width=80, force_terminal=True, file=io.StringIO(), color_system=None)
+    live = Progress(*live_columns(), console=console, expand=True)
+    losses = "loss 8.123  mlm 3.210  text_mlm 2.345  itm 0.693  itc 2.222  410 samples/s"
+    live.add_task("", total=100_000, completed=51_234, left="3 h 20 min left", shown=losses)
+    console.print(live.get_renderable())
+    line = console.file.getvalue().rstrip()
+    assert len(line) <= 80 and "\n" not in line
+    assert "step" in line and "51234/100000" in line.replace(" ", "")
+    assert "3 h 20 min left" in line and "loss 8.123" in line and "…" in line
+    assert "━" * 8 in line
 
 
 def test_durations_are_for_people():

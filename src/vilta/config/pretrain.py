@@ -224,6 +224,8 @@ class RunConfig:
     """Steps between two evaluations on `data.val`; 0: only at the end."""
     save_every: CountOrZero = 500
     """Steps between two checkpoints; the last step always writes one."""
+    save_minutes: NotNegative = 5.0
+    """Minutes after which a checkpoint is written in any case; 0: only by `save_every`."""
     keep: Count = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
     selection_metric: str = "retrieval/mean_recall"
@@ -238,6 +240,8 @@ class RunConfig:
 class PretrainConfig:
     """Pre-train image encoder, text encoder and fusion on image-text pairs."""
 
+    epochs: NotNegative = 0.0
+    """Passes over the training data; 0: `optimization.steps` counts."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -6,7 +6,7 @@ have ``to(device)``, ``names`` and a length. ``session.py`` holds what one step 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from vilta.config import OptimizationConfig, RunConfig
 from vilta.locking import only_writer
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
+from vilta.training.phases import Phase
 from vilta.training.processes import on_main, start_processes
 from vilta.training.session import Session
 from vilta.training.stopping import StopRequest
@@ -72,6 +73,7 @@ def train(
     pictures: Callable[[], dict[str, np.ndarray]] | None = None,
     samples_per_epoch: int = 0,
     bad_samples: Callable[[], int] | None = None,
+    phases: Sequence[Phase] = (),
 ) -> Summary:
     """Train ``task`` (an ``nn.Module``) and release it into ``run.out/model``.
 
@@ -79,7 +81,8 @@ def train(
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
     ``resume`` and ``then`` are the commands that go on with the run and that follow it.
-    ``bad_samples`` returns how many bad samples this process has replaced.
+    ``bad_samples`` returns how many bad samples this process has replaced; ``phases`` say when
+    objectives begin, for the time that is left.
     The weights are float32, whatever they were. On return the task holds the released
     ones: the best where there was an evaluation.
 
@@ -116,6 +119,7 @@ def train(
             evaluate=evaluate,
             pictures=pictures,
             samples_per_epoch=samples_per_epoch,
+            phases=phases,
         )
         if source is not None:
             session.restore(source)
@@ -194,7 +198,7 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
             break
         if session.step(batches, stop) or session.evaluate_if_due(stop):
             return True
-        if run.save_every and state.step % run.save_every == 0:
+        if (run.save_every and state.step % run.save_every == 0) or session.save_due:
             session.save()
     return False
 

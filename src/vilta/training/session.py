@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from vilta.seeds import derived
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
+from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
 from vilta.training.processes import average_statistics, on_main
 from vilta.training.stopping import Interrupted, StopRequest
@@ -36,6 +37,8 @@ from vilta.types import Losses, TrainableTask
 SKIPS_IN_A_ROW = 3
 """Non-finite steps in a row after which a run stops. Our choice."""
 _NAMES_SHOWN = 24
+MANY_EPOCHS = 1000
+"""Passes over the data from which the number of steps is doubted (our choice)."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +54,7 @@ class Session:
     evaluate: Callable[[], dict[str, float]] | None
     pictures: Callable[[], dict[str, np.ndarray]] | None
     samples_per_epoch: int
+    phases: Sequence[Phase] = ()
 
     def __post_init__(self) -> None:
         """Move the task to its device and build optimizer and schedule."""
@@ -70,6 +74,8 @@ class Session:
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.saved: tuple[int, int] | None = None
         self.logged = (self.state.step, self.state.seconds)
+        self.pace = Pace(self.phases, self.optimization.steps)
+        self.saved_at, self.save_due = time.monotonic(), False
         self.culprits: list[list[str]] = []
 
     def restore(self, source: Path) -> None:
@@ -91,10 +97,22 @@ class Session:
         )
         machine = f"{processes} x {describe_device(device)}"
         self.tracker.machine(self.state.step, machine, self.precision)
+        samples, batch = self.samples_per_epoch, self.state.global_batch
+        if samples:
+            epochs = self.optimization.steps * batch / samples
+            many = ": many times what teaches anything new" if epochs > MANY_EPOCHS else ""
+            self.tracker.say(f"{epochs:,.1f} epochs of {samples:,} training samples{many}")
+        if 0 < samples < batch:
+            self.tracker.say(
+                f"a step takes {batch} samples, more than the {samples} there are: they stand in "
+                "it more than once; lower --optimization.batch-size"
+            )
 
     def step(self, batches: Iterator[Any], stop: StopRequest) -> bool:
         """Take one optimizer step; return whether any process was asked to stop."""
         began = time.perf_counter()
+        if name := self.pace.begins(self.state.step):
+            self.tracker.say(f"step {self.state.step + 1}: {name} begins, and the loss counts it")
         names: list[list[str]] = []
         reports: list[dict[str, Tensor]] = []
         for index in range(self.optimization.accumulate):
@@ -111,7 +129,8 @@ class Session:
                     f"samples than the {self.state.global_batch} of one step?"
                 )
             names.append(list(batch.names))
-            reports.append(self._backward(batch, index))
+            with memory_told(self.state.step + 1, self.optimization):
+                reports.append(self._backward(batch, index))
         norm = clip_gradient(self.trained, self.optimization.clip)
         broken, stopping, values = self._read(norm, reports, stop.asked)
         # Each step, so that it does not matter when a run is evaluated, saved or resumed.
@@ -125,7 +144,9 @@ class Session:
         self.optimizer.zero_grad()
         self.schedule.step()
         self.state.step += 1
-        self.state.seconds += time.perf_counter() - began
+        took = time.perf_counter() - began
+        self.state.seconds += took
+        self.pace.add(self.state.step, took)
         if broken:
             self._skip(names, [report["loss"] for report in values])
         self._log(rate)
@@ -155,11 +176,16 @@ class Session:
         finite = torch.isfinite(norm)
         for report in reports:
             finite = finite & torch.isfinite(report["loss"])
-        flags = torch.stack([~finite, torch.tensor(asked, device=device)]).float()
+        due = self.accelerator.is_main_process and bool(self.run.save_minutes)
+        due = due and time.monotonic() - self.saved_at >= 60 * self.run.save_minutes
+        flags = torch.stack([~finite, *torch.tensor([asked, due], device=device)]).float()
         flags = cast(Tensor, self.accelerator.reduce(flags, "sum"))
         reports = [{**report, "grad_norm": norm} for report in reports]
         scalars = [value.detach().to(device) for report in reports for value in report.values()]
-        broken, stopping, *numbers = torch.cat([flags, torch.stack(scalars).float()]).tolist()
+        broken, stopping, saving, *numbers = torch.cat(
+            [flags, torch.stack(scalars).float()]
+        ).tolist()
+        self.save_due = saving > 0
         fetched = iter(numbers)
         return broken > 0, stopping > 0, [{n: next(fetched) for n in r} for r in reports]
 
@@ -218,7 +244,7 @@ class Session:
             self.tracker.log(state.step, means, pace)
             state.window = {}
             self.logged = (state.step, state.seconds)
-        self.tracker.progress(state.step, seconds / steps)
+        self.tracker.progress(state.step, self.pace.left(state.step))
 
     def evaluate_if_due(self, stop: StopRequest) -> bool:
         """Evaluate every ``evaluate_every`` steps and at the end; a new best one is saved.
@@ -284,6 +310,7 @@ class Session:
             ),
         )
         self.saved = (self.state.step, self.state.evaluated)
+        self.saved_at = time.monotonic()
 
     def release(self) -> None:
         """Write ``model/``, with the weights of the best evaluation if there was one."""
@@ -306,6 +333,24 @@ class Session:
                 f"cannot write {target}: {' '.join(str(error).split())}; the checkpoints are "
                 "whole, make room and go on with --run.resume"
             ) from error
+
+
+@contextmanager
+def memory_told(step: int, optimization: OptimizationConfig) -> Iterator[None]:
+    """Turn torch's report of exhausted memory into a ``ValueError`` that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
+            "can't allocate memory" not in text
+        ):
+            raise
+        raise ValueError(
+            f"out of memory in step {step}, with {optimization.batch_size} samples at once; halve "
+            "--optimization.batch-size and double --optimization.accumulate (the same training), "
+            "lower --data.image-size, or add --model.gradient-checkpointing"
+        ) from error
 
 
 def _flat(lists: list[list[str]]) -> list[str]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from vilta.training.folder import EVENTS, METRICS, replace_text
@@ -43,14 +44,14 @@ class Tracker:
         purge = self.start + 1 if self.start else None
         self._events = SummaryWriter(str(self.folder / EVENTS), purge_step=purge)
         self._live = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[shown]}", markup=False),
+            *live_columns(),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
         )
-        self._bar = self._live.add_task("", total=self.steps, completed=self.start, shown="")
+        self._bar = self._live.add_task(
+            "", total=self.steps, completed=self.start, left="", shown=""
+        )
         self._live.start()
         return self
 
@@ -75,17 +76,19 @@ class Tracker:
         if self.main:
             self._write({"step": step, "device": device, "precision": precision})
 
-    def progress(self, step: int, seconds_per_step: float) -> None:
-        """Update the live line to ``step``; without a terminal, print a plain line now and then."""
+    def progress(self, step: int, seconds: float) -> None:
+        """Move the live line to ``step``, with ``seconds`` left; a plain line where there is none.
+
+        Without a terminal, a line comes every ``PLAIN_SECONDS``.
+        """
         if not self.main:
             return
-        left = _duration((self.steps - step) * seconds_per_step)
-        shown = f"{self._shown}  {left} left"
+        left = f"{_duration(seconds)} left"
         if self._console.is_terminal:
-            self._live.update(self._bar, completed=step, shown=shown)
+            self._live.update(self._bar, completed=step, left=left, shown=self._shown.strip())
         elif time.monotonic() - self._said > PLAIN_SECONDS or step == self.steps:
             self._said = time.monotonic()
-            self.say(f"step {step}/{self.steps}{shown}")
+            self.say(f"step {step}/{self.steps}{self._shown}  {left}")
 
     def log(self, step: int, losses: dict[str, float], pace: dict[str, float]) -> None:
         """Write the means since the last call; ``pace`` holds at least ``samples_per_s``."""
@@ -128,6 +131,18 @@ class Tracker:
         """Append one line; JSON has no NaN, so such a metric becomes null."""
         self._lines.write(json.dumps(_without_nan(line)) + "\n")
         self._lines.flush()
+
+
+def live_columns() -> list[ProgressColumn]:
+    """Return the columns of the live line: where it is narrow, the losses are cut first."""
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return [
+        TextColumn("step", table_column=whole),
+        MofNCompleteColumn(table_column=whole.copy()),
+        BarColumn(bar_width=16, table_column=whole.copy()),
+        TextColumn("{task.fields[left]}", markup=False, table_column=whole.copy()),
+        TextColumn("{task.fields[shown]}", markup=False, table_column=rest),
+    ]
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
