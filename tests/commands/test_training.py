@@ -283,3 +283,21 @@ def test_bad_data_stop_before_training(settings, tmp_path, change, message):
         pretrain.run(bad)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_epochs_become_steps_and_phases_are_those_of_the_objectives(settings):
+    """40 scenes, 8 a step: 2.5 epochs are 12.5 steps."""
+    config = pretrain.with_steps(replace(settings, epochs=2.5), 40)
+    assert config.optimization.steps == 13
+    assert pretrain.with_steps(settings, 40) == settings
+    with pytest.raises(ValueError, match="--epochs needs data whose number is known"):
+        pretrain.with_steps(replace(settings, epochs=1.0), 0)
+    for starts, expected in {
+        (2, 4): [(0, "contrast"), (2, "masked words"), (4, "matching")],
+        (0, 4): [(0, "masked words"), (4, "matching")],
+        (3, 3): [(0, "contrast"), (3, "matching")],
+        (0, 0): [(0, "matching")],
+    }.items():
+        objective = ObjectiveConfig(mlm_start=starts[0], itm_start=starts[1])
+        found = [(phase.start, phase.name) for phase in pretrain.phases_of(objective)]
+        assert found == expected
