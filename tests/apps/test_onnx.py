@@ -150,6 +150,8 @@ def test_what_is_missing_or_in_the_way_is_said_in_a_line(run, tmp_path):
     with pytest.raises(ValueError, match=r"has no image_encoder\.onnx"):
         Ranker(tmp_path)
     (tmp_path / "full").mkdir()
+    with pytest.raises(ValueError, match="nothing to write"):
+        export.run(str(run), ExportConfig(onnx=False))
     with pytest.raises(ValueError, match="exists and is not an export; choose another --out"):
         export.run(str(run), ExportConfig(out=str(tmp_path / "full")))
     with pytest.raises(ValueError, match="--out must name the folder"):

@@ -26,6 +26,8 @@ def run(run_folder: str, config: ExportConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    if not config.onnx:
+        raise ValueError("nothing to write: --onnx is the only form so far")
     console = Console(soft_wrap=True, markup=False, emoji=False)
     released = load_released(run_folder)
     place = model_folder(run_folder)
