@@ -120,6 +120,7 @@ def _read(folder: Path) -> Run:
         config = json.loads((folder / MODEL / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{folder} is not a run with a released model: {error}") from None
+    settings = {"data": {}, "run": {}} | settings  # a file of one's own may be shorter
     return Run(folder=folder, settings=settings, architecture=config["architectures"][0])
 
 
@@ -187,7 +188,9 @@ def _metrics(run: Run) -> Iterator[str]:
     """Yield a table for each evaluation, and for the one that chose the weights."""
     chosen_on = run.settings["data"].get("val") or "held-out training data"
     lines = [line for line in log_lines(run.folder / METRICS) if "evaluation" in line]
-    chosen_by = run.settings["run"].get("selection_metric") or run.settings["run"]["best_metric"]
+    chosen_by = run.settings["run"].get("selection_metric") or run.settings["run"].get(
+        "best_metric"
+    )
     measured = [line for line in lines if chosen_by in line["evaluation"]]
     best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
     tables = {chosen_on: best["evaluation"]} if best else {}

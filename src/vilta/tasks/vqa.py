@@ -54,7 +54,7 @@ class VisualQuestionAnswering(LabellingTask):
     model_class = ViltaForVisualQuestionAnswering
     settings_class = VqaSettings
     settings: VqaSettings
-    answers_in = "the annotation file beside the questions, or the answers in the file itself"
+    answers_in = "the annotation file beside the questions, or a column answer in the file itself"
 
     @classmethod
     def rows(cls, path: str, settings: TaskSettings) -> list[ItemRow]:
