@@ -16,7 +16,7 @@ WITH_PIP := $(BIN)/python -m pip install --quiet
 # The tests share the cores among processes, so each process takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test lint docs lock clean reliability
 
 demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
@@ -37,6 +37,12 @@ docs: $(ENVIRONMENT)
 # After a change of dependencies in pyproject.toml; UPGRADE=1 takes the newest versions of all.
 lock: $(ENVIRONMENT)
 	$(BIN)/python .ci/lock.py
+
+# The short forms of the programs in reliability/, some minutes.
+reliability: $(ENVIRONMENT)
+	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
+	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
+	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --minutes 0.2 --random
 
 clean:
 	rm -rf .venv site runs/demo runs/demo-data runs/demo-text

@@ -76,7 +76,7 @@ def settings_of(folder: Path) -> PretrainConfig:
         data=TextDataConfig(train=TRAIN, workers=0),
         model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
         optimization=OptimizationConfig(steps=4, batch_size=16, precision="float32"),
-        run=RunConfig(out=str(folder / "text"), device="cpu", best_metric="text/top1"),
+        run=RunConfig(out=str(folder / "text"), device="cpu", selection_metric="text/top1"),
     )
     os.waitpid(in_child(lambda: pretrain_text.run(text), folder / "text"), 0)
     return PretrainConfig(

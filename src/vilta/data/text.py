@@ -16,6 +16,10 @@ from vilta.data.sources.tables import decoded, decoded_bytes, lines_of
 from vilta.seeds import stable_hash
 from vilta.types import Sample
 
+LONGEST_LINE = 4 * 2**20
+"""Bytes of a line of a packed text file: a few thousand bytes of zeros may unpack to gigabytes
+(our choice)."""
+
 
 class TextDataset:
     """Captions as samples without pixels (``[3, 0, 0]``), so that loaders and collator serve both.
@@ -78,8 +82,18 @@ def caption_lines(path: str) -> list[str]:
 def _text(path: Path, encoding: str) -> str:
     if path.suffix != ".gz":
         return decoded(path, encoding)
+    parts: list[bytes] = []
+    line = 0
     try:
-        data = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            while part := file.read(2**20):
+                parts.append(part)
+                line = len(part) - 1 - part.rfind(b"\n") if b"\n" in part else line + len(part)
+                if line > LONGEST_LINE:
+                    raise ValueError(
+                        f"{path} is not text with a caption a line: one is longer than "
+                        f"{LONGEST_LINE:,} bytes"
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    return decoded_bytes(data, str(path), encoding)
+    return decoded_bytes(b"".join(parts), str(path), encoding)

@@ -20,9 +20,11 @@ from vilta.data.sources.base import (
     Reader,
     chosen_split,
     chosen_splits,
+    listed,
     no_such_split,
 )
 from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
+from vilta.data.sources.files import read_json
 from vilta.data.sources.image_cells import files_below, image_bytes
 from vilta.data.sources.options import SourceOptions
 
@@ -97,9 +99,10 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
     """Return the reader of a folder in the on-disk layout of `datasets`, or None."""
     if not any((folder / name).is_file() for name in SAVED):
         return None
+    _check_saved(folder)
     try:
         content = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (*_UNREADABLE, pa.ArrowException) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{folder} was saved by `datasets` but cannot be opened: {line}") from None
     name, what = str(folder), "folder saved by `datasets`"
@@ -112,6 +115,39 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
         chosen_split(_packed_splits(folder), options.split, name)
         options = replace(options, split="")
     return TableReader(content, name, what, options, folder)
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What `datasets` raises for metadata that it has not written."""
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise ``ValueError`` that names the file and field of metadata which cannot be right."""
+    for name, fields in _SAVED_FIELDS.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not what `datasets` writes: it holds no object")
+        for field, kind in fields.items():
+            if not isinstance(content.get(field), kind):
+                raise ValueError(f"{path} is not what `datasets` writes: field {field!r} is wrong")
+        for each in content.get("_data_files", []):
+            file = each.get("filename") if isinstance(each, dict) else None
+            if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
+                raise ValueError(
+                    f"{path}: field '_data_files' must name files of this folder, not "
+                    f"{listed([each])}"
+                )
+
+
+_SAVED_FIELDS: dict[str, dict[str, type]] = {
+    "state.json": {"_data_files": list},
+    "dataset_info.json": {"features": dict},
+    "dataset_dict.json": {"splits": list},
+}
+"""The fields without which a folder cannot be opened."""
 
 
 def find_hub(name: str, options: SourceOptions) -> TableReader:

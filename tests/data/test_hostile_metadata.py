@@ -1,0 +1,53 @@
+"""What lies beside the data and is damaged: refused in a line that names file and field."""
+
+import gzip
+import json
+
+import datasets
+import pytest
+
+from vilta.data.sources import FEATURES, find_reader
+from vilta.data.text import caption_lines
+
+
+@pytest.fixture
+def saved(tmp_path):
+    row = {"image": None, "captions": ["a dog"], "image_id": "1", "source": "x"}
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list([row], features=FEATURES).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("dataset_info.json", [], "holds no object"),
+        ("dataset_info.json", {"features": [1]}, "'features'"),
+        ("dataset_info.json", {"features": {"image": 7}}, "saved"),
+        ("dataset_info.json", {"features": {"image": {"_type": "Value"}}}, "saved"),
+        ("state.json", None, "holds no object"),
+        ("state.json", {"_data_files": 3}, "'_data_files'"),
+        ("state.json", {"_data_files": ["x"]}, "'_data_files' must name files of this folder"),
+        ("state.json", {"_data_files": [{"filename": "../../x.arrow"}]}, "files of this folder"),
+    ],
+)
+def test_metadata_of_a_saved_folder(saved, name, change, named):
+    path = saved / name
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | change if isinstance(change, dict) else change))
+    with pytest.raises(ValueError, match=named) as raised:
+        find_reader(str(saved))
+    assert "\n" not in str(raised.value)
+    assert named == "saved" or str(path) in str(raised.value)
+
+
+def test_a_packed_text_of_zeros_is_refused_after_its_first_megabytes(tmp_path):
+    path = tmp_path / "captions.txt.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(bytes(2**20))
+    with pytest.raises(ValueError, match=r"captions.txt.gz is not text .* longer than 4,194,304"):
+        caption_lines(str(path))
+    with gzip.open(path, "wt") as file:
+        file.write("a dog\n" * 300_000)
+    assert caption_lines(str(path)) == ["a dog"] * 300_000
