@@ -171,7 +171,10 @@ class Reader(ABC):
                 )
         if not rows:
             raise ValueError(nothing_usable(self, self.skipped))
-        parts = [datasets.Dataset.from_list(part, features=FEATURES) for part in chunks(rows, 1000)]
+        parts = []
+        while rows:  # freed as they are copied
+            parts.append(datasets.Dataset.from_list(rows[:1000], features=FEATURES))
+            del rows[:1000]
         if self.skipped:
             first = self.skipped[0]
             log.warning(
