@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vilta.commands.inspect import Sheet, run
+from vilta.commands.inspect import ContactSheet, run
 from vilta.config.tools import InspectConfig
 
 
@@ -62,7 +62,7 @@ def test_nothing_usable_is_told(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 5, 100, 1000])
 def test_the_sheet_is_spread_evenly(count):
-    sheet = Sheet(8)
+    sheet = ContactSheet(8)
     for i in range(count):
         sheet.offer({"number": i})
     numbers = [row["number"] for row in sheet.rows]

@@ -277,5 +277,5 @@ def test_what_a_stream_cannot_do_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="bucket_steps"):
         training_data(DataConfig(train=f"stream:{folder}", bucket_steps=2), 1)
     (tmp_path / "mixture.yaml").write_text(f"stream:{folder}: 1\n")
-    with pytest.raises(ValueError, match="cannot hold a stream"):
+    with pytest.raises(ValueError, match="cannot contain a stream"):
         training_data(DataConfig(train=str(tmp_path / "mixture.yaml")), 1)
