@@ -1,14 +1,30 @@
-"""Where an evaluation's metrics go."""
+"""Where an evaluation's metrics go, and where the paths of a record lie."""
 
 import json
+from pathlib import Path
 
-from vilta.finished_run import result_path
+from vilta.finished_run import recorded_path, result_path
 
 
 def keep(folder, data):
     path = result_path(str(folder), "evaluation", data)
     path.write_text(json.dumps({"data": data}))
     return path
+
+
+def test_paths_of_a_record_are_found_from_another_folder(tmp_path, monkeypatch):
+    text = tmp_path / "project" / "runs" / "text" / "model"
+    run = tmp_path / "project" / "runs" / "mine"
+    text.mkdir(parents=True)
+    run.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert recorded_path("runs/text/model", run) == str(text)
+    assert recorded_path("owner/name", run) == "owner/name"
+    assert recorded_path("", run) == ""
+    monkeypatch.chdir(tmp_path / "project")
+    assert recorded_path("runs/text/model", Path("runs/mine")) == "runs/text/model"
 
 
 def test_the_name_tells_the_data(tmp_path):

@@ -93,7 +93,7 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
             f"{run_folder} has no released model yet; finish it with "
             f"vilta pretrain {run_folder}/config.yaml --run.resume"
         )
-    trained = load_yaml(folder / "config.yaml", PretrainConfig)
+    trained = _located(load_yaml(folder / "config.yaml", PretrainConfig), folder)
     model = ViltaForPreTraining.from_pretrained(folder / "model")
     tokenizer = load_tokenizer(str(folder / "model"))
     reason = "the momentum copy is not part of the released model"
@@ -109,6 +109,28 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     task = PretrainingTask(model, tokenizer, objective, teacher)
     task.step.fill_(trained.optimization.steps)  # the weight of soft labels may be ramped
     return task, trained, found
+
+
+def recorded_path(path: str, run_folder: Path) -> str:
+    """Return where a path of a run's record lies, seen from here.
+
+    A record holds paths as they were given, relative to the folder that training was started in.
+    Where that is not the current folder, it is one of those that the run lies in.
+    """
+    if not path or Path(path).exists():
+        return path
+    near = (str(parent / path) for parent in run_folder.resolve().parents)
+    return next((place for place in near if Path(place).exists()), path)
+
+
+def _located(config: PretrainConfig, run_folder: Path) -> PretrainConfig:
+    """Return the settings with the paths of the teacher as they are seen from here."""
+    objective, model = config.objective, config.model
+    return replace(
+        config,
+        objective=replace(objective, teacher=recorded_path(objective.teacher, run_folder)),
+        model=replace(model, text=recorded_path(model.text, run_folder)),
+    )
 
 
 def say_missing_teacher(console: Console, teacher: str) -> None:
