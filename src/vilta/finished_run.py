@@ -161,6 +161,7 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         num_attention_heads=settings.fusion_heads,
         word_head=settings.word_head,
         pooling=settings.pooling,
+        image_pooling=settings.image_pooling,
         dropout=settings.dropout,
         initializer_range=settings.initializer_range,
         contrastive_width=settings.contrastive_width,

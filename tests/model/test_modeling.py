@@ -111,8 +111,9 @@ def test_shared_rows_equal_gathered_rows(kind, pooling):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_pooled_only_equals_the_full_pass(kind, pooling):
-    model = tiny_vilta(fusion=kind, pooling=pooling)
+@pytest.mark.parametrize("image_pooling", POOLINGS)
+def test_pooled_only_equals_the_full_pass(kind, pooling, image_pooling):
+    model = tiny_vilta(fusion=kind, pooling=pooling, image_pooling=image_pooling)
     ids, mask = tokens_of(7)
     mask[0, 4:] = 0
     with torch.no_grad():
@@ -122,6 +123,30 @@ def test_pooled_only_equals_the_full_pass(kind, pooling):
         got = model.vilta.pool_fused(short, mask.bool())
         torch.testing.assert_close(got, model.vilta.pool_fused(full, mask.bool()), **CLOSE)
     assert short.text.shape[1] == (1 if pooling == "first" else 7)
+    if kind == "co-attention":
+        assert short.image.shape[1] == (1 if image_pooling == "first" else full.image.shape[1])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fusing_at_positions_equals_the_full_pass_there(kind, checkpointing):
+    model = tiny_vilta(fusion=kind, dropout=0.0).vilta
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.train()
+    mask = tokens_of(7, rows=3)[1]
+    mask[0, 4:] = 0
+    text, image = torch.randn(3, 7, 32), torch.randn(3, 17, 32)
+    at = torch.tensor([1, 3, 8, 14, 20])
+    found = []
+    for states in (
+        model.fuse(text, mask, image).text.flatten(0, 1)[at],
+        model.fuse_at(at, text, mask, image),
+    ):
+        weights = [p for n, p in model.fusion.named_parameters() if n.startswith("text_layers.")]
+        found.append([states, *torch.autograd.grad(states.square().sum(), weights)])
+    for full, cut in zip(*found, strict=True):
+        torch.testing.assert_close(cut, full, **CLOSE)
 
 
 def test_mean_pooling_is_over_real_tokens_alone():

@@ -69,7 +69,10 @@ class ModelConfig:
     plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""
     pooling: Literal["first", "mean"] = "first"
     """How a text is pooled into one vector for matching and contrast: its first token, or the mean.
-    Images are always averaged."""
+    For contrast, images are always averaged."""
+    image_pooling: Literal["first", "mean"] = "mean"
+    """What matching reads of co-attention's image stream. `first`, as METER, is much cheaper: the
+    last layer computes one position of it in each row."""
     dropout: Share = 0.1
     """Dropout in the fusion encoder."""
     initializer_range: Positive = 0.02

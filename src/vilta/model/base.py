@@ -15,7 +15,7 @@ from vilta.model import encoders
 from vilta.model.attention import recorded_attention
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoder_attention import speed_up
-from vilta.model.fusion import FusedStates, Fusion, Pairs
+from vilta.model.fusion import FusedStates, Fusion, Pairs, Wanted
 from vilta.model.heads import FirstTokenPooler, pool
 from vilta.model.outputs import ViltaOutput, paired
 from vilta.model.pretrained import ViltaPreTrainedModel
@@ -99,14 +99,40 @@ class ViltaModel(ViltaPreTrainedModel):
 
         With ``pooled_only`` the last layer computes just what ``pool_fused`` reads.
         """
-        first = self.config.pooling == "first" or self.config.layout == "meter"
-        queries = 1 if pooled_only and first else None
+        settings, wanted = self.config, Wanted()
+        if pooled_only:
+            meter = settings.layout == "meter"
+            wanted = Wanted(
+                text=1 if meter or settings.pooling == "first" else None,
+                image=1 if meter or settings.image_pooling == "first" else None,
+            )
+        return self._fuse(text, attention_mask, image, pairs, wanted)
+
+    def fuse_at(
+        self,
+        positions: Int[Tensor, "M"],
+        text: Float[Tensor, "B L Ct"],
+        attention_mask: Int[Tensor, "B L"],
+        image: Float[Tensor, "B P Ci"],
+    ) -> Float[Tensor, "M D"]:
+        """Fuse text i with image i and return the text states at a flat index into ``B * L``."""
+        wanted = Wanted(image=0, at=positions)
+        return self._fuse(text, attention_mask, image, None, wanted).text
+
+    def _fuse(
+        self,
+        text: Float[Tensor, "T L Ct"],
+        attention_mask: Int[Tensor, "T L"],
+        image: Float[Tensor, "N P Ci"],
+        pairs: Pairs | None,
+        wanted: Wanted,
+    ) -> FusedStates:
         return self.fusion(
             self.text_projection(text),
             attention_mask.bool(),
             self.image_projection(image),
             pairs,
-            queries,
+            wanted,
         )
 
     def pool_fused(
@@ -117,7 +143,7 @@ class ViltaModel(ViltaPreTrainedModel):
             return self.pooler(*(stream for stream in fused if stream is not None))
         vectors = [pool(fused.text, attention_mask, self.config.pooling)]
         if fused.image is not None:
-            vectors.append(pool(fused.image, None, "mean"))
+            vectors.append(pool(fused.image, None, self.config.image_pooling))
         return torch.cat(vectors, dim=-1)
 
     @can_return_tuple

@@ -49,6 +49,7 @@ class ViltaConfig(PreTrainedConfig):
     layout: str = "vilta"
     word_head: str = "separate"  # what models had before there was a choice
     pooling: str = "first"
+    image_pooling: str = "mean"
     dropout: float = 0.1
     freeze_batch_norm: bool = True
     contrastive_width: int = 256
@@ -74,6 +75,7 @@ class ViltaConfig(PreTrainedConfig):
             "fusion": FUSION_KINDS,
             "word_head": WORD_HEADS,
             "pooling": POOLINGS,
+            "image_pooling": POOLINGS,
             "ranking": RANKINGS,
             "layout": LAYOUTS,
         }

@@ -215,26 +215,38 @@ def language_model_logits(
     from what the encoder returned. So ``forward`` is run on a view of the model whose encoder
     returns the given states. The view shares all parameters; the model itself is not touched.
     """
-    view = copy.copy(model)
-    given = _GivenStates(states[None], getattr(model, model.base_model_prefix))
-    view._modules = {**model._modules, model.base_model_prefix: given}
-    return view(inputs_embeds=states[None]).logits[0]
+    return _head_of(model)(inputs_embeds=states[None]).logits[0]
+
+
+def _head_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the view of ``model``, made once: torch.compile cannot follow its making."""
+    encoder = model.base_model_prefix
+    view = model.__dict__.get(_VIEW)
+    if view is None or any(
+        view._modules[name] is not part for name, part in model._modules.items() if name != encoder
+    ):
+        view = copy.copy(model)
+        view._modules = {**model._modules, encoder: _GivenStates(getattr(model, encoder))}
+        model.__dict__[_VIEW] = view  # not a submodule: its weights are the model's own
+    return view
+
+
+_VIEW = "_vilta_head"
 
 
 class _GivenStates(nn.Module):
-    """Replaces an encoder and returns states that were computed before.
+    """Replaces an encoder and returns the states that it is given as embeddings.
 
     Its parts are those of the encoder: some heads reach for its word embeddings.
     """
 
-    def __init__(self, states: Tensor, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.states = states
         self._modules = encoder._modules
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        """Return the states, whatever the arguments."""
-        return _StatesAlone(last_hidden_state=self.states)
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Return the states, whatever the other arguments."""
+        return _StatesAlone(last_hidden_state=inputs_embeds)
 
 
 class _StatesAlone(BaseModelOutput):

@@ -26,10 +26,21 @@ class Pairs(NamedTuple):
     image: Int[Tensor, "R"]
 
 
-class FusedStates(NamedTuple):
-    """What fusion returns; ``image`` is None for cross-attention, which only updates the text."""
+class Wanted(NamedTuple):
+    """What is read of the last layer, which computes nothing else; None: every position."""
 
-    text: Float[Tensor, "R Lq D"]
+    text: int | None = None
+    """The first so many text positions; a matching head may read only the first."""
+    image: int | None = None
+    """The first so many image positions; 0 leaves the image stream out."""
+    at: Int[Tensor, "M"] | None = None
+    """Text positions, as a flat index into ``R * L``; then the text states are ``[M, D]``."""
+
+
+class FusedStates(NamedTuple):
+    """What fusion returns; ``image`` is None where it is not computed (always: cross-attention)."""
+
+    text: Float[Tensor, "R Lq D"] | Float[Tensor, "M D"]
     image: Float[Tensor, "R Pq D"] | None
 
 
@@ -54,16 +65,16 @@ class Fusion(nn.Module):
         text_mask: Bool[Tensor, "T L"],
         image: Float[Tensor, "N P D"],
         pairs: Pairs | None = None,
-        queries: int | None = None,
+        wanted: Wanted | None = None,
     ) -> FusedStates:
         """Fuse ``R`` pairs; ``pairs=None`` fuses text i with image i.
 
-        ``text_mask`` is True at real tokens. ``queries`` limits the last layer of the text
-        stream to the first so many positions: a matching head may read only the first.
+        ``text_mask`` is True at real tokens.
         """
+        wanted = wanted or Wanted()
         if self.image_layers is None:
-            return self._read_image(text, text_mask, image, pairs, queries)
-        return self._read_each_other(text, text_mask, image, pairs, queries)
+            return self._read_image(text, text_mask, image, pairs, wanted)
+        return self._read_each_other(text, text_mask, image, pairs, wanted)
 
     def _read_image(
         self,
@@ -71,17 +82,18 @@ class Fusion(nn.Module):
         text_mask: Tensor,
         image: Tensor,
         pairs: Pairs | None,
-        queries: int | None,
+        wanted: Wanted,
     ) -> FusedStates:
         image = self.image_norm(image)
         mask = text_mask[:, None, None, :]
         last = len(self.text_layers) - 1
         for i, layer in enumerate(self.text_layers):
             keys, values = _rows(layer.cross.keys_values(image), pairs and pairs.image)
-            text = self._run(layer.read_self, text, mask, queries if i == last else None)
+            cut = wanted if i == last else Wanted()
+            text = self._run(layer.read_self, text, mask, cut.text)
             if i == 0 and pairs is not None:  # once per text until here, once per row from here
                 text, mask = text.index_select(0, pairs.text), mask[pairs.text]
-            text = self._run(layer.read_other, text, keys, values, None)
+            text = self._run(layer.read_other, text, keys, values, None, cut.at)
         return FusedStates(self.text_norm(text), None)
 
     def _read_each_other(
@@ -90,23 +102,27 @@ class Fusion(nn.Module):
         text_mask: Tensor,
         image: Tensor,
         pairs: Pairs | None,
-        queries: int | None,
+        wanted: Wanted,
     ) -> FusedStates:
         assert self.image_layers is not None
         mask = text_mask[:, None, None, :]
         last = len(self.text_layers) - 1
         for i, (reader, viewer) in enumerate(zip(self.text_layers, self.image_layers, strict=True)):
             # Both streams read the other one's states from before this layer, as in METER.
-            cut = queries if i == last else None
-            of_image, of_text = reader.cross.keys_values(image), viewer.cross.keys_values(text)
-            text = self._run(reader.read_self, text, mask, cut)
-            image = self._run(viewer.read_self, image, None, None)
+            cut = wanted if i == last else Wanted()
+            of_image, own_text = reader.cross.keys_values(image), text
+            text = self._run(reader.read_self, text, mask, cut.text)
             if i == 0 and pairs is not None:
-                of_image, of_text = _rows(of_image, pairs.image), _rows(of_text, pairs.text)
-                text, image = text.index_select(0, pairs.text), image.index_select(0, pairs.image)
+                of_image, text = _rows(of_image, pairs.image), text.index_select(0, pairs.text)
+            text = self._run(reader.read_other, text, *of_image, None, cut.at)
+            if cut.image == 0:
+                return FusedStates(self.text_norm(text), None)
+            of_text = viewer.cross.keys_values(own_text)
+            image = self._run(viewer.read_self, image, None, cut.image)
+            if i == 0 and pairs is not None:
+                of_text, image = _rows(of_text, pairs.text), image.index_select(0, pairs.image)
                 mask = mask[pairs.text]
-            text = self._run(reader.read_other, text, *of_image, None)
-            image = self._run(viewer.read_other, image, *of_text, mask)
+            image = self._run(viewer.read_other, image, *of_text, mask, None)
         return FusedStates(self.text_norm(text), self.image_norm(image))
 
     def text_attentions(self) -> list[Attention]:
@@ -146,9 +162,15 @@ class Layer(nn.Module):
         keys: Float[Tensor, "R h Z d"],
         values: Float[Tensor, "R h Z d"],
         mask: Bool[Tensor, "R 1 1 Z"] | None,
-    ) -> Float[Tensor, "R S D"]:
-        """Add cross-attention to the other stream, then the feed-forward layer."""
+        at: Int[Tensor, "M"] | None,
+    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
+        """Add cross-attention to the other stream, then the feed-forward layer.
+
+        ``at`` (a flat index into ``R * S``) picks the positions that go on to the latter.
+        """
         x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
+        if at is not None:
+            x = x.flatten(0, 1).index_select(0, at)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -175,9 +197,12 @@ class PostNormLayer(Layer):
         keys: Float[Tensor, "R h Z d"],
         values: Float[Tensor, "R h Z d"],
         mask: Bool[Tensor, "R 1 1 Z"] | None,
-    ) -> Float[Tensor, "R S D"]:
+        at: Int[Tensor, "M"] | None,
+    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
         """See ``Layer.read_other``."""
         x = self.cross_norm(x + self.dropout(self.cross(x, keys, values, mask)))
+        if at is not None:
+            x = x.flatten(0, 1).index_select(0, at)
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 

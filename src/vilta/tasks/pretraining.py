@@ -15,6 +15,7 @@ from vilta.config import ObjectiveConfig
 from vilta.data.collate import PairCollator
 from vilta.evaluation.retrieval import trained_stages
 from vilta.model import ViltaForPreTraining, ViltaProcessor
+from vilta.model.encoder_attention import speed_up
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
 from vilta.objectives.contrastive import contrastive_loss, positive_pairs
@@ -57,11 +58,22 @@ class PretrainingTask(Task):
         self.model, self.tokenizer, self.objective = model, tokenizer, objective
         size = model.get_input_embeddings().weight.shape[0]
         self.words = VocabularyTables(read_vocabulary(tokenizer, size))
-        self.teacher = _frozen(teacher) if needs_teacher else None
+        self.teacher = None if teacher is None or not needs_teacher else _frozen(speed_up(teacher))
         self.momentum_model = (
             _frozen(copy.deepcopy(model)) if objective.soft_labels == "momentum" else None
         )
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self._begin(0)
+        self.register_load_state_dict_post_hook(lambda task, _: task._begin(int(task.step)))
+
+    def _begin(self, steps: int) -> None:
+        """Begin the objectives that are due after so many steps.
+
+        ``step`` is on the device, where ``forward`` may not look without waiting for it.
+        """
+        self._steps_taken = steps
+        self.mlm_begun = steps >= self.objective.mlm_start
+        self.itm_begun = steps >= self.objective.itm_start
 
     def train(self, mode: bool = True) -> PretrainingTask:
         """Switch the student's mode; teachers always stay in evaluation mode."""
@@ -75,7 +87,7 @@ class PretrainingTask(Task):
         """One step. The symbols in the shape comments are those of ``vilta.types``."""
         model, vilta, objective = self.model, self.model.vilta, self.objective
         mask, at = batch.attention_mask, batch.masked_positions
-        if self.training and not self._step_reached(objective.mlm_start):
+        if self.training and not self.mlm_begun:
             return self.contrast_only(batch)
 
         # Every row of every pass shares one encoding of its image.
@@ -96,7 +108,7 @@ class PretrainingTask(Task):
         text_mlm = distillation_loss(text_logits, original)
 
         # The same logits write the negatives: likely to the text, unlikely to the image.
-        matching = not self.training or self._step_reached(objective.itm_start)
+        matching = not self.training or self.itm_begun
         negatives, captions = None, [batch.input_ids]
         if matching and objective.negatives != "off":
             negatives = self.write_negatives(batch, text_logits, logits, soft, objective.negatives)
@@ -193,14 +205,11 @@ class PretrainingTask(Task):
         since = self.step - settings.itm_start
         return ramped(settings.hardness, since, settings.hardness_ramp_steps)
 
-    def _step_reached(self, start: int) -> bool:
-        return start == 0 or bool(self.step >= start)
-
     def expected_words(self, batch: Batch, image: Float[Tensor, "B P C"]) -> ExpectedWords:
         """What text and image, and what the text alone, expect at the masked positions."""
         vilta, mask, at = self.model.vilta, batch.attention_mask, batch.masked_positions
         masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
-        fused = vilta.fuse(masked, mask, image).text.flatten(0, 1)[at]  # [M, D]
+        fused = vilta.fuse_at(at, masked, mask, image)  # [M, D]
         text = masked.flatten(0, 1)[at]  # [M, C]
         return ExpectedWords(
             logits=self.model.predict_words(fused, text),
@@ -220,11 +229,17 @@ class PretrainingTask(Task):
             momentum, mask = self.momentum_model, batch.attention_mask
             text = momentum.vilta.encode_text(batch.masked_input_ids, mask)
             image = momentum.vilta.encode_image(batch.pixel_values)
-            fused = momentum.vilta.fuse(text, mask, image).text
             at = batch.masked_positions
-            return momentum.predict_words(fused.flatten(0, 1)[at], text.flatten(0, 1)[at])
-        clean = self.objective.teacher_view == "clean"
+            fused = momentum.vilta.fuse_at(at, text, mask, image)
+            return momentum.predict_words(fused, text.flatten(0, 1)[at])
+        clean = self._teacher_reads_clean()
         return self._teacher_logits(batch, batch.input_ids if clean else batch.masked_input_ids)
+
+    def _teacher_reads_clean(self) -> bool:
+        """Whether the soft labels of a step are the teacher's opinion of the clean captions."""
+        settings = self.objective
+        learns = settings.soft_labels == "language_model" and settings.alpha > 0
+        return learns and settings.teacher_view == "clean"
 
     @torch.no_grad()
     def write_negatives(
@@ -246,7 +261,11 @@ class PretrainingTask(Task):
                 temperature=settings.temperature,
                 top_k=settings.top_k,
             ),
-            "soft_label": lambda: self._teacher_logits(batch, batch.input_ids),
+            "soft_label": lambda: (
+                soft
+                if self._teacher_reads_clean()
+                else self._teacher_logits(batch, batch.input_ids)
+            ),
         }
         return synthesise_negatives(
             batch.input_ids,
@@ -265,6 +284,7 @@ class PretrainingTask(Task):
     def after_step(self) -> None:
         """Count the step, hold the temperature, let the momentum copy follow (ALBEF)."""
         self.step += 1
+        self._begin(self._steps_taken + 1)
         self.model.itc_head.clamp_scale()
         if self.momentum_model is not None:
             decay = self.objective.momentum
