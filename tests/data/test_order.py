@@ -1,13 +1,15 @@
 """The determinism contract: which sample stands where, for any split of the work."""
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.data.order import Buckets, TrainingOrder, sample_at
+from vilta.data.order import Buckets, TrainingOrder, hashes_of_rows, noise_for, sample_at
 from vilta.seeds import derived
 
 LENGTHS, SEEDS = st.integers(1, 40), st.integers(0, 2**40)
@@ -88,3 +90,48 @@ def test_buckets_hold_the_samples_of_their_steps_and_batches_of_one_length(
         batches = [b[i : i + micro] for b in ordered[part] for i in range(0, len(b), micro)]
         spans = sorted((min(x), max(x)) for x in map(caption_lengths, batches))
         assert all(a[1] <= b[0] for a, b in pairwise(spans))
+
+
+def splitmix(state: int) -> Iterator[int]:
+    """The generator as its authors write it, one number at a time."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        yield z ^ (z >> 31)
+
+
+@given(SEEDS, st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**62)), max_size=4))
+def test_noise_belongs_to_its_key_and_a_shorter_row_begins_a_longer_one(seed, keys):
+    noise = noise_for(seed, keys, 9)
+    assert noise.shape == (len(keys), 9) and noise.dtype == np.float32
+    for row, (epoch, index) in zip(noise, keys, strict=True):
+        assert np.array_equal(noise_for(seed, [(epoch, index)], 5)[0], row[:5])
+        start = next(splitmix(derived(seed, "noise") + epoch * 0x9E3779B97F4A7C15))
+        start = next(splitmix(start + index * 0x9E3779B97F4A7C15))
+        expected = [(z >> 40) / 2**24 for z in islice(splitmix(start), 9)]
+        assert row.tolist() == expected
+
+
+def test_noise_is_uniform_and_rows_are_independent():
+    noise = noise_for(3, [(0, row) for row in range(4000)], 50).astype(np.float64)
+    counts = np.histogram(noise, bins=100, range=(0, 1))[0] / noise.size
+    assert noise.min() >= 0 and noise.max() < 1
+    assert np.abs(counts - 0.01).max() < 5 * np.sqrt(0.01 / noise.size)
+    for pair in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
+        assert abs(np.corrcoef(*map(np.ravel, pair))[0, 1]) < 5 / np.sqrt(noise.size)
+    others = [noise_for(4, [(0, 0)], 50), noise_for(3, [(1, 0)], 50), noise_for(3, [(0, 1)], 50)]
+    assert all(not np.isin(other, noise[0]).any() for other in others)
+
+
+@given(st.lists(st.lists(st.integers(0, 60_000), max_size=6), min_size=1, max_size=6))
+def test_rows_have_one_hash_if_they_hold_the_same(rows):
+    found = []
+    for length in (6, 9):
+        ids = np.array([row + [1] * (length - len(row)) for row in rows], dtype=np.int64)
+        mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        found.append(hashes_of_rows(ids, mask).tolist())
+    assert found[0] == found[1] and min(found[0]) >= 0
+    for a, x in zip(rows, found[0], strict=True):
+        for b, y in zip(rows, found[0], strict=True):
+            assert (a == b) == (x == y)

@@ -19,10 +19,11 @@ from vilta.tasks.masked_words import MaskedWords as Task
 from vilta.types import Sample
 
 SCENES = "scenes:8?seed=4&size=32"
+MANY_SCENES = "scenes:40?seed=4&size=32"
 
 
-def case(folder):
-    items = Task.read(SCENES, "", TaskSettings())
+def case(folder, scenes=SCENES):
+    items = Task.read(scenes, "", TaskSettings())
     task = make_task(Task, items, folder)
     data = task.dataset(items, DataConfig(image_size=32, max_text_tokens=24), 0, train=False)
     return task, evaluation_loader(data, task.collator(24), batch_size=3)
@@ -86,7 +87,7 @@ def test_all_pieces_of_a_word_have_its_part(tmp_path, kind):
 
 
 def test_scenes_have_the_classes_of_their_grammar(tmp_path):
-    task, loader = case(tmp_path)
+    task, loader = case(tmp_path, MANY_SCENES)
     found = {part for batch in loader for part in task.parts(batch)}
     assert found <= {"colour", "shape", "size", "texture", "relation", "count", "other"}
     assert "shape" in found

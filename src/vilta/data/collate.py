@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilta.data.order import hashes_of_rows, noise_for
 from vilta.data.word_borders import word_indices
-from vilta.seeds import generator_for, stable_hash
 from vilta.types import Batch, Sample
 
 Mask = Callable[
@@ -63,9 +62,8 @@ class PairCollator:
         else:
             noise = self._noise(samples, input_ids.shape[1])
             masked_ids, selected = self.mask(input_ids, word_ids, noise)
-        lengths = encoded["attention_mask"].sum(dim=1).tolist()
         # What the model reads: letter case or an end that was cut away make no other caption.
-        read = [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
+        captions = hashes_of_rows(input_ids.numpy(), encoded["attention_mask"].numpy())
         return Batch(
             pixel_values=torch.stack([s.pixels for s in samples]),
             input_ids=input_ids,
@@ -74,7 +72,7 @@ class PairCollator:
             masked_input_ids=masked_ids,
             masked_positions=selected.flatten().nonzero().squeeze(1),
             image_ids=torch.tensor([s.image_hash for s in samples]),
-            caption_ids=torch.tensor([stable_hash(str(tokens)) for tokens in read]),
+            caption_ids=torch.from_numpy(captions),
             names=tuple(s.name for s in samples),
         )
 
@@ -90,10 +88,6 @@ class PairCollator:
         return words
 
     def _noise(self, samples: Sequence[Sample], length: int) -> Float32[Tensor, "B L 2"]:
-        """Draw for the longest possible text and cut, so that padding changes no number."""
-        shape = (self.max_text_tokens, 2)
-        rows = [
-            generator_for(self.seed, "mask", s.epoch, s.index).random(shape, dtype=np.float32)
-            for s in samples
-        ]
-        return torch.from_numpy(np.stack(rows)[:, :length])
+        """Draw the numbers of ``mask``; those of a token do not depend on the padding."""
+        noise = noise_for(self.seed, [(s.epoch, s.index) for s in samples], 2 * length)
+        return torch.from_numpy(noise).view(len(samples), length, 2)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -14,6 +15,41 @@ from vilta.seeds import derived, generator_for
 
 Key = tuple[int, int]
 """Epoch and row of a sample."""
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def scrambled(values: np.ndarray) -> np.ndarray:
+    """Map uint64 one to one to values that look random: the finalizer of SplitMix64 (Vigna)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def noise_for(seed: int, keys: Sequence[Key], count: int) -> np.ndarray:
+    """Return ``count`` uniform float32 in [0, 1) for each key, an array ``[B, count]``.
+
+    A row is a pure function of the seed and its key, and a shorter one is the beginning of a
+    longer one. Each is the stream of a SplitMix64 generator, all of them at once.
+    """
+    start = np.full(len(keys), derived(seed, "noise"), dtype=np.uint64)
+    for part in np.array(keys, dtype=np.uint64).reshape(-1, 2).T:
+        start = scrambled(start + (part + np.uint64(1)) * _GOLDEN)
+    place = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    bits = scrambled(start[:, None] + place[None])
+    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+
+
+def hashes_of_rows(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a 63-bit hash of what each row holds where ``mask`` is 1: integers ``[B, L]``.
+
+    Rows padded to another length have the same hash.
+    """
+    place = np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * _GOLDEN
+    parts = scrambled(scrambled(ids.astype(np.uint64)) + place[None])
+    total = np.where(mask.astype(bool), parts, np.uint64(0)).sum(axis=1, dtype=np.uint64)
+    return (scrambled(total) >> np.uint64(1)).astype(np.int64)
 
 
 @lru_cache(maxsize=16)  # each source of a mixture has two in use at the end of its epoch
