@@ -90,7 +90,7 @@ def test_scenes_have_the_classes_of_their_grammar(tmp_path):
     task, loader = case(tmp_path, MANY_SCENES)
     found = {part for batch in loader for part in task.parts(batch)}
     assert found <= {"colour", "shape", "size", "texture", "relation", "count", "other"}
-    assert "shape" in found
+    assert {"colour", "relation", "count"} <= found  # the tiny tokenizer knows few shapes
 
 
 def test_an_english_sentence():
