@@ -101,12 +101,12 @@ def test_the_objectives_begin_again_where_a_checkpoint_stood():
     batch = make_batch(task)
     seen = []
     for _ in range(5):
-        seen.append({"mlm", "itm"} & set(task(batch).parts))
+        seen.append({"mlm", "itm"} & set(task(batch).metrics))
         task.after_step()
     assert seen == [set(), set(), {"mlm"}, {"mlm"}, {"mlm", "itm"}]
     other = make_task(mlm_start=2, itm_start=4)
     other.load_state_dict(task.state_dict())
-    assert {"mlm", "itm"} <= set(other(batch).parts)
+    assert {"mlm", "itm"} <= set(other(batch).metrics)
 
 
 COMPILED = """
