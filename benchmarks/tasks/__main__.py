@@ -109,16 +109,21 @@ def vilta(*arguments: str, module: str = "vilta") -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def read_results() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the committed results of the tasks, and of benchmarks/speed/retrieval.py."""
+def read_results() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any] | None]:
+    """Return the committed results of the tasks, of retrieval's speed, and of a step's if any."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    return results, json.loads((RESULTS.parent / "retrieval.json").read_text())
+    steps = RESULTS.parent / "training_step.json"
+    return (
+        results,
+        json.loads((RESULTS.parent / "retrieval.json").read_text()),
+        json.loads(steps.read_text()) if steps.is_file() else None,
+    )
 
 
 def table() -> None:
     """Write docs/results.md."""
-    results, speed = read_results()
-    TABLE.write_text(page(results, speed))
+    results, speed, steps = read_results()
+    TABLE.write_text(page(results, speed, steps))
     print(f"wrote {TABLE.relative_to(ROOT)} from {len(results)} results")
 
 

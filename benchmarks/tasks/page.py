@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.speed.training_step import table as step_table
+
 ARMS = {
     "pretrained": "from the pre-trained run",
     "scratch": "from scratch, equal steps",
@@ -35,10 +37,14 @@ TOPS = ("top1", "top5")
 COLUMNS = ("task", "metric, %", *ARMS.values(), "items", "steps x batch", "minutes", "seed")
 
 
-def page(results: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> str:
+def page(
+    results: list[dict[str, Any]],
+    speed: dict[str, Any] | None = None,
+    steps: dict[str, Any] | None = None,
+) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
-    ``speed`` is what benchmarks/speed/retrieval.py measured.
+    ``speed`` is what benchmarks/speed/retrieval.py measured, ``steps`` what training_step.py did.
     """
     lines = [
         "# Results",
@@ -61,6 +67,8 @@ def page(results: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> 
             lines += _words(result)
     if speed is not None:
         lines += _speed(speed)
+    if steps is not None:
+        lines += step_table(steps)
     return "\n".join(lines)
 
 
