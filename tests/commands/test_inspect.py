@@ -34,14 +34,15 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     other = write_pairs(tmp_path / "val", [4, 77], "another {}")
     page = tmp_path / "pages" / "look.html"
     run(source, InspectConfig(against=other, out=str(page), examples=4))
-    said = capsys.readouterr().out
+    captured = capsys.readouterr()
+    said = captured.out
+    assert captured.err == f"next: open {page} in a browser\n"
     for line in (
         "images                                 8",
         "same bytes as another  1",
         "cannot be decoded          1",
         "1 of 2 (50.0 %)",
         f"wrote {page}",
-        "next: open",
     ):
         assert line in said, line
     html = page.read_text()

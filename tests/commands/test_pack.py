@@ -10,9 +10,9 @@ def test_pack_says_what_it_wrote_and_what_comes_next(tmp_path, capsys):
     out = str(tmp_path / "scenes")
     run("scenes:12?seed=1&size=32", PackConfig(out=out, shard_rows=5))
     assert len(datasets.load_from_disk(out)) == 12
-    said = capsys.readouterr().out
-    assert "12 images" in said and "3 shards" in said
-    assert f"--data.train {out}" in said
+    captured = capsys.readouterr()
+    assert "12 images" in captured.out and "3 shards" in captured.out
+    assert captured.err == f"next: vilta inspect {out}\n"
 
 
 def test_skipped_items_are_shown(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vilta.commands.screen import say_next
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
 
@@ -55,5 +56,4 @@ def run(source: str, config: PackConfig) -> None:
         console.print(f"{manifest['skipped']:,} skipped; each is named in manifest.json:")
         for item in manifest["skipped_items"][:SHOWN]:
             console.print(f"  {item['source']}: {item['reason']}", markup=False, soft_wrap=True)
-    command = f"vilta pretrain CONFIG.yaml --data.train {config.out}"
-    console.print(f"next: {command}", markup=False, soft_wrap=True)
+    say_next("vilta", "inspect", config.out)

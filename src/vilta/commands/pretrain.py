@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,7 @@ def run(config: PretrainConfig) -> None:
         fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
         resume=f"vilta pretrain {config.run.out}/config.yaml --run.resume",
-        then=f"vilta evaluate {config.run.out} --data {data.val or 'DATA'}",
+        then=shlex.join(["vilta", "evaluate", config.run.out, "--data", data.val or "DATA"]),
         evaluate=evaluate,
         pictures=pictures,
         samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
