@@ -1,3 +1,6 @@
+import http.server
+import threading
+
 import pytest
 from huggingface_hub import constants
 
@@ -54,3 +57,24 @@ def test_a_hub_that_answers_is_asked(online, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "hub_answers", lambda: True)
     check_place("owner/name")
     assert constants.HF_HUB_OFFLINE is False
+
+
+def test_whether_the_hub_answers(monkeypatch):
+    """Any answer will do, an error page too; a port where nobody listens gives none."""
+
+    class Unfriendly(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Unfriendly) as server:
+        monkeypatch.setattr(places.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        places.hub_answers.cache_clear()
+        assert places.hub_answers()
+        server.shutdown()
+    places.hub_answers.cache_clear()
+    assert not places.hub_answers()
+    places.hub_answers.cache_clear()

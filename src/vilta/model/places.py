@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-import httpx
 from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import get_session
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SECONDS = 5.0
@@ -41,8 +41,11 @@ def check_place(source: str) -> None:
 @lru_cache(maxsize=1)
 def hub_answers() -> bool:
     """Whether the hub can be reached; asked once."""
+    # urllib, because which HTTP client huggingface_hub has (httpx, httpx2) depends on its version.
     try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except httpx.HTTPError:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=SECONDS):
+            return True
+    except HTTPError:
+        return True  # an answer, if not a friendly one
+    except (OSError, ValueError):
         return False
-    return True
