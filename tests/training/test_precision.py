@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vilta.config import RunConfig
+from vilta.seeds import derived
 from vilta.training import precision
 from vilta.training.precision import (
     BF16_MUST_GAIN,
@@ -21,7 +22,7 @@ from vilta.training.precision import (
     measure_rates,
     native_bf16,
 )
-from vilta.training.processes import derived, start_processes
+from vilta.training.processes import start_processes
 
 CPU = torch.device("cpu")
 
