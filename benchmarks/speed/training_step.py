@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -141,12 +140,17 @@ def summary(name: dict[str, Any], rounds: list[dict[str, Any]], batch: int) -> d
     }
 
 
+def _rounds(count: int) -> str:
+    """Say what the figures are of; a single round has no median and no spread."""
+    return f"Median of {count} rounds in turns" if count > 1 else "One round of each row, no spread"
+
+
 def table(result: dict[str, Any]) -> list[str]:
     """Return the measurements as a table in Markdown, the ratio to BridgeTower in float32."""
     lines = [
         "## How fast a pre-training step is",
         "",
-        f"{result['machine']}. Median of {result['rounds']} rounds in turns; {result['clock']}.",
+        f"{result['machine']}. {_rounds(result['rounds'])}; {result['clock']}.",
         "Made by `python -m benchmarks.speed.training_step`, whose sizes stand in",
         "`benchmarks/speed/step_arms.py`; BridgeTower, ViLT, METER's flow and `meter` train masked",
         "words and matching, `albef` contrast and a momentum model too, `vilta` the whole method.",
@@ -222,7 +226,6 @@ def main() -> None:
         "machine": ", ".join(
             [
                 describe_device(device),
-                platform.processor() or platform.machine(),
                 *([given.remark] if given.remark else []),
             ]
         ),

@@ -222,7 +222,7 @@ def test_a_csv_of_ones_own_and_unknown_files(tmp_path):
     path.write_text("image,caption\n1.jpg,a\n")
     with pytest.raises(ValueError, match="no column 'edit'"):
         read(path)
-    with pytest.raises(ValueError, match="no set of captions that is known"):
+    with pytest.raises(ValueError, match="not a supported set of captions"):
         read(write_json(tmp_path / "other.json", [{"question": "?"}]))
     with pytest.raises(ValueError, match="holds no items"):
         read(write_json(tmp_path / "empty.json", []))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from vilta.config import OptimizationConfig, RunConfig
 from vilta.seeds import derived
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
+from vilta.training.memory import out_of_memory_explained
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
@@ -129,7 +130,7 @@ class Session:
                     f"samples than the {self.state.global_batch} of one step?"
                 )
             names.append(list(batch.names))
-            with memory_told(self.state.step + 1, self.optimization):
+            with out_of_memory_explained(self.state.step + 1, self.optimization):
                 reports.append(self._backward(batch, index))
         norm = clip_gradient(self.trained, self.optimization.clip)
         broken, stopping, values = self._read(norm, reports, stop.asked)
@@ -333,24 +334,6 @@ class Session:
                 f"cannot write {target}: {' '.join(str(error).split())}; the checkpoints are "
                 "whole, make room and go on with --run.resume"
             ) from error
-
-
-@contextmanager
-def memory_told(step: int, optimization: OptimizationConfig) -> Iterator[None]:
-    """Turn torch's report of exhausted memory into a ``ValueError`` that says what to lower."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
-            "can't allocate memory" not in text
-        ):
-            raise
-        raise ValueError(
-            f"out of memory in step {step}, with {optimization.batch_size} samples at once; halve "
-            "--optimization.batch-size and double --optimization.accumulate (the same training), "
-            "lower --data.image-size, or add --model.gradient-checkpointing"
-        ) from error
 
 
 def _flat(lists: list[list[str]]) -> list[str]:
