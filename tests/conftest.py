@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import hypothesis
 import pytest
@@ -14,6 +15,10 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["MPLBACKEND"] = "agg"
+
+# A process that was started in the background inherits that it ignores these; the tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before vilta is first imported: from here on, every call checks the types and shapes it states.
 install_import_hook("vilta", "beartype.beartype")

@@ -163,7 +163,7 @@ def test_ones_own_pictures_from_the_first_command_to_the_last(tmp_path, monkeypa
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
         cli.run(words[1:] + (small.split() if words[1] == "pretrain" else []))
-        assert "next" in capsys.readouterr().out
+        assert "next" in "".join(capsys.readouterr())
     assert (tmp_path / "runs/mine/model/model.safetensors").is_file()
     assert (tmp_path / "runs/mine/evaluation-val.json").is_file()
     assert (tmp_path / "runs/mine/report/report.html").is_file()

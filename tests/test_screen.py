@@ -34,4 +34,4 @@ def test_inspect_shows_the_words_of_the_data(word, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     run(["inspect", str(folder)])
     out = "".join(capsys.readouterr()).replace("\n", "")
-    assert f"{folder.name} --out data/NAME" in out
+    assert f"{folder.name}' --out data/NAME" in out

@@ -100,7 +100,7 @@ def test_unknown_key_names_its_path_and_the_nearest(tmp_path_factory, leaf, miss
 def test_the_nearest_key_is_offered(refused):
     assert "unknown key 'optimization.learning'" in refused("optimization: {learning: 1}")
     assert "did you mean 'warmup'?" in refused("optimization: {warm_up: 0.1}")
-    assert "known: data, model, objective" in refused("zzz: 1")
+    assert "known: epochs, data, model, objective" in refused("zzz: 1")
 
 
 YAML_VALUES = st.recursive(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
-from vilta.commands.screen import notes
+from vilta.commands.screen import notes, say_next
 from vilta.config.tools import InspectConfig
 from vilta.data.inspection import (
     Inspection,
@@ -73,7 +73,8 @@ def run(source: str, config: InspectConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
     console.print(f"wrote {out}", markup=False)
-    notes.print(f"next: open {out} in a browser")
+    notes.print(f"open {out} in a browser")
+    say_next("vilta", "pack", source, "--out", "data/NAME")
 
 
 class ContactSheet:
