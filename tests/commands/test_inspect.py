@@ -36,7 +36,9 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     run(source, InspectConfig(against=other, out=str(page), examples=4))
     captured = capsys.readouterr()
     said = captured.out
-    assert captured.err == f"next: open {page} in a browser\n"
+    assert captured.err == (
+        f"open {page} in a browser\nnext: vilta pack {source} --out data/NAME\n"
+    )
     for line in (
         "images                                 8",
         "same bytes as another  1",

@@ -75,7 +75,7 @@ def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
 
 
 def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
-    with pytest.raises(ValueError, match="contains its own images; drop --data.images"):
+    with pytest.raises(ValueError, match=r"contains its own images; drop --data\.images"):
         Task.read("scenes:4?seed=1&size=32", "photos", RetrievalSettings())
     task, items = task_of(tmp_path, top_k=0)
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
@@ -103,5 +103,5 @@ def test_one_image_alone_has_no_negative_and_no_crash(tmp_path):
 
 def test_blind_retrieval_is_refused(tmp_path):
     task, items = task_of(tmp_path)
-    with pytest.raises(ValueError, match="retrieval needs images; drop --data.blind"):
+    with pytest.raises(ValueError, match=r"retrieval needs images; drop --data\.blind"):
         task.dataset(items, DataConfig(), 0, train=True, blind=True)
