@@ -7,8 +7,7 @@ import types
 
 import pytest
 
-from vilta import cli
-from vilta.commands import screen
+from vilta import cli, screen
 from vilta.config import DataConfig, PretrainConfig, RunConfig
 from vilta.config.apps import CleanConfig, MatchConfig, NegativesConfig, SearchConfig
 from vilta.config.tools import EvaluateConfig, PackConfig, ReportConfig

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     recipe: Callable[..., None] = importlib.import_module(call.verb.recipe).run
     _show_downloads_only()
     if call.quiet:
-        from vilta.commands.screen import notes
+        from vilta.screen import notes
 
         notes.quiet = True
     recipe(*([] if call.verb.takes_yaml else call.arguments), call.config)

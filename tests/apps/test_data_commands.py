@@ -101,10 +101,14 @@ def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys
     ("run", "config", "words"),
     [
         (clean, CleanConfig(), "--out must name the folder"),
-        (clean, CleanConfig(out="x", keep_above=1.0), "--keep-above must be"),
+        (clean, CleanConfig(out="x", keep_above=1.5), "keep_above is 1.5; choose 0 to 1"),
         (clean, CleanConfig(out="PAIRS"), "exists and is not an empty folder"),
         (negatives, NegativesConfig(), "--out must name a Parquet file"),
-        (negatives, NegativesConfig(out="x.parquet", per_caption=0), "at least 1"),
+        (
+            negatives,
+            NegativesConfig(out="x.parquet", per_caption=0),
+            "per_caption is 0",
+        ),
         (negatives, NegativesConfig(out="x.parquet", filter="soft_label"), "no teacher"),
         (negatives, NegativesConfig(out="x.parquet", min_match=1.0), "no negative could be"),
     ],

@@ -245,7 +245,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="not evaluated yet; run: vilta evaluate") as caught:
         run(path, ReportConfig())
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="examples is 0; it must be 2 or more"):
         run(path, ReportConfig(examples=0))
     with pytest.raises(ValueError, match="names the page"):
         run(path, ReportConfig(out=str(tmp_path)))

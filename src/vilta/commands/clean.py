@@ -12,11 +12,12 @@ import pyarrow.parquet
 from vilta.apps.cleaning import kept_pairs, match_pairs
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
-from vilta.commands.screen import notes, print_json, progress, results, say_next
 from vilta.config.apps import CleanConfig
+from vilta.config.ranges import check_config
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.report.html import data_uri, document
+from vilta.screen import notes, print_json, progress, results, say_next
 from vilta.training.folder import replace_text, replaced_folder
 
 THUMBNAIL = 240
@@ -27,10 +28,9 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_config(config)
     if not config.out:
         raise ValueError("--out must name the folder to write")
-    if not 0 <= config.keep_above < 1 or config.shown < 0:
-        raise ValueError("--keep-above must be at least 0 and below 1, --shown at least 0")
     out = Path(config.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another --out")

@@ -16,6 +16,7 @@ from rich.table import Table
 from vilta.apps.run_calibration import calibrate
 from vilta.config import DataConfig
 from vilta.config.finetune import TaskSettings
+from vilta.config.ranges import check_config
 from vilta.config.tools import EvaluateConfig
 from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader
@@ -50,6 +51,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     The task is ``config.task``, or the one that the run was trained for. Raises ``ValueError`` in
     one line for anything the user can mend.
     """
+    check_config(config)
     refuse_old_spelling(run_folder, config)
     name = config.task or task_of(run_folder)
     measure = evaluate_run if name == PRETRAINING else evaluate_task

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vilta.apps.onnx_export import SCRIPT, TOLERANCE, export_onnx, largest_difference
 from vilta.apps.released import Released, load_released
+from vilta.config.ranges import check_config
 from vilta.config.tools import ExportConfig
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
@@ -26,6 +27,7 @@ def run(run_folder: str, config: ExportConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_config(config)
     if not config.onnx:
         raise ValueError("nothing to write: --onnx is the only form so far")
     console = Console(soft_wrap=True, markup=False, emoji=False)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
-from vilta.commands.screen import notes, say_next
+from vilta.config.ranges import check_config
 from vilta.config.tools import InspectConfig
 from vilta.data.inspection import (
     Inspection,
@@ -39,6 +39,7 @@ from vilta.report.html import (
     table_element,
     tile_element,
 )
+from vilta.screen import notes, say_next
 from vilta.training.folder import replace_text
 
 NAMED = 10
@@ -55,6 +56,7 @@ def run(source: str, config: InspectConfig) -> None:
 
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
+    check_config(config)
     console = Console(soft_wrap=True, markup=False, emoji=False)
     reader = find_reader(source, source_options(config))
     sheet = ContactSheet(config.examples)

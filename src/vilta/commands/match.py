@@ -8,8 +8,8 @@ from pathlib import Path
 from vilta.apps.heatmap import HeatMaps, draw_heat_maps
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
-from vilta.commands.screen import notes, print_json, results
 from vilta.config.apps import MatchConfig
+from vilta.screen import notes, print_json, results
 from vilta.training.folder import replace_bytes
 
 

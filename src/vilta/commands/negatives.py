@@ -12,10 +12,11 @@ import pyarrow.parquet
 
 from vilta import __version__
 from vilta.apps.written_negatives import SCHEMA, write_negatives
-from vilta.commands.screen import notes, print_json, progress, results
 from vilta.config.apps import NegativesConfig
+from vilta.config.ranges import check_config
 from vilta.data.sources import load_pairs
 from vilta.finished_run import load_run
+from vilta.screen import notes, print_json, progress, results
 from vilta.training.folder import replace_text
 from vilta.training.precision import choose_device
 
@@ -65,12 +66,11 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_config(config)
     if not config.out.endswith(".parquet"):
         raise ValueError(
             f"--out must name a Parquet file, such as negatives.parquet; got {config.out!r}"
         )
-    if config.per_caption < 1 or config.batch_size < 1:
-        raise ValueError("--per-caption and --batch-size must be at least 1")
     task, trained, _ = load_run(run_folder)
     name = config.filter or task.objective.negatives
     if name == "off" or (name == "soft_label" and task.teacher is None):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vilta.commands.screen import say_next
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
+from vilta.screen import say_next
 
 SHOWN = 5
 """Skipped items that are printed; the manifest names all."""

@@ -18,7 +18,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vilta.apps.run_calibration import calibrate
-from vilta.commands.screen import notes
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ranges import check_config
 from vilta.config.yaml_file import load_yaml
@@ -33,6 +32,7 @@ from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
+from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining

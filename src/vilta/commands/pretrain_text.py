@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vilta.commands.screen import notes
 from vilta.config import PretrainTextConfig
 from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
@@ -24,6 +23,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
+from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.folder import check_run_folder

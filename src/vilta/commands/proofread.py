@@ -8,8 +8,8 @@ from rich.table import Table
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import Proofreading
-from vilta.commands.screen import notes, print_json, results
 from vilta.config.apps import ProofreadConfig
+from vilta.screen import notes, print_json, results
 
 
 def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vilta.config.ranges import check_config
 from vilta.config.tools import ReportConfig
 from vilta.finished_run import load_run, say_missing_teacher
 from vilta.report.curves import DARK, draw_curves
@@ -29,8 +30,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if config.examples < 2:  # the wrong image of an example is that of the next
-        raise ValueError(f"--examples must be at least 2, got {config.examples}")
+    check_config(config)
     if config.out and not config.out.endswith((".html", ".htm")):
         raise ValueError(f"--out names the page, such as report.html; got {config.out}")
     task, trained, teacher = load_run(run_folder)

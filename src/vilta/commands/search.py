@@ -11,9 +11,10 @@ import numpy as np
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import Found, PhotoSearch, Query
-from vilta.commands.screen import notes, print_json, progress, results
 from vilta.config.apps import SearchConfig
+from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document
+from vilta.screen import notes, print_json, progress, results
 from vilta.training.folder import replace_text
 
 THUMBNAIL = 320
@@ -25,8 +26,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
-    if config.top < 1 or config.rerank < 1 or config.threshold > 1:
-        raise ValueError("--top and --rerank must be at least 1, --threshold at most 1")
+    check_config(config)
     asked = Query.parse(query, config.plus, config.minus)
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import PhotoSearch
-from vilta.commands.screen import notes, progress
 from vilta.config.apps import ServeConfig
+from vilta.config.ranges import check_config
+from vilta.screen import notes, progress
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -18,6 +19,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
 
     Raises ``ValueError`` in one line for anything the user can mend.
     """
+    check_config(config)
     try:
         import uvicorn
 
@@ -27,8 +29,6 @@ def run(run_folder: str, config: ServeConfig) -> None:
         raise ValueError(
             f"serving needs more packages: pip install 'vilta[serve]' ({error})"
         ) from None
-    if min(config.max_bytes, config.max_pixels, config.waiting) < 1 or config.seconds <= 0:
-        raise ValueError("--max-bytes, --max-pixels, --waiting and --seconds must be above 0")
     matcher = Matcher(run_folder, device=config.device)
     search = None
     if config.folder:

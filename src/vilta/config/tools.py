@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vilta.config.ranges import Count, CountOrZero
+from vilta.config.ranges import Count, CountOrZero, Range
 
 From = Annotated[str, tyro.conf.arg(name="from")]
 """``from`` is a word of Python's own, so the field has another name than its flag."""
@@ -117,8 +117,9 @@ class ReportConfig:
 
     out: str = ""
     """HTML file to write. Empty: `report/report.html` in the run. Pictures are saved next to it."""
-    examples: CountOrZero = 12
-    """Images shown with their captions, masked words and synthesised negatives."""
+    examples: Annotated[int, Range(2)] = 12
+    """Images shown with their captions, masked words and synthesised negatives. At least 2: each is
+    also shown with the image of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ class ExportConfig:
     """Also write models with int8 weights: smaller, and faster where the CPU has the units."""
     data: str = ""
     """Image-text pairs (as `vilta evaluate` takes them) on which R@1 is compared."""
-    images: int = 1000
+    images: Count = 1000
     """How many of the first images of `data` are compared on."""
     top_k: Count = 32
     """Candidates of the contrastive stage that matching ranks again."""

@@ -25,6 +25,7 @@ from typing import Any
 import datasets
 import PIL
 
+from vilta.config.ranges import check_config
 from vilta.config.tools import InspectConfig, PackConfig, SourceFlags
 from vilta.config.yaml_file import to_dict
 from vilta.data.pack.journal import JOURNAL, Work, append_line, begin, write_json
@@ -65,8 +66,7 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
     Raises ``ValueError`` with one line for a source that cannot be used, or an ``out`` that is
     missing, not empty or cannot be written.
     """
-    if config.shard_rows < 1 or config.short_side < 0 or config.workers < 0:
-        raise ValueError("shard_rows must be at least 1, short_side and workers at least 0")
+    check_config(config)
     out = _free_folder(config.out)
     reader = find_reader(source, source_options(config))
     reader.strict = config.strict
