@@ -301,3 +301,22 @@ def test_epochs_become_steps_and_phases_are_those_of_the_objectives(settings):
         objective = ObjectiveConfig(mlm_start=starts[0], itm_start=starts[1])
         found = [(phase.start, phase.name) for phase in pretrain.phases_of(objective)]
         assert found == expected
+
+
+def test_the_command_line_ends_with_an_error_where_nothing_was_learnt(settings, tmp_path):
+    """A rate that breaks all weights with the one step whose loss is still finite."""
+    config = replace(
+        settings,
+        data=replace(settings.data, val=""),
+        optimization=replace(settings.optimization, steps=1, lr=1e38, warmup=0.0, clip=0.0),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    save_yaml(config, tmp_path / "broken.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "vilta", "pretrain", str(tmp_path / "broken.yaml")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "error: nothing was learnt: " in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run" / "model").exists()

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -399,3 +400,65 @@ def test_files_of_several_kinds_are_refused(tmp_path):
         find_reader(str(tmp_path / "a.*"))
     with pytest.raises(ValueError, match="no such file or folder"):
         find_reader(str(tmp_path / "*.zip"))
+
+
+def test_cocos_copies_on_the_hub_hold_karpathys_sentences(tmp_path):
+    """One of them has a row for each sentence, the other a list of them."""
+    said = [
+        {"tokens": ["a", "dog"], "raw": "A dog.", "sentid": 1},
+        {"raw": "Two dogs"},
+    ]
+    rows = [{"image": {"bytes": jpeg(i), "path": None}, "sentences": s} for i, s in enumerate(said)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert [row["captions"] for row in rows_of(tmp_path)[0]] == [["A dog."], ["Two dogs"]]
+    joined = pa.Table.from_pylist([{"image": {"bytes": jpeg(), "path": None}, "sentences": said}])
+    pq.write_table(joined, tmp_path / "a.parquet")
+    assert [row["captions"] for row in rows_of(tmp_path)[0]] == [["A dog.", "Two dogs"]]
+
+
+def test_metadata_parquet_counts_the_images_that_it_does_not_name(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(jpeg(i))
+    named = {"file_name": ["images/0.jpg", "1.jpg", "gone.jpg"], "text": ["a", "b", "c"]}
+    pq.write_table(pa.table(named), tmp_path / "metadata.parquet")
+    rows, reader = rows_of(tmp_path)
+    assert [row["captions"] for row in rows] == [["a"], ["b"]]
+    told = {Path(s.source).name: s.reason for s in reader.skipped}
+    assert told.keys() == {"metadata.parquet#2", "2.jpg", "3.jpg"}
+    assert told["3.jpg"] == "no caption: the table does not name it"
+    pq.write_table(pa.table(named | {"split": ["x", "y", "y"]}), tmp_path / "metadata.parquet")
+    assert not [s for s in rows_of(tmp_path, split="x")[1].skipped if "does not name" in s.reason]
+
+
+def test_addresses_in_parquet_say_how_to_get_the_images(tmp_path):
+    pq.write_table(
+        pa.table({"URL": ["http://x/1.jpg"], "TEXT": ["a"]}), tmp_path / "part-0.parquet"
+    )
+    with pytest.raises(
+        ValueError, match=r"--input_format parquet --url_col URL --caption_col TEXT"
+    ):
+        find_reader(str(tmp_path)).table()
+
+
+def test_what_macos_adds_to_archives_is_no_image(tmp_path):
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "1.jpg").write_bytes(jpeg())
+    (tmp_path / "1.txt").write_text("a dog")
+    for name in ("._1.jpg", "._1.txt", "__MACOSX/._1.jpg"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7\xb0")
+    rows, reader = rows_of(tmp_path)
+    assert [row["captions"] for row in rows] == [["a dog"]] and not reader.skipped
+    (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n")
+    rows, reader = rows_of(tmp_path)
+    assert len(rows) == 1 and not reader.skipped
+
+
+def test_flickr8ks_caption_of_an_image_that_does_not_exist(tmp_path):
+    (tmp_path / "2258277193_586949ec62.jpg").write_bytes(jpeg())
+    (tmp_path / "Flickr8k.token.txt").write_text(
+        "2258277193_586949ec62.jpg#0\tA dog .\n2258277193_586949ec62.jpg.1#0\tpeople\n"
+    )
+    rows, reader = rows_of(tmp_path)
+    assert [row["captions"] for row in rows] == [["A dog ."]]
+    assert [s.source for s in reader.skipped] == ["2258277193_586949ec62.jpg.1"]

@@ -1,12 +1,16 @@
 """Writing without spaces is masked token by token, and what a tokenizer lacks is told."""
 
+import io
 import unicodedata
 from functools import partial
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_models import CAPTIONS, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -118,6 +122,26 @@ def test_captions_of_a_mixture_are_looked_at(tmp_path):
     (tmp_path / "m.yaml").write_text("scenes:7?seed=1&size=32: 1\nscenes:9?seed=2&size=32: 0.5\n")
     data, _ = training_data(DataConfig(train=str(tmp_path / "m.yaml"), image_size=32), 0)
     assert len(some_captions(data)) == 16 and all(some_captions(data))
+
+
+def test_captions_of_a_stream_are_looked_at_and_it_begins_as_before(tmp_path):
+    pixels = io.BytesIO()
+    Image.new("RGB", (20, 16)).save(pixels, "JPEG")
+    table = {"jpg": [pixels.getvalue()] * 3, "caption": [CHINESE, "a dog", JAPANESE]}
+    pq.write_table(pa.table(table), tmp_path / "0.parquet")
+    config = DataConfig(train=f"stream:{tmp_path}", image_size=16)
+    looked, _ = training_data(config, 0)
+    texts = some_captions(looked)
+    assert set(texts) == {CHINESE, "a dog", JAPANESE}
+    assert "tokens are unknown" in unknown_words_told(texts, tiny_tokenizer("wordpiece"))
+    fresh, _ = training_data(config, 0)
+    assert [looked[0, i].caption for i in range(9)] == [fresh[0, i].caption for i in range(9)]
+
+
+def test_a_caption_of_which_no_token_is_left_is_unknown():
+    core = Tokenizer(models.BPE({"<mask>": 0, "a": 1, "b": 2}, []))  # it leaves out other letters
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, mask_token="<mask>")
+    assert unknown_share(["ab", CHINESE], tokenizer) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

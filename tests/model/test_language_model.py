@@ -11,8 +11,11 @@ from transformers import (
     CLIPImageProcessorPil,
     GPT2Config,
     GPT2LMHeadModel,
+    LukeTokenizer,
 )
 
+from vilta.data.collate import PairCollator
+from vilta.data.text import TextDataset
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.language_model import (
     continue_language_model,
@@ -81,6 +84,22 @@ def test_continuing_without_a_weight_of_the_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\.weight") as error:
         continue_language_model(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_lukes_tokenizer_gives_words_and_no_entities(tmp_path):
+    """Its fast form knows entities, and models of this package read none."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abdgo", "Ġ", "do", "dog", "Ġdog"]
+    entities = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3}
+    LukeTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[("d", "o"), ("do", "g"), ("Ġ", "dog")],
+        entity_vocab=entities,
+    ).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    batch = PairCollator(tokenizer, 8, None, 0)([TextDataset(["dog bad"], "x")[0, 0]])
+    assert tokenizer.decode(batch.input_ids[0], skip_special_tokens=True).strip() == "dog bad"
+    assert batch.word_ids[0].tolist() == [-1, 0, 1, 1, 1, 1, -1][: len(batch.word_ids[0])]
+    assert set(tokenizer("dog")) == {"input_ids", "attention_mask"}
 
 
 def test_sources_that_cannot_serve(tmp_path):

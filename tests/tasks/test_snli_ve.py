@@ -36,6 +36,17 @@ def test_both_spellings_of_the_release(tmp_path, key, suffix):
     assert items.images.read(items.rows[1]["images"][0])
 
 
+def test_the_corrected_labels_of_e_snli_ve(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    (tmp_path / "esnlive_dev.csv").write_text(
+        "pairID,Flickr30kID,hypothesis,gold_label,explanation\n"
+        '1.jpg#0r1e,1.jpg,"A man, outdoors",entailment,"he is, in a field"\n'
+    )
+    items = Task.read(str(tmp_path / "esnlive_dev.csv"), "", EntailmentSettings())
+    assert items.rows[0]["texts"] == ["A man, outdoors"] and items.rows[0]["id"] == "1.jpg#0r1e"
+    assert items.rows[0]["label"] == "entailment" and items.rows[0]["images"] == ["1.jpg"]
+
+
 def test_the_premise_can_be_read_too(tmp_path):
     write_images(tmp_path, *(f"{i}.jpg" for i in range(4)))
     path = write_lines(tmp_path / "dev.jsonl", lines())

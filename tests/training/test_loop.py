@@ -300,6 +300,15 @@ def test_a_run_that_learnt_nothing_says_so_and_releases_nothing(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_weights_that_the_last_step_broke_are_not_released(tmp_path):
+    task = ToyTask()
+    after_step = task.after_step
+    task.after_step = lambda: (after_step(), task.head.bias.data.fill_(float("inf")))
+    with pytest.raises(ValueError, match=r"nothing was learnt: 1 of .* first head\.bias; no model"):
+        train_toy(tmp_path, task, steps=1, evaluate_every=0)
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_in_half_precision_are_trained_in_float32(tmp_path, dtype):
     task = ToyTask().to(dtype)

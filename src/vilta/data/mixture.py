@@ -59,9 +59,9 @@ def training_data(
 
 
 def some_captions(data: PairDataset | Mixture | StreamedPairs) -> list[str]:
-    """Return a caption of evenly spaced rows; none of a stream, which is not read ahead."""
+    """Return a caption of evenly spaced rows; of a stream those that it begins with."""
     if isinstance(data, StreamedPairs):
-        return []
+        return data.first_captions()
     found: list[str] = []
     for part in data.parts if isinstance(data, Mixture) else [data]:
         rows = range(0, len(part), max(1, len(part) // LOOKED))

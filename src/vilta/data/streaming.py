@@ -73,6 +73,14 @@ class StreamedPairs(SampleMaker):
                 self.bad(key[1], name, item.source, str(error))
         raise BadData(f"{self.name}: none of {CHUNK} pairs in a row can be used")
 
+    def first_captions(self) -> list[str]:
+        """Return a caption of each pair that a run begins with.
+
+        They are read for this alone: loader processes must not inherit an open file.
+        """
+        texts = (clean_captions(item.captions) for _, _, item in _Lane(self, 0).chunk(0))
+        return [captions[0] for captions in texts if captions]
+
     def count(self, shard: str) -> int:
         """Return how many pairs a shard has; it is counted once."""
         if shard not in self._lengths:

@@ -55,12 +55,12 @@ def unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> f
     Up to ``LOOKED`` texts, evenly spaced, are looked at.
     """
     looked = [text for text in texts[:: max(1, len(texts) // LOOKED)] if text]
-    if not looked or tokenizer.unk_token_id is None:
+    if not looked:
         return 0.0
     ids = tokenizer(looked, add_special_tokens=False)["input_ids"]
-    total = sum(map(len, ids))
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids)
-    return unknown / total if total else 0.0
+    # Some tokenizers leave out what they do not know, and may leave nothing.
+    unknown = sum(row.count(tokenizer.unk_token_id) if row else 1 for row in ids)
+    return unknown / sum(max(1, len(row)) for row in ids)
 
 
 def unknown_words_told(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:

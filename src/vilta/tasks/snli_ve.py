@@ -11,6 +11,7 @@ from vilta.data.sources import ScenesName
 from vilta.model import ViltaForVisualEntailment
 from vilta.scenes import Draws, hidden_object, hypotheses, make_scene, picture_id
 from vilta.tasks.finetuning import ItemRow
+from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, json_items
 from vilta.tasks.label_task import LabellingTask
 
@@ -18,6 +19,8 @@ LABELS = ["contradiction", "neutral", "entailment"]
 IMAGE_FIELDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID", "image")
 """The release spells the image's id in two ways, with and without `.jpg`; ALBEF's lists have
 `image`, `sentence` and `label`."""
+TEXT_FIELDS = ("sentence2", "sentence", "hypothesis")
+"""The release's, ALBEF's, and that of e-SNLI-VE's corrected labels (arXiv 2105.03761)."""
 PER_SCENE = 3
 """Hypotheses about one scene (our choice)."""
 
@@ -41,11 +44,12 @@ class VisualEntailment(LabellingTask):
 
     @classmethod
     def rows(cls, path: str, settings: EntailmentSettings) -> list[ItemRow]:
-        """Read ``snli_ve_*.jsonl``, or ALBEF's ``ve_*.json``.
+        """Read ``snli_ve_*.jsonl``, ALBEF's ``ve_*.json``, or e-SNLI-VE's ``esnlive_*.csv``.
 
         Items without an agreed label (``-``) are left out.
         """
-        items = enumerate(json_items(Path(path)))
+        table = csv_lines(path, ("Flickr30kID", "hypothesis")) if is_csv(path) else None
+        items = enumerate(json_items(Path(path)) if table is None else table)
         rows = [_row(item, number, path, settings.premise) for number, item in items]
         return [row for row in rows if row["label"] != "-"]
 
@@ -85,7 +89,8 @@ def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> ItemRow
     image = next((item[name] for name in IMAGE_FIELDS if name in item), None)
     if image is None:
         raise ValueError(f"{path}, line {number + 1}: no image id ({' / '.join(IMAGE_FIELDS)})")
-    text = str(field(item, "sentence" if "image" in item else "sentence2", path))
+    known = next((name for name in TEXT_FIELDS if name in item), TEXT_FIELDS[0])
+    text = str(field(item, known, path))
     if premise:
         text = f"{field(item, 'sentence1', path)} {text}"
     return {

@@ -322,8 +322,20 @@ class Session:
             if best["step"] != self.state.step:
                 checkpoint.load_weights(checkpoint.best_checkpoint(out, self.state), self.module)
         self.module.eval()
+        self._refuse_broken()
         on_main(self.accelerator, lambda: self._write_model(out / folder.MODEL))
         self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); metrics in {out}")
+
+    def _refuse_broken(self) -> None:
+        """Raise ``ValueError`` if a step has broken the weights, which finite losses may do."""
+        weights = self.module.state_dict().items()
+        broken = [name for name, value in weights if not value.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"nothing was learnt: {len(broken)} of the model's tensors hold numbers that are "
+                f"not finite, first {broken[0]}; no model was released. Lower "
+                "--optimization.lr and start again"
+            )
 
     def _write_model(self, target: Path) -> None:
         try:

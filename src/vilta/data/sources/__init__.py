@@ -216,7 +216,9 @@ def _folder_reader(folder: Path, options: SourceOptions) -> Reader | None:
     if split and (folder / split).is_dir() and not _has_metadata(folder):
         return None  # the split is a subfolder
     if (folder / METADATA_PARQUET).is_file():
-        return columnar_reader([folder / METADATA_PARQUET], str(folder), options)
+        reader = columnar_reader([folder / METADATA_PARQUET], str(folder), options)
+        reader.alone = not options.split and not options.images
+        return reader
     if not _has_metadata(folder) and (tars := _tars(folder)):
         return _files_reader(tars, str(folder), options)
     return (

@@ -39,6 +39,8 @@ IMAGE_SUFFIXES = (
     ".img",
 )
 """File names that are taken for images; the content decides in the end."""
+APPLE_DOUBLE = "._"
+"""What macOS puts before a file's name for a second file, with its icon, when it packs archives."""
 TEXT_SUFFIXES = (".txt", ".caption", ".cap")
 """File names that are taken for captions, beside an image of the same name."""
 MANIFEST = "manifest.json"

@@ -24,8 +24,9 @@ from vilta.data.sources.base import (
     Reader,
     chosen_splits,
 )
-from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
-from vilta.data.sources.downloads import ERROR, STATUS, failure
+from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, has_pairs, image_column
+from vilta.data.sources.downloads import ERROR, STATUS, failure, refuse_url_list
+from vilta.data.sources.files import ImageFiles, not_named
 from vilta.data.sources.image_cells import files_below, image_bytes, path_in
 from vilta.data.sources.options import SourceOptions
 
@@ -58,6 +59,8 @@ class ColumnarReader(Reader):
         own = (files[0].parent / MANIFEST).is_file()  # written by `vilta pack`: its ids are unique
         self.counts_anew = len(files) > 1 and not own
         """Whether ids may start from 0 in each file."""
+        self.alone = False
+        """Whether it is the one table of its folder, and so should name every image there."""
 
     @property
     def total(self) -> int | None:
@@ -94,17 +97,32 @@ class ColumnarReader(Reader):
     def items(self) -> Iterator[Item]:
         """Yield the rows in the order of the files."""
         splits = self.splits
+        paths: list[str] = []
         for file in self.files:
             try:
-                yield from self._rows_of(file, splits)
+                yield from self._rows_of(file, splits, paths)
             except (OSError, pa.ArrowException, ValueError) as error:
                 self.skip(str(file), " ".join(str(error).split()))
+        if self.alone and not self.strict:
+            self._count_unnamed(paths)
 
-    def _rows_of(self, path: Place, splits: set[str]) -> Iterator[Item]:
+    def _count_unnamed(self, paths: list[str]) -> None:
+        root = self.files[0].parent
+        assert isinstance(root, Path), "a folder of this machine"
+        files, named = ImageFiles(root), set[Path]()
+        for path in paths:
+            with suppress(ValueError):  # several fit, which reading has told
+                named |= {found for found in [files.find(path)] if found is not None}
+        self.skipped += not_named(root, named)
+
+    def _rows_of(self, path: Place, splits: set[str], paths: list[str]) -> Iterator[Item]:
+        """Yield the rows of a file; the paths that its images have go to ``paths``."""
         number = 0
         file_bytes = files_below(Path(self.options.images) if self.options.images else path.parent)
         for batch in _batches(path):
             names = batch.schema.names
+            if "url" in map(str.lower, names) and not has_pairs(names, self.options):
+                refuse_url_list(path, names)
             image = image_column(names, self.options, path.name)
             captions = caption_columns(names, self.options, path.name)
             known = next((name for name in ID_COLUMNS if name in names and name != image), "")
@@ -112,6 +130,8 @@ class ColumnarReader(Reader):
             for row in batch.select(sorted(wanted)).to_pylist():
                 source = f"{path.name}#{number}"
                 number += 1
+                if place := path_in(row[image]):
+                    paths.append(place)
                 if splits and row.get(SPLIT) not in splits:
                     continue
                 if (reason := failure(row)) is not None:
@@ -129,7 +149,7 @@ class ColumnarReader(Reader):
                     image_id = f"{path.stem}/{identity}" if self.counts_anew else str(identity)
                 yield Item(
                     captions=texts,
-                    image_id=path_in(row[image]) or image_id,
+                    image_id=place or image_id,
                     source=source,
                     read=partial(image_bytes, row[image], file_bytes),
                 )

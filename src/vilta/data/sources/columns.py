@@ -110,7 +110,8 @@ def captions_in(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
 
 
 def captions_of(cell: Any) -> Any:
-    """Return the captions in a cell, also where it holds a list in writing, or a dialogue.
+    """Return the captions in a cell, also where it holds a list in writing, a dialogue, or
+    Karpathy's sentences with ``raw`` and ``tokens``, as COCO's copies on the hub do.
 
     Raises ``ValueError`` for a dialogue of several turns, in which no line is a caption.
     """
@@ -127,6 +128,10 @@ def captions_of(cell: Any) -> Any:
         if len(said) != 1 or len(cell) > 2:
             raise ValueError("a dialogue of several turns is not a caption")
         return said
+    if isinstance(cell, dict) and "raw" in cell:
+        return cell["raw"]
+    if isinstance(cell, list) and cell and all(isinstance(e, dict) and "raw" in e for e in cell):
+        return [each["raw"] for each in cell]
     return cell
 
 

@@ -6,8 +6,7 @@ From its writer: columns ``key``, ``status`` (``success``, ``failed_to_download`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -18,13 +17,15 @@ from vilta.data.sources.base import Place
 STATUS, KEY, ERROR = "status", "key", "error_message"
 
 
-def refuse_url_list(path: Path) -> NoReturn:
+def refuse_url_list(path: Place, columns: Collection[str] = ("url", "caption")) -> NoReturn:
     """Raise the ``ValueError`` that explains how to download the images of a list of URLs."""
-    form = "tsv" if path.suffix == ".tsv" else "json"
+    url = next((name for name in columns if name.lower() == "url"), "url")
+    text = next((name for name in columns if name.lower() in ("caption", "text")), "caption")
+    form = path.suffix[1:] if path.suffix in (".tsv", ".csv", ".parquet") else "json"
     head = " (it wants the line `caption<tab>url` at the top)" if form == "tsv" else ""
     raise ValueError(
         f"{path} lists addresses of images; download them with `img2dataset --url_list {path} "
-        f"--input_format {form} --url_col url --caption_col caption --output_format webdataset "
+        f"--input_format {form} --url_col {url} --caption_col {text} --output_format webdataset "
         f"--output_folder OUT`{head} and name OUT"
     )
 

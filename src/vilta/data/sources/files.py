@@ -7,12 +7,12 @@ import os
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from vilta.data.sources.base import IMAGE_SUFFIXES, Item, Place, Reader, Skipped
+from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, Item, Place, Reader, Skipped
 
 CHUNK = 2**20
 """Characters of a JSON array that are read at once."""
@@ -124,8 +124,15 @@ def image_paths(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(APPLE_DOUBLE):
                 yield Path(folder, name)
+
+
+def not_named(root: Path, named: Collection[Path]) -> Iterator[Skipped]:
+    """Yield the images below a folder that its table does not name."""
+    for path in image_paths(root):
+        if path not in named:
+            yield Skipped(source=str(path), reason="no caption: the table does not name it")
 
 
 def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Path | None:

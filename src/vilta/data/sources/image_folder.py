@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vilta.data.sources.base import IMAGE_SUFFIXES, TEXT_SUFFIXES, Item, Reader
+from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, TEXT_SUFFIXES, Item, Reader
 from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded, lines_of
@@ -65,6 +65,7 @@ def find_image_folder(folder: Path, options: SourceOptions) -> TextFileReader | 
 def _pairs(folder: Path) -> Iterator[Pair]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
+        names = [name for name in names if not name.startswith(APPLE_DOUBLE)]
         texts = {name.lower(): name for name in names if name.lower().endswith(TEXT_SUFFIXES)}
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)

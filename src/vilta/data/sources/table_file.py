@@ -21,7 +21,7 @@ from vilta.data.sources.columns import (
     image_column,
 )
 from vilta.data.sources.downloads import refuse_url_list
-from vilta.data.sources.files import NamedImagesReader, image_paths
+from vilta.data.sources.files import NamedImagesReader, not_named
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import LINES, SEPARATED, columns_of, json_rows, separated_rows
 
@@ -49,7 +49,7 @@ class TableFileReader(NamedImagesReader):
         if head:
             columns = list(dict.fromkeys(chain.from_iterable(row for _, row in head)))
             if "url" in map(str.lower, columns) and not has_pairs(columns, options):
-                refuse_url_list(path)
+                refuse_url_list(path, columns)
             image = image_column(columns, options, str(path))
             texts = caption_columns(columns, options, str(path))
             for place, row in chain(head, lines):
@@ -69,14 +69,12 @@ class TableFileReader(NamedImagesReader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the table; count those that it does not name."""
-        seen: set[str] = set()
+        seen: set[Path] = set()
         for item in super().items():
-            seen.add(item.source)
+            seen.add(Path(item.source))
             yield item
-        for path in image_paths(self.root) if self.alone and not self.strict else ():
-            if str(path) not in seen:
-                reason = "no caption: the table does not name it"
-                self.skipped.append(Skipped(source=str(path), reason=reason))
+        if self.alone and not self.strict:
+            self.skipped += not_named(self.root, seen)
 
 
 def find_table(folder: Path, options: SourceOptions) -> TableFileReader | None:
