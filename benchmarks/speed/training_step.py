@@ -2,12 +2,14 @@
 
     python -m benchmarks.speed.training_step --sizes tiny --rounds 3
 
-Each measurement runs in a process of its own, so that its peak memory is its own; the rows of the
-table take turns for several rounds, so that what else the machine does slows all of them. On a
-CPU with one thread the clock is the process's own time, which other processes do not touch;
-otherwise it is the wall's. Utilisation (MFU) is the step's FLOPs, counted once, over those of large
-matrix products of the same format measured by the same process. Writes
-benchmarks/results/training_step.json; `python -m benchmarks.tasks` puts it in docs/results.md.
+The rows of the table take turns for several rounds, so that what else the machine does slows all
+of them. On a CPU each measurement runs in a process of its own, so that its peak memory is its
+own; with one thread the clock is the process's own time, which other processes do not touch;
+otherwise it is the wall's. On a GPU one process holds all models, whose peak is counted apart, and
+the steps of a round are queued without a pause between them, as in training. Utilisation (MFU) is
+the step's FLOPs, counted once, over those of large matrix products of the same format measured by
+the same process. Writes benchmarks/results/training_step.json; `python -m benchmarks.tasks` puts
+it in docs/results.md.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.speed.step_arms import SIZES, STEPS, Losses, make_batch
+from benchmarks.speed.step_arms import SIZES, STEPS, Losses, Size, make_batch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,7 +38,8 @@ from vilta.training.precision import autocast, describe_device, keep_freed_memor
 from vilta.types import Batch
 
 OUT = Path(__file__).parents[1] / "results" / "training_step.json"
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+"""Formats of the products; tf32 is what `precision: float32` means on a GPU, and only there."""
 COMPILED = ("vilta `vilta`, co-attention", "vilta `vilta`, cross-attention")
 BATCHES = 4
 
@@ -47,10 +52,11 @@ def clock(device: torch.device) -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+@lru_cache
+def ceiling(device: torch.device, precision: str) -> float:
     """Return the best FLOP/s of a square matrix product."""
     side = 1024 if device.type == "cpu" else 8192
-    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    a, b = torch.randn(2, side, side, device=device, dtype=DTYPES[precision])
     seconds = []
     for _ in range(12):
         began = clock(device)
@@ -73,40 +79,77 @@ def take_step(
     optimizer.zero_grad()
 
 
-def measure(row: str, size_name: str, precision: str, steps: int, compiled: bool) -> dict[str, Any]:
-    """Measure one row in this process."""
-    keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, dtype = SIZES[size_name], DTYPES[precision]
-    torch.manual_seed(0)
-    model, losses = STEPS[row](size)
-    model.to(device).train()
-    batches = [make_batch(size, seed).to(device) for seed in range(BATCHES)]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    config = OptimizationConfig()
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, fused=True)
-    with FlopCounterMode(display=False) as counter:
-        losses(batches[0]).backward()
-    optimizer.zero_grad()
-    if compiled:
-        model.compile()
-    warm, began = BATCHES if compiled else 2, time.perf_counter()
-    for i in range(warm):
-        take_step(losses, batches[i % BATCHES], dtype, optimizer, model)
-    warming = time.perf_counter() - began
-    seconds = []
-    for i in range(steps):
-        began = clock(device)
-        take_step(losses, batches[i % BATCHES], dtype, optimizer, model)
-        seconds.append(clock(device) - began)
-    return {
-        "seconds": seconds,
-        "flops": counter.get_total_flops(),
-        "ceiling": ceiling(device, dtype),
-        "peak_GiB": peak_memory(device),
-        "parameters": parameters(model),
-        "warm_up_s": warming,
-    }
+class Case:
+    """A model with its optimizer and batches, on the device."""
+
+    def __init__(self, row: str, size: Size, compiled: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        before = allocated(self.device)
+        torch.manual_seed(0)
+        self.model, self.losses = STEPS[row](size)
+        self.model.to(self.device).train()
+        self.batches = [make_batch(size, seed).to(self.device) for seed in range(BATCHES)]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=OptimizationConfig().lr, fused=True)
+        with FlopCounterMode(display=False) as counter:
+            self.losses(self.batches[0]).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.flops, self.held = counter.get_total_flops(), allocated(self.device) - before
+        self.compiled = compiled
+        if compiled:
+            self.model.compile()
+
+    def measure(self, precision: str, steps: int) -> dict[str, Any]:
+        """Warm up, then take ``steps``."""
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        began = time.perf_counter()
+        self._steps(precision, BATCHES if self.compiled else 2)
+        warming = clock(self.device) and time.perf_counter() - began
+        before = allocated(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            began = clock(self.device)
+            self._steps(precision, steps)
+            seconds = [(clock(self.device) - began) / steps]
+        else:
+            seconds = []
+            for i in range(steps):
+                began = clock(self.device)
+                self._steps(precision, 1, i)
+                seconds.append(clock(self.device) - began)
+        return {
+            "seconds": seconds,
+            "flops": self.flops,
+            "ceiling": ceiling(self.device, precision),
+            "peak_GiB": (peak_memory(self.device) - before + self.held) / 2**30,
+            "parameters": parameters(self.model),
+            "warm_up_s": warming,
+        }
+
+    def _steps(self, precision: str, count: int, first: int = 0) -> None:
+        for i in range(first, first + count):
+            batch = self.batches[i % BATCHES]
+            take_step(self.losses, batch, DTYPES[precision], self.optimizer, self.model)
+
+
+def measured_alone(case: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Measure a case in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed.training_step", "--steps", str(steps)]
+    command += ["--case", json.dumps(case)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@cache
+def held_case(row: str, size: str, compiled: bool, batch: int) -> Case:
+    """Return a case that stays on the GPU between its rounds."""
+    return Case(row, sized(size, batch), compiled)
+
+
+def sized(name: str, batch: int) -> Size:
+    """Return a size, with another number of pairs a step unless ``batch`` is 0."""
+    return replace(SIZES[name], batch=batch or SIZES[name].batch)
 
 
 def parameters(model: nn.Module) -> int:
@@ -114,11 +157,16 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process has held, in GiB."""
+def allocated(device: torch.device) -> int:
+    """Return the bytes that tensors hold on a GPU; 0 on a CPU, whose process is the case's own."""
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held since the last reset, on a CPU since the process began."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 
 def summary(name: dict[str, Any], rounds: list[dict[str, Any]], batch: int) -> dict[str, Any]:
@@ -128,6 +176,7 @@ def summary(name: dict[str, Any], rounds: list[dict[str, Any]], batch: int) -> d
     flops = rounds[0]["flops"] / batch
     best = max(r["ceiling"] for r in rounds)
     return name | {
+        "batch": batch,
         "pairs_per_s": round(per_second, 2),
         "slowest_round": round(min(rates), 2),
         "fastest_round": round(max(rates), 2),
@@ -138,6 +187,11 @@ def summary(name: dict[str, Any], rounds: list[dict[str, Any]], batch: int) -> d
         "parameters_M": round(rounds[0]["parameters"] / 1e6, 1),
         "warm_up_s": round(min(r["warm_up_s"] for r in rounds), 1),
     }
+
+
+def batch_of(row: dict[str, Any]) -> int:
+    """Return the pairs of a step of a row; results from before there was a choice do not say."""
+    return row.get("batch") or SIZES[row["size"]].batch
 
 
 def _rounds(count: int) -> str:
@@ -156,11 +210,11 @@ def table(result: dict[str, Any]) -> list[str]:
         "words and matching, `albef` contrast and a momentum model too, `vilta` the whole method.",
         "",
     ]
-    for size in dict.fromkeys(row["size"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["size"] == size]
+    for size, batch in dict.fromkeys((row["size"], batch_of(row)) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["size"], batch_of(row)) == (size, batch)]
         bar = [r["pairs_per_s"] for r in rows if r["row"].startswith("Bridge")]
         lines += [
-            f"### {size}, {SIZES[size].batch} pairs a step",
+            f"### {size}, {batch} pairs a step",
             "",
             "| step | format | pairs/s (range) | x BridgeTower | GFLOP a pair | MFU | peak GiB |",
             "|---|---|---|---|---|---|---|",
@@ -178,15 +232,15 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def cases(
-    sizes: list[str], precisions: list[str], only: list[str], compiled: bool
+    sizes: list[str], precisions: list[str], only: list[str], compiled: bool, batch: int
 ) -> list[dict[str, Any]]:
     """Return the rows to measure, BridgeTower in float32, as it ships, first."""
     found = [
-        {"row": row, "size": size, "precision": precision, "compiled": False}
+        {"row": row, "size": size, "precision": precision, "compiled": False, "batch": batch}
         for size in sizes
         for precision in precisions
         for row in STEPS
-        if any(part in row for part in only) or row.startswith("Bridge")
+        if any(part in row for part in only)
     ]
     if compiled:
         found += [case | {"compiled": True} for case in found if case["row"] in COMPILED]
@@ -197,30 +251,36 @@ def main() -> None:
     """Measure all rows in turns, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="steps of a row in a round")
+    parser.add_argument("--batch", type=int, default=0, help="pairs a step; 0: the size's own")
     parser.add_argument("--only", nargs="+", default=[""], help="rows with this in their name")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
     parser.add_argument("--remark", default="", help="what else the machine was doing")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--case", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
     if given.case:
         case = json.loads(given.case)
-        print(json.dumps(measure(*case.values())))
+        size = sized(case["size"], case["batch"])
+        one = Case(case["row"], size, case["compiled"])
+        print(json.dumps(one.measure(case["precision"], given.steps)))
         return
-    rows = cases(given.sizes, given.precisions, given.only, given.compiled)
+    if device.type == "cpu" and "tf32" in given.precisions:
+        parser.error("tf32 is a format of GPUs")
+    rows = cases(given.sizes, given.precisions, given.only, given.compiled, given.batch)
     rounds: list[list[dict[str, Any]]] = [[] for _ in rows]
     for _ in range(given.rounds):
         for row, found in zip(rows, rounds, strict=True):
-            case = {k: row[k] for k in ("row", "size", "precision")}
-            case |= {"steps": given.steps, "compiled": row["compiled"]}
-            command = [sys.executable, "-m", "benchmarks.speed.training_step", "--case"]
-            done = subprocess.run([*command, json.dumps(case)], check=True, stdout=subprocess.PIPE)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+            if device.type == "cuda":
+                held = held_case(row["row"], row["size"], row["compiled"], row["batch"])
+                found.append(held.measure(row["precision"], given.steps))
+            else:
+                found.append(measured_alone(row, given.steps))
             print(row, f"{1e3 * statistics.median(found[-1]['seconds']):.0f} ms a step", flush=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     own = device.type == "cpu" and torch.get_num_threads() == 1
     result = {
         "machine": ", ".join(
@@ -234,7 +294,7 @@ def main() -> None:
         "torch": torch.__version__,
         "rounds": given.rounds,
         "rows": [
-            summary(row, found, SIZES[row["size"]].batch)
+            summary(row, found, sized(row["size"], row["batch"]).batch)
             for row, found in zip(rows, rounds, strict=True)
         ],
     }

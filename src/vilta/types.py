@@ -29,7 +29,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with every tensor on ``device``."""
-        return _moved(self, device)
+        return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory, from which a GPU reads while the program goes on."""
+        return _with(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,11 @@ class ExampleBatch:
 
     def to(self, device: torch.device | str) -> ExampleBatch:
         """Return the batch with every tensor on ``device``."""
-        return _moved(self, device)
+        return _with(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ExampleBatch:
+        """Return the batch in pinned memory, from which a GPU reads while the program goes on."""
+        return _with(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +157,10 @@ class TrainableTask(Protocol):
 AnyBatch = TypeVar("AnyBatch", Batch, ExampleBatch)
 
 
-def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
-    moved: dict[str, Any] = {
-        f.name: getattr(batch, f.name).to(device, non_blocking=True)
+def _with(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+    changed: dict[str, Any] = {
+        f.name: change(getattr(batch, f.name))
         for f in fields(batch)
         if isinstance(getattr(batch, f.name), Tensor)
     }
-    return replace(batch, **moved)
+    return replace(batch, **changed)

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from vilta.config import DataConfig, OptimizationConfig, TextDataConfig
@@ -131,6 +132,7 @@ def _batches(dataset: Any, order: Any, collator: Collator, workers: int) -> Iter
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),  # else a copy to the GPU waits for it
     )
     message = ""
     try:

@@ -50,7 +50,7 @@ def build_optimizer(task: TrainableTask, config: OptimizationConfig) -> torch.op
     if matrices:
         # Steps as long as AdamW's, so that one rate serves both (arXiv 2502.16982).
         parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    return Joined(parts) if matrices else parts[0]
 
 
 class Joined(torch.optim.Optimizer):
@@ -63,8 +63,13 @@ class Joined(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:
         """Step each of them; a ``closure`` is not supported."""
         assert closure is None
+        broken = getattr(self, "found_inf", None)  # of ``step_unless``
         for part in self.parts:
-            part.step()
+            if isinstance(part, torch.optim.AdamW):
+                part.found_inf = broken
+                part.step()
+            elif broken is None or not broken.item():
+                part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all, in order."""
@@ -100,6 +105,15 @@ def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tenso
     if largest > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm
+
+
+def step_unless(optimizer: torch.optim.Optimizer, broken: Tensor) -> None:
+    """Step, or change neither weights nor moments where ``broken`` is 1 (a number on the device).
+
+    AdamW decides on the device. Muon cannot, so with it each step waits for the device here.
+    """
+    optimizer.found_inf = broken  # where torch's GradScaler puts it
+    optimizer.step()
 
 
 def _layer_matrices(task: nn.Module) -> set[int]:

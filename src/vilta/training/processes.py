@@ -31,6 +31,9 @@ def start_processes(run: RunConfig) -> Accelerator:
     cpu = choose_device(run.device).type == "cpu"
     if cpu:
         keep_freed_memory()
+    else:
+        # TF32 for what is float32: ten bits of each factor, sums in float32, several times as fast.
+        torch.set_float32_matmul_precision("high")
     distribution = DistributedDataParallelKwargs(
         find_unused_parameters=True,  # encoders come with poolers that are not used
         broadcast_buffers=False,  # only batch norms change some: average_statistics

@@ -27,10 +27,16 @@ from vilta.seeds import derived
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.memory import out_of_memory_explained
-from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
+from vilta.training.optimization import (
+    build_optimizer,
+    build_schedule,
+    clip_gradient,
+    step_unless,
+)
 from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
 from vilta.training.processes import average_statistics, on_main
+from vilta.training.reports import Outcome, StepReport, comes_late, joint_flags
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import Losses, TrainableTask
@@ -78,6 +84,7 @@ class Session:
         self.pace = Pace(self.phases, self.optimization.steps)
         self.saved_at, self.save_due = time.monotonic(), False
         self.culprits: list[list[str]] = []
+        self.on_its_way: StepReport | None = None
 
     def restore(self, source: Path) -> None:
         """Load the weights and moments of the checkpoint that ``state`` was read from."""
@@ -133,25 +140,31 @@ class Session:
             with out_of_memory_explained(self.state.step + 1, self.optimization):
                 reports.append(self._backward(batch, index))
         norm = clip_gradient(self.trained, self.optimization.clip)
-        broken, stopping, values = self._read(norm, reports, stop.asked)
+        losses = [report["loss"] for report in reports]
+        flags = joint_flags(
+            self.accelerator, norm, losses, asked=stop.asked, due=self._save_is_due()
+        )
         # Each step, so that it does not matter when a run is evaluated, saved or resumed.
         average_statistics(self.accelerator, self.module)
         rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
-        if not broken:
-            self.optimizer.step()
-            self.task.after_step()
-            self.culprits = []
-            self._remember(values)
+        step_unless(self.optimizer, flags[0])
+        self.task.after_step()
         self.optimizer.zero_grad()
         self.schedule.step()
         self.state.step += 1
+        reports = [{**report, "grad_norm": norm} for report in reports]
+        report = StepReport(self.state.step, rate, names, flags, reports)
+        if comes_late(self.accelerator.device):
+            before, self.on_its_way = self.on_its_way, report
+        else:
+            before = report
+        if before is not None:
+            before.wait()
         took = time.perf_counter() - began
         self.state.seconds += took
         self.pace.add(self.state.step, took)
-        if broken:
-            self._skip(names, [report["loss"] for report in values])
-        self._log(rate)
-        return stopping
+        stopping = self._settle(before)
+        return stopping or (stop.asked and self.accelerator.num_processes == 1)
 
     def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
         """Add the gradient of the step's micro-batch ``index``; return what to log of it."""
@@ -165,30 +178,30 @@ class Session:
             self.accelerator.backward(losses.total / accumulate)
         return {"loss": losses.total.detach(), **losses.metrics}
 
-    def _read(
-        self, norm: Tensor, reports: list[dict[str, Tensor]], asked: bool
-    ) -> tuple[bool, bool, list[dict[str, float]]]:
-        """Fetch all numbers of a step at once: the only time that it waits for the device.
+    def _save_is_due(self) -> bool:
+        """Whether this process finds that a checkpoint is due by the clock; the first one does."""
+        minutes = self.run.save_minutes
+        first = self.accelerator.is_main_process
+        return first and minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
 
-        Returns whether the step is not finite and whether to stop, the same on every process,
-        and this process's reports.
-        """
-        device = norm.device
-        finite = torch.isfinite(norm)
-        for report in reports:
-            finite = finite & torch.isfinite(report["loss"])
-        due = self.accelerator.is_main_process and bool(self.run.save_minutes)
-        due = due and time.monotonic() - self.saved_at >= 60 * self.run.save_minutes
-        flags = torch.stack([~finite, *torch.tensor([asked, due], device=device)]).float()
-        flags = cast(Tensor, self.accelerator.reduce(flags, "sum"))
-        reports = [{**report, "grad_norm": norm} for report in reports]
-        scalars = [value.detach().to(device) for report in reports for value in report.values()]
-        broken, stopping, saving, *numbers = torch.cat(
-            [flags, torch.stack(scalars).float()]
-        ).tolist()
-        self.save_due = saving > 0
-        fetched = iter(numbers)
-        return broken > 0, stopping > 0, [{n: next(fetched) for n in r} for r in reports]
+    def _settle(self, report: StepReport | None) -> bool:
+        """Read and log what a step reported; return whether any process was asked to stop."""
+        if report is None:
+            return False
+        outcome = report.read()
+        self.save_due = outcome.saving
+        if outcome.broken:
+            self._skip(report, outcome)
+        else:
+            self.culprits = []
+            self._remember(outcome.reports)
+        self._log(report)
+        return outcome.stopping
+
+    def catch_up(self) -> None:
+        """Settle the step whose report is on its way: the state is whole then."""
+        report, self.on_its_way = self.on_its_way, None
+        self._settle(report)
 
     def _remember(self, reports: list[dict[str, float]]) -> None:
         """Keep a step's numbers for the next log line; NaN: there was nothing to count."""
@@ -197,8 +210,9 @@ class Session:
                 if not math.isnan(value):
                     self.state.window.setdefault(name, []).append(value)
 
-    def _skip(self, names: list[list[str]], losses: list[float]) -> None:
+    def _skip(self, report: StepReport, outcome: Outcome) -> None:
         """Count a step that was not finite; stop the run when that repeats."""
+        names, losses = report.names, [found["loss"] for found in outcome.reports]
         guilty = [n for n, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
         found: list[list[str]] = gather_object([_flat(guilty)])
         if not any(found):  # only the gradient broke: any sample may be the reason
@@ -206,14 +220,14 @@ class Session:
         culprits = _flat(found)
         self.state.skipped += 1
         self.culprits.append(culprits)
-        self.tracker.skipped(self.state.step, culprits)
+        self.tracker.skipped(report.step, culprits)
         if len(self.culprits) == SKIPS_IN_A_ROW:
             every = list(dict.fromkeys(_flat(self.culprits)))
             shown = ", ".join(every[:_NAMES_SHOWN])
             more = f" and {len(every) - _NAMES_SHOWN} more" if len(every) > _NAMES_SHOWN else ""
             raise ValueError(
                 f"loss or gradient was not finite in {SKIPS_IN_A_ROW} steps in a row, up to step "
-                f"{self.state.step}; lower the learning rate or look at these samples (all of "
+                f"{report.step}; lower the learning rate or look at these samples (all of "
                 f"them are named in metrics.jsonl): {shown}{more}"
             )
 
@@ -226,26 +240,26 @@ class Session:
         self.state.window = pooled if self.accelerator.is_main_process else {}
         return pooled
 
-    def _log(self, rate: float) -> None:
+    def _log(self, report: StepReport) -> None:
         """Move the live line; write the means since the last log line when one is due."""
-        state, every = self.state, max(self.run.log_every, 1)
-        steps, seconds = state.step - self.logged[0], state.seconds - self.logged[1]
-        if state.step % every == 0 or state.step == self.optimization.steps:
+        state, step, every = self.state, report.step, max(self.run.log_every, 1)
+        if step % every == 0 or step == self.optimization.steps:
+            steps, seconds = step - self.logged[0], state.seconds - self.logged[1]
             # fsum is exact, so a mean does not depend on where a run was stopped and resumed.
             means = {n: math.fsum(v) / len(v) for n, v in self._pool_window().items()}
             pace = {
                 "grad_norm": means.pop("grad_norm", math.nan),
-                "lr": rate,
+                "lr": report.rate,
                 "samples_per_s": steps * state.global_batch / seconds,
                 "seconds": state.seconds,
                 "skipped_steps": float(state.skipped),
             }
             if self.samples_per_epoch:
-                pace["epoch"] = state.step * state.global_batch / self.samples_per_epoch
-            self.tracker.log(state.step, means, pace)
+                pace["epoch"] = step * state.global_batch / self.samples_per_epoch
+            self.tracker.log(step, means, pace)
             state.window = {}
-            self.logged = (state.step, state.seconds)
-        self.tracker.progress(state.step, self.pace.left(state.step))
+            self.logged = (step, state.seconds)
+        self.tracker.progress(step, self.pace.left(step))
 
     def evaluate_if_due(self, stop: StopRequest) -> bool:
         """Evaluate every ``evaluate_every`` steps and at the end; a new best one is saved.
@@ -258,6 +272,7 @@ class Session:
         )
         if self.evaluate is None or not due or state.evaluated == state.step:
             return False
+        self.catch_up()
         metrics: dict[str, float] = {}
         shown: dict[str, np.ndarray] = {}
         self.module.eval()
@@ -296,6 +311,7 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint of this step, if there is none yet."""
+        self.catch_up()
         if self.saved == (self.state.step, self.state.evaluated):
             return
         self._pool_window()
