@@ -114,10 +114,10 @@ def pairs_again(model: Any, tokenizer: Any, images: torch.Tensor, captions: Any)
     for image in images:
         for chunk in chunks:
             mask = chunk["attention_mask"]
-            states = model.vilta.encode_image(image[None])
-            text = model.vilta.encode_text(chunk["input_ids"], mask)
+            image_states = model.vilta.encode_image(image[None])
+            text_states = model.vilta.encode_text(chunk["input_ids"], mask)
             rows = torch.arange(len(mask))
-            model.match(text, mask, states, Pairs(rows, torch.zeros_like(rows)))
+            model.match(text_states, mask, image_states, Pairs(rows, torch.zeros_like(rows)))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

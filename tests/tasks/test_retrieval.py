@@ -28,15 +28,15 @@ def test_folds_keep_each_image_with_its_own_texts(tmp_path):
     task, items = task_of(tmp_path)
     whole = gallery_of(task, loader_of(task, items))
     parts = split_gallery(whole, 2)
-    assert [len(part.image) for part in parts] == [5, 4]
+    assert [len(part.image_states) for part in parts] == [5, 4]
     start = 0
     for part in parts:
-        assert part.relevant.sum(1).tolist() == [5] * len(part.image)
+        assert part.relevant.sum(1).tolist() == [5] * len(part.image_states)
         assert part.relevant.any(0).all()
-        rows, columns = slice(start, start + len(part.image)), slice(5 * start, None)
+        rows, columns = slice(start, start + len(part.image_states)), slice(5 * start, None)
         expected = whole.similarity[rows, columns][:, : part.similarity.shape[1]]
         assert torch.equal(part.similarity, expected)
-        start += len(part.image)
+        start += len(part.image_states)
     with pytest.raises(ValueError, match="9 images cannot be cut into 10 folds"):
         split_gallery(whole, 10)
 

@@ -61,11 +61,11 @@ def heat_maps(
     tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
     ids, mask = tokens.to(model.device), torch.ones_like(tokens, device=model.device)
     with torch.no_grad():
-        image = model.vilta.encode_image(pixels)
-        text = model.vilta.encode_text(ids, mask)
+        image_states = model.vilta.encode_image(pixels)
+        text_states = model.vilta.encode_text(ids, mask)
     with torch.enable_grad(), _watched(model) as seen:
         # Gradients start here: what the encoders did to get these states does not matter.
-        fused = model.vilta.fuse(text.requires_grad_(), mask, image.requires_grad_())
+        fused = model.vilta.fuse(text_states.requires_grad_(), mask, image_states.requires_grad_())
         logits = model.classify_match(model.vilta.pool_fused(fused, mask.bool()))[0]
         log_odds = logits[1] - logits[0]
         log_odds.backward()
@@ -76,7 +76,7 @@ def heat_maps(
     maps = torch.stack([grid[list(word.tokens)].sum(dim=0).view(side, side) for word in words])
     return HeatMaps(
         words=tuple(word.text for word in words),
-        contribution=tuple(_contributions(model, tokenizer, image, tokens, words)),
+        contribution=tuple(_contributions(model, tokenizer, image_states, tokens, words)),
         maps=maps.cpu().numpy(),
         log_odds=log_odds.item(),
     )
@@ -162,14 +162,14 @@ def _weighted(
 def _contributions(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "1 P C"],
+    image_states: Float[Tensor, "1 P C"],
     tokens: Tensor,
     words: Sequence[Word],
 ) -> list[float]:
     """Return how much the log-odds fall as each word is hidden in its turn."""
     rows = torch.cat([tokens, masked_rows(tokenizer, tokens, words)]).to(model.device)
     mask = torch.ones_like(rows)
-    text = model.vilta.encode_text(rows, mask)
-    logits = model.match(text, mask, image.detach().expand(len(rows), -1, -1)).float()
+    text_states = model.vilta.encode_text(rows, mask)
+    logits = model.match(text_states, mask, image_states.detach().expand(len(rows), -1, -1)).float()
     odds = logits[:, 1] - logits[:, 0]
     return (odds[0] - odds[1:]).tolist()

@@ -88,7 +88,7 @@ class Proofreading:
 def proofread(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "1 P C"],
+    image_states: Float[Tensor, "1 P C"],
     caption: str,
     vocabulary: Vocabulary | None = None,
 ) -> Proofreading:
@@ -102,10 +102,10 @@ def proofread(
         vocabulary = model_vocabulary(model, tokenizer)
     tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
     tokens = tokens.to(model.device)
-    with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image)
+    with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image_states)
     own, own_alone = (_of_word(logits, tokens, words) for logits in (with_image, alone))
     likeliest = _alternatives(with_image, own, tokens, words, vocabulary)
-    odds, rise = _match_rise(model, tokenizer, image, caption, words, likeliest)
+    odds, rise = _match_rise(model, tokenizer, image_states, caption, words, likeliest)
     threshold = model.config.proofread_threshold
     checks = []
     for i, word in enumerate(words):
@@ -131,7 +131,7 @@ def proofread(
 def fill_blanks(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "1 P C"],
+    image_states: Float[Tensor, "1 P C"],
     text: str,
     top_k: int,
 ) -> list[list[Guess]]:
@@ -147,7 +147,7 @@ def fill_blanks(
     at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
     if len(at) == 0:
         raise ValueError(f"no blank in {text!r}; write {BLANK} where a word is missing")
-    with_image, _ = _word_logits(model, ids, image)
+    with_image, _ = _word_logits(model, ids, image_states)
     chances = with_image[0, at].softmax(dim=1).topk(min(top_k, with_image.shape[-1]), dim=1)
     return [
         [Guess(tokenizer.decode([w]).strip(), p) for w, p in zip(*row, strict=True)]
@@ -181,16 +181,16 @@ def _with_words(model: WithMatching) -> ViltaForPreTraining:
 
 
 def _word_logits(
-    model: ViltaForPreTraining, rows: Int[Tensor, "R L"], image: Float[Tensor, "1 P C"]
+    model: ViltaForPreTraining, rows: Int[Tensor, "R L"], image_states: Float[Tensor, "1 P C"]
 ) -> tuple[Float[Tensor, "R L V"], Float[Tensor, "R L V"]]:
     """Vocabulary logits of every position, with the image and without it."""
     mask = torch.ones_like(rows)
-    text = model.vilta.encode_text(rows, mask)
+    text_states = model.vilta.encode_text(rows, mask)
     pairs = Pairs(torch.arange(len(rows), device=rows.device), rows.new_zeros(len(rows)))
-    fused = model.vilta.fuse(text, mask, image, pairs).text
-    size, text = (*rows.shape, -1), text.flatten(0, 1)
-    with_image = model.predict_words(fused.flatten(0, 1), text).view(size)
-    return with_image.float(), model.predict_words_from_text(text).view(size).float()
+    fused = model.vilta.fuse(text_states, mask, image_states, pairs).text
+    size, text_states = (*rows.shape, -1), text_states.flatten(0, 1)
+    with_image = model.predict_words(fused.flatten(0, 1), text_states).view(size)
+    return with_image.float(), model.predict_words_from_text(text_states).view(size).float()
 
 
 def _of_word(
@@ -227,7 +227,7 @@ def _alternatives(
 def _match_rise(
     model: ViltaForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "1 P C"],
+    image_states: Float[Tensor, "1 P C"],
     caption: str,
     words: Sequence[Word],
     alternatives: Sequence[Sequence[int]],
@@ -247,9 +247,9 @@ def _match_rise(
         return_tensors="pt",
     ).to(model.device)
     mask = encoded["attention_mask"]
-    text = model.vilta.encode_text(encoded["input_ids"], mask)
+    text_states = model.vilta.encode_text(encoded["input_ids"], mask)
     pairs = Pairs(torch.arange(len(texts), device=mask.device), mask.new_zeros(len(texts)))
-    logits = model.match(text, mask, image, pairs).float()
+    logits = model.match(text_states, mask, image_states, pairs).float()
     odds = (logits[:, 1] - logits[:, 0]).tolist()
     rise: list[dict[str, float]] = [{} for _ in words]
     for (i, other), value in zip(owner, odds[1:], strict=True):

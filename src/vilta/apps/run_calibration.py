@@ -63,7 +63,7 @@ def calibrate(
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
     told += f", a photo matches well from {config.search_threshold:.0%} on"
     if isinstance(model, ViltaForPreTraining):
-        config.proofread_threshold = _threshold(model, tokenizer, gallery.image, captions)
+        config.proofread_threshold = _threshold(model, tokenizer, gallery.image_states, captions)
         told += f", a word is accused from {config.proofread_threshold:.2f} on"
     return f"calibrated on {config.calibrated_on}: {told}"
 
@@ -76,7 +76,8 @@ def _search_threshold(model: WithMatching, gallery: Gallery) -> float:
     count = gallery.similarity.shape[1]
     queries = torch.linspace(0, count - 1, min(QUERIES, count)).long().to(gallery.similarity.device)
     wanted = torch.zeros_like(gallery.relevant)
-    near = gallery.similarity[:, queries].topk(min(CANDIDATES, len(gallery.image)), dim=0).indices
+    candidates = min(CANDIDATES, len(gallery.image_states))
+    near = gallery.similarity[:, queries].topk(candidates, dim=0).indices
     wanted[near, queries] = True
     odds = match_scores(model, gallery, wanted)[:, queries]
     config = model.config

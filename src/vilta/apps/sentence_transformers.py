@@ -98,10 +98,10 @@ class ViltaReranker(_ViltaModule):
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         """Add ``scores``, ``[R, 1]``."""
         mask = features["attention_mask"]
-        text = self.model.vilta.encode_text(features["input_ids"], mask)
-        image = self.model.vilta.encode_image(features["pixel_values"])
+        text_states = self.model.vilta.encode_text(features["input_ids"], mask)
+        image_states = self.model.vilta.encode_image(features["pixel_values"])
         pairs = Pairs(text=features["text_rows"], image=features["image_rows"])
-        logits = self.model.match(text, mask, image, pairs)
+        logits = self.model.match(text_states, mask, image_states, pairs)
         config = self.model.config
         log_odds = (logits[:, 1] - logits[:, 0]) / config.match_temperature + config.match_bias
         return {**features, "scores": log_odds[:, None]}

@@ -65,14 +65,14 @@ def write_negatives(
     torch.manual_seed(seed)
     for rows in readable_rows(table, size, batch_size, broken, progress):
         with torch.no_grad():
-            image = task.model.vilta.encode_image(rows.pixels.to(task.model.device))
+            image_states = task.model.vilta.encode_image(rows.pixels.to(task.model.device))
         seen: set[tuple[str, str]] = set()
         for attempt in range(tries):
             samples, owner = _samples(rows, attempt)
             for start in range(0, len(samples), batch_size):
                 part = slice(start, start + batch_size)
-                chosen = image[torch.tensor(owner[part], device=image.device)]
-                batch = collator(samples[part]).to(image.device)
+                chosen = image_states[torch.tensor(owner[part], device=image_states.device)]
+                batch = collator(samples[part]).to(image_states.device)
                 for own, line in _written(task, batch, samples[part], chosen, filter_name):
                     row = rows.rows[owner[start + own]]
                     if (row["image_id"], line["negative"]) not in seen:
@@ -105,15 +105,15 @@ def _written(
     task: PretrainingTask,
     batch: Batch,
     samples: Sequence[Sample],
-    image: Float[Tensor, "B P C"],
+    image_states: Float[Tensor, "B P C"],
     filter_name: str,
 ) -> list[tuple[int, dict[str, Any]]]:
     """Return the negatives of a batch, each with its row."""
-    expected = task.expected_words(batch, image)
+    expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
     found = task.write_negatives(batch, expected.text_logits, expected.logits, soft, filter_name)
-    true = _match(task, batch.input_ids, batch.attention_mask, image)
-    false = _match(task, found.input_ids, batch.attention_mask, image)
+    true = _match(task, batch.input_ids, batch.attention_mask, image_states)
+    false = _match(task, found.input_ids, batch.attention_mask, image_states)
     by_text, by_image = (
         logits.float().softmax(dim=1) for logits in (expected.text_logits, expected.logits)
     )
@@ -152,9 +152,9 @@ def _written(
 
 
 def _match(
-    task: PretrainingTask, ids: Tensor, mask: Tensor, image: Float[Tensor, "B P C"]
+    task: PretrainingTask, ids: Tensor, mask: Tensor, image_states: Float[Tensor, "B P C"]
 ) -> list[float]:
     """Return the calibrated probability that caption i belongs to image i."""
-    logits = task.model.match(task.model.vilta.encode_text(ids, mask), mask, image).float()
+    logits = task.model.match(task.model.vilta.encode_text(ids, mask), mask, image_states).float()
     odds, config = (logits[:, 1] - logits[:, 0]).cpu().numpy(), task.model.config
     return calibrated(odds, config.match_temperature, config.match_bias).tolist()

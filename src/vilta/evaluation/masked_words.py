@@ -21,15 +21,15 @@ def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Fl
     The wrong image is that of the next pair in the batch, if ``has_wrong_image``.
     """
     vilta, mask, at = model.vilta, batch.attention_mask, batch.masked_positions
-    image = vilta.encode_image(batch.pixel_values)
-    text = vilta.encode_text(batch.masked_input_ids, mask)
-    right = vilta.fuse(text, mask, image).text.flatten(0, 1)[at]
-    wrong = vilta.fuse(text, mask, image.roll(-1, dims=0)).text.flatten(0, 1)[at]
-    text = text.flatten(0, 1)[at]
+    image_states = vilta.encode_image(batch.pixel_values)
+    text_states = vilta.encode_text(batch.masked_input_ids, mask)
+    right = vilta.fuse(text_states, mask, image_states).text.flatten(0, 1)[at]
+    wrong = vilta.fuse(text_states, mask, image_states.roll(-1, dims=0)).text.flatten(0, 1)[at]
+    text_states = text_states.flatten(0, 1)[at]
     return {
-        "with_image": model.predict_words(right, text),
-        "wrong_image": model.predict_words(wrong, text),
-        "text_only": model.predict_words_from_text(text),
+        "with_image": model.predict_words(right, text_states),
+        "wrong_image": model.predict_words(wrong, text_states),
+        "text_only": model.predict_words_from_text(text_states),
     }
 
 

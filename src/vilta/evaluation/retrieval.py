@@ -39,8 +39,8 @@ def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
 class Gallery:
     """``N`` images and their ``T`` texts, encoded."""
 
-    image: Float[Tensor, "N P C"]
-    text: Float[Tensor, "T L C2"]
+    image_states: Float[Tensor, "N P C"]
+    text_states: Float[Tensor, "T L C2"]
     attention_mask: Int[Tensor, "T L"]
     similarity: Float[Tensor, "N T"]
     """Scaled cosine of the contrastive embeddings, float32."""
@@ -58,7 +58,7 @@ def encode_images(model: WithMatching, pixels: Iterable[Tensor]) -> Float[Tensor
 def encode_gallery(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "N P C"],
+    image_states: Float[Tensor, "N P C"],
     captions: Sequence[Sequence[str]],
     *,
     batch_size: int = 256,
@@ -75,12 +75,12 @@ def encode_gallery(
         return_tensors="pt",
     ).to(device)
     ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
-    text = torch.cat([model.vilta.encode_text(i, m) for i, m in zip(ids, mask, strict=True)])
+    text_states = torch.cat([model.vilta.encode_text(i, m) for i, m in zip(ids, mask, strict=True)])
     return Gallery(
-        image=image,
-        text=text,
+        image_states=image_states,
+        text_states=text_states,
         attention_mask=tokens["attention_mask"],
-        similarity=model.similarity(image, text, tokens["attention_mask"]),
+        similarity=model.similarity(image_states, text_states, tokens["attention_mask"]),
         relevant=(torch.arange(len(captions))[:, None] == owner[None]).to(device),
     )
 
@@ -117,9 +117,9 @@ def match_scores(
         images, image_rows = pairs.image.unique(return_inverse=True)
         longest = int(lengths[texts].max())
         logits = model.match(
-            gallery.text[texts, :longest],
+            gallery.text_states[texts, :longest],
             gallery.attention_mask[texts, :longest],
-            gallery.image[images],
+            gallery.image_states[images],
             Pairs(text_rows, image_rows),
         ).float()
         scores[pairs.image, pairs.text] = logits[:, 1] - logits[:, 0]

@@ -29,13 +29,15 @@ from vilta.types import Batch
 def caption_scores(
     model: ViltaForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "B P C"],
+    image_states: Float[Tensor, "B P C"],
     captions: Sequence[str],
 ) -> Float[Tensor, "B"]:
     """Log-odds that caption i matches encoded image i."""
     tokens = _tokens(model, tokenizer, captions)
     mask = tokens["attention_mask"]
-    logits = model.match(model.vilta.encode_text(tokens["input_ids"], mask), mask, image).float()
+    logits = model.match(
+        model.vilta.encode_text(tokens["input_ids"], mask), mask, image_states
+    ).float()
     return logits[:, 1] - logits[:, 0]
 
 
@@ -43,7 +45,7 @@ def caption_scores(
 def filled_words(
     model: ViltaForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
-    image: Float[Tensor, "B P C"],
+    image_states: Float[Tensor, "B P C"],
     captions: Sequence[str],
 ) -> list[str]:
     """Fill the one mask token of each caption with the likeliest word, looking at its image.
@@ -52,10 +54,10 @@ def filled_words(
     """
     tokens = _tokens(model, tokenizer, captions)
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
-    text = model.vilta.encode_text(ids, mask)
-    fused = model.vilta.fuse(text, mask, image).text
+    text_states = model.vilta.encode_text(ids, mask)
+    fused = model.vilta.fuse(text_states, mask, image_states).text
     rows, columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)
-    best = model.predict_words(fused[rows, columns], text[rows, columns]).argmax(dim=1)
+    best = model.predict_words(fused[rows, columns], text_states[rows, columns]).argmax(dim=1)
     words = [""] * len(captions)
     for row, token in zip(rows.tolist(), best.tolist(), strict=True):
         words[row] = tokenizer.decode([token]).strip()
@@ -85,15 +87,18 @@ def scene_metrics(
         ids = table[row : row + len(batch)]["image_id"]
         scenes = [scene_from_id(i) for i in ids]
         groups = table[row : row + len(batch)]["captions"]
-        image = model.vilta.encode_image(batch.pixel_values.to(model.device))
+        image_states = model.vilta.encode_image(batch.pixel_values.to(model.device))
         rng = Random(f"{seed}-{row}")
 
         puzzles = [_colour_puzzle(group, rng) for group in groups]
         asked = {i: puzzle for i, puzzle in enumerate(puzzles) if puzzle is not None}
         following = ids[1:] + ids[:1]
         views = {
-            "colour": (image, list(asked)),
-            "colour_wrong_image": (image.roll(-1, 0), [i for i in asked if ids[i] != following[i]]),
+            "colour": (image_states, list(asked)),
+            "colour_wrong_image": (
+                image_states.roll(-1, 0),
+                [i for i in asked if ids[i] != following[i]],
+            ),
         }
         for name, (shown, at) in views.items():
             counts[name] += len(at)
@@ -107,12 +112,12 @@ def scene_metrics(
         captions = [rng.choice(group) for group in groups]
         edits = [one_word_edits(s, c, rng) for s, c in zip(scenes, captions, strict=True)]
         rewordings = [paraphrases(c, rng) for c in captions]
-        true = caption_scores(model, tokenizer, image, captions)
+        true = caption_scores(model, tokenizer, image_states, captions)
         for name, others in {"edit": edits, "paraphrase": rewordings}.items():
             at = [i for i, other in enumerate(others) if other]
             if not at:
                 continue
-            scores = caption_scores(model, tokenizer, image[at], [others[i][0] for i in at])
+            scores = caption_scores(model, tokenizer, image_states[at], [others[i][0] for i in at])
             counts[name] += len(at)
             if name == "edit":
                 counts["edit_rejected"] += len(at)

@@ -89,9 +89,9 @@ class ViltaModel(ViltaPreTrainedModel):
 
     def fuse(
         self,
-        text: Float[Tensor, "T L Ct"],
+        text_states: Float[Tensor, "T L Ct"],
         attention_mask: Int[Tensor, "T L"],
-        image: Float[Tensor, "N P Ci"],
+        image_states: Float[Tensor, "N P Ci"],
         pairs: Pairs | None = None,
         pooled_only: bool = False,
     ) -> FusedStates:
@@ -106,31 +106,31 @@ class ViltaModel(ViltaPreTrainedModel):
                 text=1 if meter or settings.pooling == "first" else None,
                 image=1 if meter or settings.image_pooling == "first" else None,
             )
-        return self._fuse(text, attention_mask, image, pairs, wanted)
+        return self._fuse(text_states, attention_mask, image_states, pairs, wanted)
 
     def fuse_at(
         self,
         positions: Int[Tensor, "M"],
-        text: Float[Tensor, "B L Ct"],
+        text_states: Float[Tensor, "B L Ct"],
         attention_mask: Int[Tensor, "B L"],
-        image: Float[Tensor, "B P Ci"],
+        image_states: Float[Tensor, "B P Ci"],
     ) -> Float[Tensor, "M D"]:
         """Fuse text i with image i and return the text states at a flat index into ``B * L``."""
         wanted = Wanted(image=0, at=positions)
-        return self._fuse(text, attention_mask, image, None, wanted).text
+        return self._fuse(text_states, attention_mask, image_states, None, wanted).text
 
     def _fuse(
         self,
-        text: Float[Tensor, "T L Ct"],
+        text_states: Float[Tensor, "T L Ct"],
         attention_mask: Int[Tensor, "T L"],
-        image: Float[Tensor, "N P Ci"],
+        image_states: Float[Tensor, "N P Ci"],
         pairs: Pairs | None,
         wanted: Wanted,
     ) -> FusedStates:
         return self.fusion(
-            self.text_projection(text),
+            self.text_projection(text_states),
             attention_mask.bool(),
-            self.image_projection(image),
+            self.image_projection(image_states),
             pairs,
             wanted,
         )

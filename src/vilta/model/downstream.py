@@ -52,12 +52,12 @@ class ViltaForZeroShotImageClassification(ViltaForImageTextRetrieval):
             raise ValueError("forward needs input_ids and pixel_values, as a ViltaProcessor makes")
         if attention_mask is None:
             attention_mask = self.vilta.real_tokens(input_ids)
-        text = self.vilta.encode_text(input_ids, attention_mask)
-        image = self.vilta.encode_image(pixel_values)
+        text_states = self.vilta.encode_text(input_ids, attention_mask)
+        image_states = self.vilta.encode_image(pixel_values)
         return ViltaOutput(
-            logits_per_image=self.score_all(image, text, attention_mask),
-            image_embeds=self.embed_image(image),
-            text_embeds=self.embed_text(text, attention_mask),
+            logits_per_image=self.score_all(image_states, text_states, attention_mask),
+            image_embeds=self.embed_image(image_states),
+            text_embeds=self.embed_text(text_states, attention_mask),
         )
 
 
@@ -86,9 +86,9 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
 
     def classify(
         self,
-        text: Float[Tensor, "B L Ct"],
+        text_states: Float[Tensor, "B L Ct"],
         attention_mask: Int[Tensor, "B L"],
-        image: Float[Tensor, "N P Ci"],
+        image_states: Float[Tensor, "N P Ci"],
         image_index: Int[Tensor, "B I"],
     ) -> Float[Tensor, "B A"]:
         """Logits of the labels from encoded texts and images; row i sees ``image_index[i]``.
@@ -98,13 +98,13 @@ class ViltaForImageTextClassification(ViltaPreTrainedModel):
         Both are the way of METER and UNITER (arXiv 1909.11740).
         """
         rows, images = image_index.shape
-        own = torch.arange(rows, device=image.device).repeat_interleave(images)
+        own = torch.arange(rows, device=image_states.device).repeat_interleave(images)
         pairs = Pairs(text=own, image=image_index.flatten())
         if images > 1:
             order = self.image_order.weight.repeat(rows, 1)[:, None]
-            image = image.index_select(0, pairs.image) + order
-            pairs = Pairs(text=own, image=torch.arange(len(own), device=image.device))
-        fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
+            image_states = image_states.index_select(0, pairs.image) + order
+            pairs = Pairs(text=own, image=torch.arange(len(own), device=image_states.device))
+        fused = self.vilta.fuse(text_states, attention_mask, image_states, pairs, pooled_only=True)
         pooled = self.vilta.pool_fused(fused, attention_mask[own].bool())  # [B * I, S]
         return self.classifier(pooled.view(rows, -1))
 

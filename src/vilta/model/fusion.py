@@ -61,9 +61,9 @@ class Fusion(nn.Module):
 
     def forward(
         self,
-        text: Float[Tensor, "T L D"],
+        text_states: Float[Tensor, "T L D"],
         text_mask: Bool[Tensor, "T L"],
-        image: Float[Tensor, "N P D"],
+        image_states: Float[Tensor, "N P D"],
         pairs: Pairs | None = None,
         wanted: Wanted | None = None,
     ) -> FusedStates:
@@ -73,34 +73,34 @@ class Fusion(nn.Module):
         """
         wanted = wanted or Wanted()
         if self.image_layers is None:
-            return self._read_image(text, text_mask, image, pairs, wanted)
-        return self._read_each_other(text, text_mask, image, pairs, wanted)
+            return self._read_image(text_states, text_mask, image_states, pairs, wanted)
+        return self._read_each_other(text_states, text_mask, image_states, pairs, wanted)
 
     def _read_image(
         self,
-        text: Tensor,
+        text_states: Tensor,
         text_mask: Tensor,
-        image: Tensor,
+        image_states: Tensor,
         pairs: Pairs | None,
         wanted: Wanted,
     ) -> FusedStates:
-        image = self.image_norm(image)
+        image_states = self.image_norm(image_states)
         mask = text_mask[:, None, None, :]
         last = len(self.text_layers) - 1
         for i, layer in enumerate(self.text_layers):
-            keys, values = _rows(layer.cross.keys_values(image), pairs and pairs.image)
+            keys, values = _rows(layer.cross.keys_values(image_states), pairs and pairs.image)
             cut = wanted if i == last else Wanted()
-            text = self._run(layer.read_self, text, mask, cut.text)
+            text_states = self._run(layer.read_self, text_states, mask, cut.text)
             if i == 0 and pairs is not None:  # once per text until here, once per row from here
-                text, mask = text.index_select(0, pairs.text), mask[pairs.text]
-            text = self._run(layer.read_other, text, keys, values, None, cut.at)
-        return FusedStates(self.text_norm(text), None)
+                text_states, mask = text_states.index_select(0, pairs.text), mask[pairs.text]
+            text_states = self._run(layer.read_other, text_states, keys, values, None, cut.at)
+        return FusedStates(self.text_norm(text_states), None)
 
     def _read_each_other(
         self,
-        text: Tensor,
+        text_states: Tensor,
         text_mask: Tensor,
-        image: Tensor,
+        image_states: Tensor,
         pairs: Pairs | None,
         wanted: Wanted,
     ) -> FusedStates:
@@ -110,20 +110,22 @@ class Fusion(nn.Module):
         for i, (reader, viewer) in enumerate(zip(self.text_layers, self.image_layers, strict=True)):
             # Both streams read the other one's states from before this layer, as in METER.
             cut = wanted if i == last else Wanted()
-            of_image, own_text = reader.cross.keys_values(image), text
-            text = self._run(reader.read_self, text, mask, cut.text)
+            of_image, own_text = reader.cross.keys_values(image_states), text_states
+            text_states = self._run(reader.read_self, text_states, mask, cut.text)
             if i == 0 and pairs is not None:
-                of_image, text = _rows(of_image, pairs.image), text.index_select(0, pairs.text)
-            text = self._run(reader.read_other, text, *of_image, None, cut.at)
+                of_image = _rows(of_image, pairs.image)
+                text_states = text_states.index_select(0, pairs.text)
+            text_states = self._run(reader.read_other, text_states, *of_image, None, cut.at)
             if cut.image == 0:
-                return FusedStates(self.text_norm(text), None)
+                return FusedStates(self.text_norm(text_states), None)
             of_text = viewer.cross.keys_values(own_text)
-            image = self._run(viewer.read_self, image, None, cut.image)
+            image_states = self._run(viewer.read_self, image_states, None, cut.image)
             if i == 0 and pairs is not None:
-                of_text, image = _rows(of_text, pairs.text), image.index_select(0, pairs.image)
+                of_text = _rows(of_text, pairs.text)
+                image_states = image_states.index_select(0, pairs.image)
                 mask = mask[pairs.text]
-            image = self._run(viewer.read_other, image, *of_text, mask, None)
-        return FusedStates(self.text_norm(text), self.image_norm(image))
+            image_states = self._run(viewer.read_other, image_states, *of_text, mask, None)
+        return FusedStates(self.text_norm(text_states), self.image_norm(image_states))
 
     def text_attentions(self) -> list[Attention]:
         """Return what the text stream attends with, layer by layer, self before cross."""

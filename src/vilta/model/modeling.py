@@ -50,13 +50,13 @@ class WithMatching(ViltaPreTrainedModel):
 
     def match(
         self,
-        text: Float[Tensor, "T L Ct"],
+        text_states: Float[Tensor, "T L Ct"],
         attention_mask: Int[Tensor, "T L"],
-        image: Float[Tensor, "N P Ci"],
+        image_states: Float[Tensor, "N P Ci"],
         pairs: Pairs | None = None,
     ) -> Float[Tensor, "R 2"]:
         """Return no-match and match logits of encoded texts and images."""
-        fused = self.vilta.fuse(text, attention_mask, image, pairs, pooled_only=True)
+        fused = self.vilta.fuse(text_states, attention_mask, image_states, pairs, pooled_only=True)
         mask = attention_mask if pairs is None else attention_mask[pairs.text]
         return self.classify_match(self.vilta.pool_fused(fused, mask.bool()))
 
@@ -85,19 +85,19 @@ class WithMatching(ViltaPreTrainedModel):
 
     def similarity(
         self,
-        image: Float[Tensor, "B P Ci"],
-        text: Float[Tensor, "R L Ct"],
+        image_states: Float[Tensor, "B P Ci"],
+        text_states: Float[Tensor, "R L Ct"],
         attention_mask: Int[Tensor, "R L"],
     ) -> Float[Tensor, "B R"]:
         """Compare encoded images with encoded texts: cosine over the learned temperature."""
-        images, texts = self.embed_image(image), self.embed_text(text, attention_mask)
+        images, texts = self.embed_image(image_states), self.embed_text(text_states, attention_mask)
         with self._ranks_are_read():
             return self.itc_head.scale() * images @ texts.T
 
     def score_all(
         self,
-        image: Float[Tensor, "N P Ci"],
-        text: Float[Tensor, "T L Ct"],
+        image_states: Float[Tensor, "N P Ci"],
+        text_states: Float[Tensor, "T L Ct"],
         attention_mask: Int[Tensor, "T L"],
         pairs_per_call: int = 64,
     ) -> Float[Tensor, "N T"]:
@@ -105,16 +105,18 @@ class WithMatching(ViltaPreTrainedModel):
 
         Matching costs a pass through fusion for each of the ``N * T`` pairs.
         """
-        scores = torch.zeros(len(image), len(text), device=image.device)
+        scores = torch.zeros(len(image_states), len(text_states), device=image_states.device)
         if self.config.ranking != "matching":
-            scores = scores + self.similarity(image, text, attention_mask)
+            scores = scores + self.similarity(image_states, text_states, attention_mask)
         if self.config.ranking == "contrastive":
             return scores
-        every = torch.cartesian_prod(torch.arange(len(image)), torch.arange(len(text)))
-        chunks = every.to(image.device).split(pairs_per_call)
+        every = torch.cartesian_prod(
+            torch.arange(len(image_states)), torch.arange(len(text_states))
+        )
+        chunks = every.to(image_states.device).split(pairs_per_call)
         logits = torch.cat(
             [
-                self.match(text, attention_mask, image, Pairs(t, i))
+                self.match(text_states, attention_mask, image_states, Pairs(t, i))
                 for i, t in (chunk.T for chunk in chunks)
             ]
         )
@@ -212,15 +214,15 @@ class ViltaForPreTraining(WithMatching):
         return model
 
     def predict_words(
-        self, fused: Float[Tensor, "M D"], text: Float[Tensor, "M C"]
+        self, fused: Float[Tensor, "M D"], text_states: Float[Tensor, "M C"]
     ) -> Float[Tensor, "M V"]:
         """Return the vocabulary logits given text and image.
 
-        ``fused`` and ``text`` are the same positions after fusion and before it; a ``separate``
-        word head reads the fused states alone.
+        ``fused`` and ``text_states`` are the same positions after fusion and before it; a
+        ``separate`` word head reads the fused states alone.
         """
         if isinstance(self.mlm_head, StateAddition):
-            return self.predict_words_from_text(text + self.mlm_head(fused))
+            return self.predict_words_from_text(text_states + self.mlm_head(fused))
         return self.mlm_head(fused, self.get_input_embeddings().weight)
 
     def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:

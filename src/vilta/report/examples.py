@@ -252,8 +252,8 @@ def _rewritten(
     task: PretrainingTask, samples: Sequence[Sample], batch: Batch, are_scenes: bool
 ) -> list[RewrittenCaption]:
     """Write a negative for each sample, with the run's own filter, and match both captions."""
-    image = task.model.vilta.encode_image(batch.pixel_values)
-    expected = task.expected_words(batch, image)
+    image_states = task.model.vilta.encode_image(batch.pixel_values)
+    expected = task.expected_words(batch, image_states)
     negatives = task.write_negatives(
         batch,
         expected.text_logits,
@@ -261,8 +261,8 @@ def _rewritten(
         task.soft_labels(batch),
         task.objective.negatives,
     )
-    right = _match(task, batch.input_ids, batch.attention_mask, image)
-    wrong = _match(task, negatives.input_ids, batch.attention_mask, image)
+    right = _match(task, batch.input_ids, batch.attention_mask, image_states)
+    wrong = _match(task, negatives.input_ids, batch.attention_mask, image_states)
     sentences = task.tokenizer.batch_decode(negatives.input_ids, skip_special_tokens=True)
     offsets = _offsets(task, samples, batch.input_ids.shape[1])
     result = []
@@ -286,11 +286,11 @@ def _rewritten(
 
 
 def _match(
-    task: PretrainingTask, input_ids: Tensor, mask: Tensor, image: Float[Tensor, "B P C"]
+    task: PretrainingTask, input_ids: Tensor, mask: Tensor, image_states: Float[Tensor, "B P C"]
 ) -> list[float]:
     """Probability that caption i matches encoded image i."""
-    text = task.model.vilta.encode_text(input_ids, mask)
-    return task.model.match(text, mask, image).float().softmax(dim=1)[:, 1].tolist()
+    text_states = task.model.vilta.encode_text(input_ids, mask)
+    return task.model.match(text_states, mask, image_states).float().softmax(dim=1)[:, 1].tolist()
 
 
 def _verdict(image_id: str, sentence: str) -> str:

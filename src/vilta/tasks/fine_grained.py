@@ -175,12 +175,12 @@ class FineGrainedMatching(FinetuningTask):
     ) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"]]:
         """Log-odds of a match, and similarity, of each text with that image of its item."""
         vilta, mask = self.model.vilta, batch.attention_mask
-        states = vilta.encode_image(batch.pixel_values)
-        text = vilta.encode_text(batch.input_ids, mask)
-        own = torch.arange(len(text), device=text.device)
+        image_states = vilta.encode_image(batch.pixel_values)
+        text_states = vilta.encode_text(batch.input_ids, mask)
+        own = torch.arange(len(text_states), device=text_states.device)
         images = batch.image_index[batch.text_to_item, image]
-        logits = self.model.match(text, mask, states, Pairs(own, images))
-        similarity = self.model.similarity(states, text, mask)[images, own]
+        logits = self.model.match(text_states, mask, image_states, Pairs(own, images))
+        similarity = self.model.similarity(image_states, text_states, mask)[images, own]
         return logits[:, 1] - logits[:, 0], similarity
 
     @torch.no_grad()

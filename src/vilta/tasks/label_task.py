@@ -63,9 +63,9 @@ class LabellingTask(FinetuningTask):
     def logits(self, batch: ExampleBatch) -> Float[Tensor, "B A"]:
         """Score the labels of each item; each image of the batch is encoded once."""
         vilta, mask = self.model.vilta, batch.attention_mask
-        text = vilta.encode_text(batch.input_ids, mask)
-        image = vilta.encode_image(batch.pixel_values)
-        return self.model.classify(text, mask, image, batch.image_index)
+        text_states = vilta.encode_text(batch.input_ids, mask)
+        image_states = vilta.encode_image(batch.pixel_values)
+        return self.model.classify(text_states, mask, image_states, batch.image_index)
 
     @torch.no_grad()
     def predict(self, loader: Iterable[ExampleBatch]) -> list[str]:

@@ -78,16 +78,17 @@ class ImageTextRetrieval(FinetuningTask):
     def forward(self, batch: Batch) -> Losses:
         """Contrast of the batch, and matching of true pairs against pairs that look alike."""
         vilta, mask = self.model.vilta, batch.attention_mask
-        image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
-        text = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
-        similarity = self.model.similarity(image, text, mask)  # [B, B]
+        image_states = vilta.encode_image(batch.pixel_values)  # [B, P, C]
+        text_states = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
+        similarity = self.model.similarity(image_states, text_states, mask)  # [B, B]
         itc = contrastive_loss(similarity, positive_pairs(batch.image_ids, batch.caption_ids))
         wrong = draw_in_batch_negatives(
             similarity, batch.image_ids, batch.caption_ids, hardness=self.settings.hardness
         )
-        own = torch.arange(len(batch), device=image.device)
+        own = torch.arange(len(batch), device=image_states.device)
         pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
-        true, false = self.model.match(text, mask, image, pairs).tensor_split([len(batch)])
+        logits = self.model.match(text_states, mask, image_states, pairs)
+        true, false = logits.tensor_split([len(batch)])
         itm, parts, counts = matching_loss(true, wrong.groups(false, 1.0))
         logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
         return Losses(
@@ -130,7 +131,7 @@ def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:
 
     Raises ``ValueError`` if there are fewer images than folds.
     """
-    count = len(gallery.image)
+    count = len(gallery.image_states)
     if not 1 <= folds <= count:
         raise ValueError(f"{count} images cannot be cut into {folds} folds")
     parts = []
@@ -138,8 +139,8 @@ def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:
         texts = gallery.relevant[images].any(dim=0).nonzero()[:, 0]
         parts.append(
             Gallery(
-                image=gallery.image[images],
-                text=gallery.text[texts],
+                image_states=gallery.image_states[images],
+                text_states=gallery.text_states[texts],
                 attention_mask=gallery.attention_mask[texts],
                 similarity=gallery.similarity[images][:, texts],
                 relevant=gallery.relevant[images][:, texts],
