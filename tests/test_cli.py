@@ -110,7 +110,7 @@ def test_q_silences_the_notes_and_nothing_else(recipe, capsys):
 
 def test_help_and_version_are_verbs_too(monkeypatch, capsys):
     cli.run(["help"])
-    assert "usage: vilta VERB" in capsys.readouterr().out
+    assert "usage: vilta COMMAND" in capsys.readouterr().out
     assert ends_with(monkeypatch, "help", "pack") == 0
     assert "vilta pack SOURCE" in capsys.readouterr().out
     for word in ("version", "--version"):
@@ -132,12 +132,12 @@ def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pretrian"], ["unknown verb 'pretrian'", "'pretrain'"]),
-        (["xyzzy"], ["unknown verb", "pretrain-text"]),
+        (["pretrian"], ["unknown command 'pretrian'", "'pretrain'"]),
+        (["xyzzy"], ["unknown command", "pretrain-text"]),
         (["search", "runs/x"], ["FOLDER is missing after 'search'", "for example: vilta search"]),
         (["match", "runs/x", "a.png"], ["CAPTION is missing"]),
-        (["report", "runs/x", "y"], ["'y' is one word too many", "quote"]),
-        (["help", "xyzzy"], ["unknown verb 'xyzzy'"]),
+        (["report", "runs/x", "y"], ["'y' is one argument too many", "quote"]),
+        (["help", "xyzzy"], ["unknown command 'xyzzy'"]),
         (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml", "demo-text"]),
         (["pretrain", "dmeo"], ["no such config file: dmeo; vilta ships demo,"]),
     ],
@@ -240,6 +240,6 @@ def test_module_and_program_are_the_same():
         [sys.executable, "-m", "vilta", "pretrian"], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 2
-    assert done.stderr == "error: unknown verb 'pretrian'; did you mean 'pretrain'?\n"
+    assert done.stderr == "error: unknown command 'pretrian'; did you mean 'pretrain'?\n"
     done = subprocess.run([sys.executable, "-m", "vilta"], capture_output=True, text=True)
     assert all(name in done.stdout for name in cli.VERBS)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 
 class Split(NamedTuple):
-    """A command line in two."""
+    """Positional arguments and flags of a command line."""
 
     alone: list[str]
     """Positional arguments, in order."""

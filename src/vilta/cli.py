@@ -1,4 +1,4 @@
-"""The command line: ``vilta VERB``. Each verb is a module that is imported when it is called.
+"""The command line, ``vilta COMMAND``. The module of a command is imported when it is called.
 
 Settings are the defaults of ``vilta.config``, then a YAML file, then flags.
 """
@@ -22,7 +22,7 @@ from vilta.verbs import VERBS, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A command line, understood."""
+    """A parsed command line."""
 
     verb: Verb
     arguments: list[str | list[str]]
@@ -45,9 +45,9 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Do what ``arguments`` say.
+    """Run the command that ``arguments`` name.
 
-    Raises ``ValueError`` for what the user can mend, ``SystemExit`` after help or a bad flag.
+    Raises ``ValueError`` for what the user can fix, ``SystemExit`` after help or a bad flag.
     """
     first = arguments[0] if arguments else "help"
     if first in ("-h", "--help") or (first == "help" and len(arguments) < 2):
@@ -69,10 +69,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Call:
-    """Read ``VERB ARGUMENT... --flag value ...``, in any order, without importing the recipe.
+    """Parse ``COMMAND ARGUMENT... --flag value ...``, in any order, without importing its module.
 
-    Raises ``ValueError`` for an unknown verb, arguments too few or too many, or a bad config file;
-    ``SystemExit`` (2) after a flag that is wrong, (0) after help.
+    Raises ``ValueError`` for an unknown command, missing or surplus arguments, or a bad config
+    file; ``SystemExit`` (2) after a flag that is wrong, (0) after help.
     """
     import tyro
 
@@ -80,11 +80,11 @@ def parse(arguments: Sequence[str]) -> Call:
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
-        raise ValueError(f"unknown verb {name!r}; {hint}")
+        raise ValueError(f"unknown command {name!r}; {hint}")
     verb = VERBS[name]
     default = verb.config()
     alone, flags = split_arguments(arguments[1:], default)
-    if verb.defaults and alone:  # to know nothing but the verb takes no torch
+    if verb.defaults and alone:  # help for the command alone does not need torch
         module, _, function = verb.defaults.partition(":")
         make_default = getattr(importlib.import_module(module), function)
         default = make_default(find_shipped(alone[0]))
@@ -135,16 +135,16 @@ def _overview() -> str:
     width = max(map(len, calls))
     return "\n".join(
         [
-            "usage: vilta VERB ... [--flag value ...] [-o OUT] [-q]",
+            "usage: vilta COMMAND ... [--flag value ...] [-o OUT] [-q]",
             "",
             "Vision-language pre-training through textual augmentation (ViLTA, ICCV 2023).",
             "",
             *(f"  {call:{width}}  {text}" for call, text in calls.items()),
             "",
-            "`vilta VERB --help` lists the flags of a verb, which may come in any order. Flags win",
-            "over the YAML file, which wins over the defaults. -o is --out or --run.out; -q prints",
-            "only results; VILTA_DEBUG=1 shows where an error came from. CONFIG.yaml is a file of",
-            "yours, or the name of one that vilta ships:",
+            "`vilta COMMAND --help` lists the flags of a command, to be given in any order. Flags",
+            "override the YAML file, which overrides the defaults. -o is short for --out or",
+            "--run.out; -q prints only results; VILTA_DEBUG=1 shows the traceback of an error.",
+            "CONFIG.yaml is a file of your own, or the name of one that vilta ships:",
             *textwrap.wrap(", ".join(shipped_names()) + f" (in {FOLDER}).", 88),
         ]
     )

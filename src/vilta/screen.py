@@ -1,6 +1,6 @@
-"""Where the verbs write: results to stdout; progress notes and warnings to stderr.
+"""Console output of the commands: results to stdout; progress, notes and warnings to stderr.
 
-``vilta -q`` silences the notes, so that only results and errors are left.
+``vilta -q`` hides everything but results and errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoj
 
 
 def say_next(*words: str) -> None:
-    """Note a command to go on with, quoted so that it can be pasted."""
+    """Suggest the next command, quoted so that it can be pasted."""
     notes.print(f"next: {shlex.join(words)}")
 
 
@@ -31,7 +31,7 @@ def print_json(line: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal while the block runs; it takes what is done and the total."""
+    """Show a progress bar on a terminal; call what it yields with the number done and the total."""
     columns = (TextColumn(what, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         line = bar.add_task("", total=None)

@@ -1,4 +1,4 @@
-"""The verbs of the command line: what each takes, and the module that does it."""
+"""The table of commands: the arguments of each, and the module that runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vilta.config import apps, finetune, pretrain, tools
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A row of the verb table."""
+    """A command of the command line."""
 
     recipe: str
     """Module whose ``run`` does the work: ``run(config)``, or ``run(positional, config)``."""
@@ -51,7 +51,7 @@ class Verb:
             else:
                 bound.append(rest.pop(0) if rest else "")
         if rest:
-            raise ValueError(f"{rest[0]!r} is one word too many (quote what belongs together)")
+            raise ValueError(f"{rest[0]!r} is one argument too many (quote texts with spaces)")
         return bound
 
 
@@ -97,21 +97,21 @@ VERBS = {
         config=tools.EvaluateConfig,
         positional="RUN",
         example="runs/demo --data runs/demo-data/val",
-        help="evaluate a run, on pairs or on a task",
+        help="evaluate a run on image-text pairs or on a task",
     ),
     "export": Verb(
         recipe="vilta.commands.export",
         config=tools.ExportConfig,
         positional="RUN",
         example="runs/demo --onnx",
-        help="the model as ONNX files, and a script that uses them without torch",
+        help="export the model to ONNX, with a script that runs it without torch",
     ),
     "convert": Verb(
         recipe="vilta.commands.convert",
         config=tools.ConvertConfig,
         positional="CHECKPOINT",
         example="meter_clip16_288_roberta_pretrain.ckpt --out runs/meter/model",
-        help="a checkpoint of METER as a model that every other verb takes",
+        help="convert a checkpoint of METER to a model for the other commands",
     ),
     "report": Verb(
         recipe="vilta.commands.report",
@@ -125,21 +125,21 @@ VERBS = {
         config=apps.SearchConfig,
         positional="RUN FOLDER [QUERY]",
         example='runs/demo photos "two dogs on a beach"',
-        help="find photos by words, or like another photo",
+        help="find photos by text, or similar to another photo",
     ),
     "match": Verb(
         recipe="vilta.commands.match",
         config=apps.MatchConfig,
         positional="RUN IMAGE CAPTION...",
         example='runs/demo photo.jpg "a dog on a beach" --out heat.png',
-        help="how well captions match an image, and which words decide it",
+        help="score captions for an image, and show which words decide",
     ),
     "proofread": Verb(
         recipe="vilta.commands.proofread",
         config=apps.ProofreadConfig,
         positional="RUN IMAGE CAPTION",
         example='runs/demo photo.jpg "a dog on a beach"',
-        help="words of a caption that the image does not support",
+        help="find the words of a caption that the image does not support",
     ),
     "clean": Verb(
         recipe="vilta.commands.clean",
@@ -153,13 +153,13 @@ VERBS = {
         config=apps.NegativesConfig,
         positional="RUN DATA",
         example="runs/demo data/train --out negatives.parquet",
-        help="write hard negatives for training other models",
+        help="generate hard negatives for training other models",
     ),
     "serve": Verb(
         recipe="vilta.commands.serve",
         config=apps.ServeConfig,
         positional="RUN",
         example="runs/demo --folder photos",
-        help="the model over HTTP, with a page to search, match and proofread",
+        help="serve the model over HTTP, with a page to search, match and proofread",
     ),
 }

@@ -88,7 +88,7 @@ def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys
     assert len({(f["image_id"], f["negative"]) for f in found}) == len(found)
     card = (tmp_path / "negatives-card.md").read_text()
     assert (
-        f"{len(found):,} captions with one word changed" in card and '"negatives.parquet"' in card
+        f"{len(found):,} negatives, each a caption with" in card and '"negatives.parquet"' in card
     )
     again = tmp_path / "again.parquet"
     config = NegativesConfig(out=str(again), per_caption=3, device="cpu")
@@ -110,7 +110,7 @@ def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys
             "per_caption is 0",
         ),
         (negatives, NegativesConfig(out="x.parquet", filter="soft_label"), "no teacher"),
-        (negatives, NegativesConfig(out="x.parquet", min_match=1.0), "no negative could be"),
+        (negatives, NegativesConfig(out="x.parquet", min_match=1.0), "no negatives: the filter or"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(tiny_run, pairs, run, config, words, monkeypatch):

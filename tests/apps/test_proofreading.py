@@ -8,7 +8,7 @@ from small_run import noise
 from tiny_models import CAPTIONS, tiny_tokenizer
 
 from vilta import Matcher
-from vilta.apps.proofreading import UNACCUSED, accusation_threshold
+from vilta.apps.proofreading import UNFLAGGED, flag_threshold
 from vilta.apps.words import find_words
 
 CAPTION = "a small unbelievable ball, lies."
@@ -56,20 +56,20 @@ def test_the_most_suspect_word_is_corrected(tiny_run, monkeypatch):
     matcher.model.config.proofread_threshold = -1e9
     found = matcher.proofread(noise(0), CAPTION)
     worst = max((w for w in found.words if w.instead), key=lambda w: w.suspicion)
-    assert found.accused[0] == worst
+    assert found.flagged[0] == worst
     assert found.corrected == CAPTION[: worst.start] + worst.instead + CAPTION[worst.end :]
     monkeypatch.setattr("vilta.apps.proofreading.LEAST", 1e9)
-    assert matcher.proofread(noise(0), CAPTION).accused == ()
+    assert matcher.proofread(noise(0), CAPTION).flagged == ()
     monkeypatch.setattr("vilta.apps.proofreading.LEAST", -1e9)
     matcher.model.config.proofread_threshold = 1e9
     found = matcher.proofread(noise(0), CAPTION)
-    assert found.accused == () and found.corrected == CAPTION
+    assert found.flagged == () and found.corrected == CAPTION
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=60))
-def test_the_threshold_leaves_the_share_unaccused(suspicions):
-    threshold = accusation_threshold(suspicions)
-    assert sum(s <= threshold for s in suspicions) >= UNACCUSED * len(suspicions)
+def test_the_threshold_leaves_the_share_unflagged(suspicions):
+    threshold = flag_threshold(suspicions)
+    assert sum(s <= threshold for s in suspicions) >= UNFLAGGED * len(suspicions)
     assert threshold in suspicions
 
 

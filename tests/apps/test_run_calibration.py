@@ -25,15 +25,15 @@ def test_calibration_is_kept_with_the_model_and_used(tmp_path):
     odds = again.log_odds(noise(0), CAPTIONS)
     wanted = 1 / (1 + np.exp(-(odds / config.match_temperature + config.match_bias)))
     np.testing.assert_allclose(again.match(noise(0), CAPTIONS), wanted, rtol=1e-5)
-    # The conformal threshold: of these six captions, at most none is accused.
+    # The conformal threshold: of these six captions, at most none is flagged.
     found = [again.proofread(noise(i), GROUPS[i][0]) for i in range(6)]
-    assert not any(each.accused for each in found)
+    assert not any(each.flagged for each in found)
 
 
 def test_a_run_without_matching_is_left_as_it_is(tmp_path):
     matcher = Matcher(write_run(tmp_path / "run", ranking="contrastive"), device="cpu")
     told = calibrate(matcher.model, matcher.tokenizer, [], GROUPS, "noise")
-    assert "trained no matching" in told and not matcher.calibrated
+    assert "did not train matching" in told and not matcher.calibrated
 
 
 def test_one_image_is_too_few(tiny_run):

@@ -290,7 +290,7 @@ def test_epochs_become_steps_and_phases_are_those_of_the_objectives(settings):
     config = pretrain.with_steps(replace(settings, epochs=2.5), 40)
     assert config.optimization.steps == 13
     assert pretrain.with_steps(settings, 40) == settings
-    with pytest.raises(ValueError, match="--epochs needs data whose number is known"):
+    with pytest.raises(ValueError, match="--epochs needs data of a known size"):
         pretrain.with_steps(replace(settings, epochs=1.0), 0)
     for starts, expected in {
         (2, 4): [(0, "contrast"), (2, "masked words"), (4, "matching")],

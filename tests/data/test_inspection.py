@@ -50,8 +50,8 @@ def test_the_same_picture_is_found_at_any_size_and_quality():
         ]
     )
     assert same_images(first, other) == [
-        ("big 5", "copy 5", "same bytes"),
-        ("big 3", "small 3", "same look"),
+        ("big 5", "copy 5", "identical bytes"),
+        ("big 3", "small 3", "similar picture"),
     ]
     assert same_captions(first, other) == 1
     assert repeated(first.by_hash.values()) == []

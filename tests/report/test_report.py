@@ -247,7 +247,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="examples is 0; it must be 2 or more"):
         run(path, ReportConfig(examples=0))
-    with pytest.raises(ValueError, match="names the page"):
+    with pytest.raises(ValueError, match="must name an HTML file"):
         run(path, ReportConfig(out=str(tmp_path)))
 
 

@@ -1,8 +1,8 @@
-"""One thread that owns the model: requests that wait together are answered together.
+"""One thread that runs the model and batches waiting requests.
 
-A CPU or a GPU gains nothing from two forward passes side by side, but much from one with more rows.
-So every job goes through one bounded queue. The thread takes the oldest job with all waiting ones
-of its kind, up to a batch, and runs them as one call. Nothing is ever waited for to fill a batch.
+A CPU or a GPU gains nothing from two forward passes in parallel, but much from one with more rows.
+So every job goes through one bounded queue. The thread takes the oldest job together with waiting
+jobs of the same kind, up to a batch, and runs them as one call. It never waits for a fuller batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class QueueFull(Exception):
-    """So many jobs wait already that another one would only wait in vain."""
+    """The queue is full."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Job:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def tell(self, how: Callable[[asyncio.Future[Any], Any], None], value: Any) -> None:
-        """Have the loop that waits take a result, unless it has ended meanwhile."""
+        """Pass a result to the waiting event loop, unless that has ended."""
         with suppress(RuntimeError):  # "Event loop is closed"
             self.loop.call_soon_threadsafe(how, self.answer, value)
 
@@ -72,7 +72,7 @@ class ModelThread:
             try:
                 answers = list(jobs[0].run([job.item for job in jobs]))
             except Exception as error:  # noqa: BLE001  one thread serves all: it must go on
-                if len(jobs) > 1:  # let only those fail that are at fault
+                if len(jobs) > 1:  # run them one by one: only the faulty ones fail
                     with self._changed:
                         alone = [
                             _Job(_alone(job.run), job.item, job.answer, job.loop) for job in jobs
@@ -101,7 +101,7 @@ class ModelThread:
 
 
 def _alone(run: Run) -> Run:
-    """Return a function of its own for one job, so that it is joined with no other."""
+    """Return a new function for one job, so that it is not batched with others."""
     return lambda items: run(items)
 
 

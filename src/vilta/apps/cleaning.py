@@ -1,4 +1,4 @@
-"""How well every pair of a data set matches, and the data without the pairs that do not."""
+"""Match probabilities of all pairs of a data set, and the data without the bad pairs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SCHEMA = pa.schema(
         "reason": pa.string(),
     }
 )
-"""One line a caption. ``probability`` is null, and ``reason`` says why, where the image is broken.
-``score`` ranks: log-odds of a match plus, where contrast was trained, its scaled cosine."""
+"""One row per caption. If the image is broken, ``probability`` is null and ``reason`` says why.
+``score`` ranks: log-odds of a match plus, if contrast was trained, the scaled cosine."""
 
 
 def match_pairs(
@@ -46,9 +46,9 @@ def match_pairs(
 
 
 def kept_pairs(table: datasets.Dataset, pairs: pa.Table, above: float) -> datasets.Dataset:
-    """Return the table with the captions that match with at least ``above``; images follow.
+    """Keep the captions whose match probability is at least ``above``, and the images they leave.
 
-    Raises ``ValueError`` if nothing would be left.
+    Raises ``ValueError`` if none is left.
     """
     keep: dict[int, set[str]] = {}
     columns = (pairs.column(name).to_pylist() for name in ("row", "caption", "probability"))

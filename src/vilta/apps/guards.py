@@ -1,8 +1,8 @@
-"""What stands before the server's routes: whose requests are taken, how large, and what a page may.
+"""Middleware in front of the routes: allowed hosts and origins, size limits, security headers.
 
-A server on 127.0.0.1 is reached by every page that the user's browser shows. So the Host header
-must name it (a foreign name that was pointed at this machine does not), and a request that a page
-sends must come from the server's own page.
+Every page that the user's browser shows can reach a server on 127.0.0.1. So the Host header must be
+one of the server's names (this stops DNS rebinding), and requests from pages must come from its own
+origin.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             nonlocal began
             if read > self.max_bytes and not began:
-                return  # whatever the application makes of a body that was cut off
+                return  # the application's answer to a truncated body
             if message["type"] == "http.response.start":
                 began = True
                 MutableHeaders(scope=message).update(HEADERS)
@@ -74,10 +74,10 @@ class Guard:
     def _refused(self, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if "*" not in self.hosts and _name(host) not in self.hosts:
-            return 403, "this server does not answer under that name; see --allow-host"
+            return 403, "this host name is not allowed; see --allow-host"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "requests of other pages are not answered"
+            return 403, "requests from other origins are not allowed"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "the request is malformed"

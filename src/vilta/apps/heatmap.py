@@ -1,9 +1,9 @@
-"""Where in the image a word's share of the match comes from.
+"""Heat maps: the image regions that a word's contribution to the match comes from.
 
 Gradient times attention of the cross-attention, as ALBEF visualises it (arXiv 2107.07651, after
 Grad-CAM): for the log-odds of a match, ``relu(d log-odds / d A) * A`` of the attention ``A`` from
-a word's tokens to the image's, the mean over heads and layers. Beside it, each word's contribution:
-how much the log-odds fall when the word is hidden.
+a word's tokens to the image tokens, averaged over heads and layers. The contribution of a word is
+the drop of the log-odds when it is masked.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ class HeatMaps:
 
     words: tuple[str, ...]
     contribution: tuple[float, ...]
-    """Log-odds of a match that are lost when the word is hidden; negative: the word speaks against
-    the match."""
+    """Drop of the log-odds of a match when the word is masked; negative: the word lowers them."""
     maps: Float[np.ndarray, "W h w"]
     """Non-negative; comparable within a caption."""
     log_odds: float
 
     def scaled(self) -> Float[np.ndarray, "W h w"]:
-        """Return the maps as they are shown: the strongest cell of each word is 1."""
+        """Return the maps scaled for display: the largest value of each word is 1."""
         return self.maps / np.maximum(self.maps.max(axis=(1, 2), keepdims=True), 1e-12)
 
 
@@ -64,7 +63,7 @@ def heat_maps(
         image_states = model.vilta.encode_image(pixels)
         text_states = model.vilta.encode_text(ids, mask)
     with torch.enable_grad(), _watched(model) as seen:
-        # Gradients start here: what the encoders did to get these states does not matter.
+        # Gradients start here; those of the encoders are not needed.
         fused = model.vilta.fuse(text_states.requires_grad_(), mask, image_states.requires_grad_())
         logits = model.classify_match(model.vilta.pool_fused(fused, mask.bool()))[0]
         log_odds = logits[1] - logits[0]
@@ -85,7 +84,7 @@ def heat_maps(
 def draw_heat_maps(
     picture: Image.Image, found: HeatMaps, title: str, shown: Sequence[int] | None = None
 ) -> bytes:
-    """Draw the picture and, for each word, the picture under its heat; PNG.
+    """Draw the picture and, for each word, its heat map on the picture; PNG.
 
     ``picture`` is cut to the square that the model sees. ``shown`` picks words (default: all).
     """
@@ -118,8 +117,8 @@ def draw_heat_maps(
 def _watched(model: WithMatching) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
     """Collect from every cross-attention over the image ``A``, the values, and ``A @ values``.
 
-    The fused kernels do not give ``A``, so it is computed again; the gradient of what was read is
-    kept, for that of ``A`` follows from it.
+    Fused kernels do not return ``A``, so it is computed again. Its gradient follows from that of
+    ``A @ values``, which is kept.
     """
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     hooks = []
@@ -151,7 +150,7 @@ def _weighted(
 ) -> Float[Tensor, "L P"]:
     """Return ``relu(gradient) * attention``, the mean over heads; ``read`` is ``A @ values``."""
     gradient = read.grad
-    if gradient is None:  # nothing that the match reads came from here
+    if gradient is None:  # the match does not depend on this layer
         return torch.zeros_like(attention[0].mean(dim=0))
     heads = gradient.unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)  # [1, h, S, d]
     of_attention = heads @ values.transpose(-1, -2)
@@ -166,7 +165,7 @@ def _contributions(
     tokens: Tensor,
     words: Sequence[Word],
 ) -> list[float]:
-    """Return how much the log-odds fall as each word is hidden in its turn."""
+    """Return the drop of the log-odds when each word is masked in turn."""
     rows = torch.cat([tokens, masked_rows(tokenizer, tokens, words)]).to(model.device)
     mask = torch.ones_like(rows)
     text_states = model.vilta.encode_text(rows, mask)

@@ -1,4 +1,4 @@
-"""Images in whatever form a caller has them, to the pixels that a model was trained on."""
+"""Converts images of any supported type to the pixels that a model reads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> I
     """
     try:
         if isinstance(image, Tensor):
-            raise ValueError("a tensor is not a picture any more")
+            raise ValueError("a tensor cannot be opened as a picture")
         if isinstance(image, Image.Image):
             return upright_rgb(image)
         if isinstance(image, np.ndarray):

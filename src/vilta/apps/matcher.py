@@ -1,4 +1,4 @@
-"""``Matcher``: a trained model as people use it, from images and texts to numbers."""
+"""``Matcher``: a trained model in Python, to embed, match, rank, proofread and fill."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PAIRS_PER_CALL = 256
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate: its place in what was given, its score, and the probability of a match."""
+    """A candidate: its index in the input, its score, and the probability of a match."""
 
     index: int
     score: float
-    """What ranks: contrast, log-odds of a match, or their sum; comparable within one query."""
+    """Scaled cosine, log-odds of a match, or their sum; comparable within one query."""
     probability: float
-    """Calibrated; NaN for a candidate below the ``rerank`` best, or a run without matching."""
+    """Calibrated; NaN for candidates that were not re-ranked, and for runs without matching."""
 
 
 class EncodedTexts(NamedTuple):
@@ -56,7 +56,7 @@ class Matcher:
         matcher.match("photo.jpg", ["a dog on a beach", "a cat on a sofa"])  # array([0.97, 0.01])
 
     Raises ``ValueError`` in one line for a folder without a model, an image that cannot be read,
-    or a question that the model was not trained for.
+    or an output that the model was not trained for.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Matcher:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return self.model.device
 
     @property
@@ -88,12 +88,12 @@ class Matcher:
 
     @property
     def search_threshold(self) -> float:
-        """Probability from which a photo that was searched for matches well."""
+        """Probability from which on a photo counts as found."""
         return self.model.config.search_threshold
 
     @torch.no_grad()
     def embed_images(self, images: ImageInput | Sequence[ImageInput]) -> Float32[np.ndarray, "N W"]:
-        """Return unit vectors; their product with a text's is the cosine that contrast trained."""
+        """Return unit vectors; their products with those of texts are cosine similarities."""
         self._need(self.contrast, "contrast", "itc_weight")
         vectors = [self.model.embed_image(states) for states in self.image_batches(images)]
         return _joined(vectors, self.model.config.contrastive_width)
@@ -108,29 +108,30 @@ class Matcher:
 
     @torch.no_grad()
     def embed_pixels(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float32[np.ndarray, "B W"]:
-        """Return the unit vectors of images that are decoded already."""
+        """Return the unit vectors of decoded images."""
         self._need(self.contrast, "contrast", "itc_weight")
         return self.model.embed_image(self.encode_pixels(pixels)).cpu().numpy()
 
     def match(
         self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]
     ) -> Float32[np.ndarray, "N"]:
-        """Return the probability that image i and text i belong together (0 to 1).
+        """Return the probability (0 to 1) that image i and text i match.
 
-        One image meets every text, and one text every image; else there are as many of both.
+        A single image is paired with every text, and a single text with every image; otherwise
+        there must be as many images as texts.
         """
         return self.probability(self.log_odds(images, texts))
 
     def log_odds(
         self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]
     ) -> Float32[np.ndarray, "N"]:
-        """Return what ``match`` turns into probabilities: the raw log-odds of the match head."""
+        """Return the uncalibrated log-odds of the match head, for the pairs of ``match``."""
         pictures, sentences = as_list(images), _texts(texts)
         count = max(len(pictures), len(sentences)) if pictures and sentences else 0
         if not {len(pictures), len(sentences)} <= {1, count}:
             raise ValueError(
-                f"{len(pictures)} images and {len(sentences)} texts do not pair up; give one of "
-                "either, or as many of both"
+                f"{len(pictures)} images cannot be paired with {len(sentences)} texts; give one "
+                "image, one text, or equal numbers"
             )
         scores = []
         for start in range(0, count, self.batch_size):
@@ -144,7 +145,7 @@ class Matcher:
         return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
 
     def probability(self, log_odds: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-        """Turn log-odds into calibrated probabilities (uncalibrated: temperature 1, no bias)."""
+        """Turn log-odds into probabilities, calibrated if the model was."""
         config = self.model.config
         return calibrated(log_odds, config.match_temperature, config.match_bias)
 
@@ -158,9 +159,9 @@ class Matcher:
     ) -> list[Ranked]:
         """Rank images for a text, or texts for an image, best first.
 
-        Contrast ranks all candidates; the ``rerank`` best are ranked again by matching and
-        contrast together, as the evaluation's ``combined`` stage. A string as ``query`` is a text,
-        and the candidates are images; an image as query is a ``Path``, picture or array.
+        Contrast ranks all candidates, then matching and contrast together re-rank the ``rerank``
+        best, as in the ``combined`` stage of the evaluation. A string as ``query`` is a text whose
+        candidates are images; give an image query as a ``Path``, picture or array.
         """
         if isinstance(query, str):
             pictures, texts = self.encode_images(as_list(candidates)), self.encode_texts([query])
@@ -177,7 +178,7 @@ class Matcher:
         top_k: int | None = None,
         rerank: int = 50,
     ) -> list[Ranked]:
-        """Rank encoded candidates for the one encoded query; see ``rank``."""
+        """Rank encoded candidates for one encoded query; see ``rank``."""
         count = max(len(images), len(texts.states))
         if count == 0:
             return []
@@ -197,17 +198,17 @@ class Matcher:
         return ranked[:top_k]
 
     def proofread(self, image: ImageInput, caption: str) -> Proofreading:
-        """Say of each word how well the image bears it out, and what the model would write."""
+        """Check each word of a caption against the image, and suggest replacements."""
         self._need(self.matching, "matching", "itm_weight")
         return proofread(self.model, self.tokenizer, self.encode_images([image]), caption)
 
     def fill(self, image: ImageInput, text: str, *, top_k: int = 5) -> list[list[Guess]]:
-        """Fill each blank of ``text`` (``___`` or the mask token), looking at the image."""
+        """Fill each blank of ``text`` (``___`` or the mask token) given the image."""
         states = self.encode_images([image])
         return fill_blanks(self.model, self.tokenizer, states, text, top_k)
 
     def heat_maps(self, image: ImageInput, caption: str) -> HeatMaps:
-        """Say where in the image each word's share of the match comes from."""
+        """Return a heat map per word: the image regions that its contribution comes from."""
         self._need(self.matching, "matching", "itm_weight")
         pixels = pixels_of([image], self.image_size).to(self.device)
         return heat_maps(self.model, self.tokenizer, pixels, caption)
@@ -263,8 +264,7 @@ class Matcher:
     def _need(self, trained: bool, what: str, weight: str) -> None:
         if not trained:
             raise ValueError(
-                f"{self.name} was trained without {what} (objective.{weight} is 0), so it cannot "
-                "answer this"
+                f"this needs {what}, but {self.name} was trained without (objective.{weight} is 0)"
             )
 
 

@@ -113,7 +113,7 @@ def export_onnx(
 ) -> None:
     """Write the three models, tokenizer, settings and a script that ranks photos into ``folder``.
 
-    ``int8`` adds models whose weights are quantised (dynamically: activations as they come). The
+    ``int8`` adds models whose weights are quantised (dynamically: activations at run time). The
     folder is replaced as a whole. Raises ``ValueError`` if onnxruntime or onnxscript is missing.
     """
     require_onnx()
@@ -133,7 +133,7 @@ def export_onnx(
 def sample_inputs(
     model: WithMatching, part: str, images: int = 2, texts: int = 3, tokens: int = 5, pairs: int = 4
 ) -> dict[str, Tensor]:
-    """Return random inputs of a part, of the sizes asked for; the second half of texts is short."""
+    """Return random inputs of a part, of the given sizes; half of the texts are shorter."""
     config, generator = model.config, torch.Generator().manual_seed(0)
 
     def draw(top: int, *shape: int) -> Tensor:
@@ -158,7 +158,7 @@ def sample_inputs(
 
 @torch.no_grad()
 def largest_difference(model: WithMatching, folder: Path) -> float:
-    """Return by how much the exported models differ from torch, over several sizes of input."""
+    """Return the largest difference between exported models and torch, over several input sizes."""
     import onnxruntime
 
     largest = 0.0
@@ -225,7 +225,7 @@ def _quantise(source: Path, target: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' notes on how they work."""
+    """Silence the log messages and warnings of the exporters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

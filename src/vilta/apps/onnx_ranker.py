@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 class Ranker:
-    """The three exported models and what is needed around them."""
+    """The three exported models with tokenizer and settings."""
 
     def __init__(self, folder: str | Path, int8: bool = False) -> None:
         """Load the models of a folder; ``int8`` takes the quantised ones.
@@ -93,7 +93,7 @@ class Ranker:
     def match(
         self, texts: Texts, image_states: np.ndarray, text_rows: np.ndarray, image_rows: np.ndarray
     ) -> np.ndarray:
-        """Return the log-odds of a match of the pairs that two rows of indices name."""
+        """Return the log-odds of a match for the pairs ``(text_rows[i], image_rows[i])``."""
         scores = [np.empty(0, np.float32)]
         for text, image in zip(_parts(text_rows, PAIRS), _parts(image_rows, PAIRS), strict=True):
             said, own_text = np.unique(text, return_inverse=True)
@@ -120,7 +120,7 @@ class Ranker:
     def rank(
         self, sentence: str, photos: Sequence[Path], top: int = 10, rerank: int = 50
     ) -> list[Found]:
-        """Return the ``top`` photos for a sentence: by contrast, the best again with matching."""
+        """Return the ``top`` photos: contrast ranks all of them, matching re-ranks the best."""
         ranking = self.settings["ranking"]
         text = self.encode_texts([sentence])
         size = self.settings["image_size"]

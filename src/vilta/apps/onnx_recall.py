@@ -1,4 +1,4 @@
-"""What an export and its quantisation cost: R@1 by torch and by the ONNX files."""
+"""The cost of export and quantisation: R@1 of torch and of the ONNX files."""
 
 from __future__ import annotations
 

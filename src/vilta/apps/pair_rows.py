@@ -1,4 +1,4 @@
-"""The rows of a pair table as a model reads them: pixels and captions, what is broken left out."""
+"""Batches of a pair table: pixels and captions, without broken images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vilta.apps.image_input import pixels_of
 from vilta.data.samples import image_bytes
 
 Progress = Callable[[int, int], None]
-"""Called with how many rows are done and how many there are."""
+"""Called with the number of rows done and their total."""
 
 
 class Rows(NamedTuple):
@@ -31,7 +31,7 @@ def readable_rows(
     broken: list[tuple[int, str]],
     progress: Progress | None = None,
 ) -> Iterator[Rows]:
-    """Yield the table in batches; rows whose image cannot be read go to ``broken`` with why."""
+    """Yield the table in batches; unreadable images go to ``broken``, each with the reason."""
     table = table.cast_column("image", datasets.Image(decode=False))
     for start in range(0, len(table), batch_size):
         stop = min(start + batch_size, len(table))

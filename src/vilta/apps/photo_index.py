@@ -1,9 +1,9 @@
-"""An index of a folder of photos: what is in each file, and its embedding.
+"""An index of a folder of photos: the content hash and the embedding of each file.
 
-Two files side by side: ``photos.sqlite`` records which file has which content and in which row
-its embedding stands; ``vectors.f16`` holds the rows, float16, mapped into memory. Rows are flushed
+It consists of two files: ``photos.sqlite`` records the content hash of each file and the row of its
+embedding; ``vectors.f16`` holds the rows in float16 and is mapped into memory. Rows are flushed
 before SQLite's transaction names them, so an update that was killed anywhere loses at most one
-batch. Content is known by its hash: a copy is embedded once, a file that moved not again.
+batch. Copies are embedded once, and moved files are not embedded again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CREATE INDEX IF NOT EXISTS by_digest ON files (digest);
 
 Embed = Callable[[UInt8[Tensor, "B 3 S S"]], Float32[np.ndarray, "B W"]]
 Progress = Callable[[int, int], None]
-"""Called with how many new files are done and how many there are."""
+"""Called with the number of new files done and their total."""
 
 
 class Photo(NamedTuple):
@@ -50,7 +50,7 @@ class Photo(NamedTuple):
     path: Path
     row: int
     copies: int
-    """How many files hold it."""
+    """Number of files with this content."""
 
 
 class Update(NamedTuple):
@@ -64,7 +64,7 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """A file to look at; ``pixels`` is None for a content that is known already."""
+    """A file to index; ``pixels`` is None if its content is already known."""
 
     path: bytes
     size: int
@@ -78,7 +78,7 @@ class PhotoIndex:
     """The index of ``folder``, kept in ``place``, for the model whose hash is ``model``.
 
     An index of another model, or of another layout, is replaced; ``replaced`` is then true. Raises
-    ``ValueError`` in one line if ``folder`` is none, or ``place`` cannot be written.
+    ``ValueError`` in one line if ``folder`` does not exist or ``place`` cannot be written.
     """
 
     def __init__(self, folder: Path, place: Path, model: str, width: int) -> None:
@@ -113,9 +113,9 @@ class PhotoIndex:
         self._db.close()
 
     def update(self, embed: Embed, image_size: int, progress: Progress | None = None) -> Update:
-        """Look for new, changed and vanished photos, and embed what is new.
+        """Find new, changed and deleted photos, and embed the new ones.
 
-        May be interrupted at any time; the next update goes on.
+        It may be interrupted at any time; the next update continues.
         """
         known = {
             path: (size, modified)
@@ -140,7 +140,7 @@ class PhotoIndex:
         return Update(len(fresh) - skipped, len(found) - len(fresh), len(gone), skipped)
 
     def photos(self) -> list[Photo]:
-        """Return every photo once, however many files hold it."""
+        """Return every photo once, even if several files hold it."""
         rows = self._db.execute(
             "SELECT MIN(path), row, COUNT(*) FROM files JOIN vectors USING (digest) "
             "GROUP BY digest ORDER BY row"
@@ -153,7 +153,7 @@ class PhotoIndex:
         return [(self.folder / os.fsdecode(path), reason) for path, reason in rows]
 
     def vectors(self) -> Float16[np.ndarray, "N W"]:
-        """Return all rows, mapped into memory; ``Photo.row`` counts in them."""
+        """Return all rows, mapped into memory; ``Photo.row`` is an index into them."""
         rows = self._rows()
         if rows == 0:
             return np.empty((0, self.width), np.float16)
@@ -166,7 +166,7 @@ class PhotoIndex:
     def _looked_at(
         self, fresh: Sequence[tuple[bytes, tuple[int, int]]], size: int
     ) -> Iterator[_Work]:
-        """Read and decode files, side by side and in order."""
+        """Read and decode files in parallel, and yield them in order."""
         known = {digest for (digest,) in self._db.execute("SELECT digest FROM vectors")}
 
         def look(path: bytes, state: tuple[int, int]) -> _Work:

@@ -1,4 +1,4 @@
-"""Finding photos by words or by another photo: contrast over the index, then matching."""
+"""Photo search by text or by another photo: contrast over the index, then matching."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from vilta.apps.released import hash_of_weights
 from vilta.model.fusion import Pairs
 
 KEPT_BYTES = 256 * 2**20
-"""Encoded photos that are kept for the next query; our choice."""
+"""Size of the cache of encoded photos; our choice."""
 _TERM = re.compile(r"(?:^|\s)([+-])(?=\S)")
 
 
 class Found(NamedTuple):
-    """A photo that was found."""
+    """A search result."""
 
     path: Path
     row: int
     """Its number in the index."""
     score: float
-    """What ranks; comparable within one query."""
+    """The ranking score; compare within one query."""
     probability: float
-    """That it matches the query; NaN where the model's matching was not asked."""
+    """Probability that it matches the query; NaN if it was not re-ranked by matching."""
     copies: int
 
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for: a text, more texts that must hold as well, and texts that must not."""
+    """A query: a text, further texts that must match, and texts that must not."""
 
     text: str = ""
     plus: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class PhotoSearch:
         model = hash_of_weights(matcher.model)
         self.index = PhotoIndex(folder, place or index_place(folder), model, width)
         self._photos: list[Photo] | None = None
-        self._lately: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._recent: OrderedDict[int, torch.Tensor] = OrderedDict()
 
     def update(self, progress: Progress | None = None) -> Update:
         """Bring the index up to date."""
@@ -87,11 +87,11 @@ class PhotoSearch:
         top: int = 10,
         rerank: int = 50,
     ) -> list[Found]:
-        """Return the ``top`` best photos for a query, or the most alike to an image, best first.
+        """Return the ``top`` best photos for a query, or the most similar to an image, best first.
 
-        Contrast ranks all photos; the ``rerank`` best are ranked again by contrast and matching
-        together. The probability of several terms is the product of each one's (for a ``-`` term,
-        that it does not match). Raises ``ValueError`` for an empty query.
+        Contrast ranks all photos, then contrast and matching together re-rank the ``rerank`` best.
+        The probability of several terms is the product of their probabilities (of not matching, for
+        a ``-`` term). Raises ``ValueError`` for an empty query.
         """
         if not query.terms and like is None:
             raise ValueError("nothing to search for; give a text, or --like IMAGE")
@@ -120,7 +120,7 @@ class PhotoSearch:
         return (found + rest)[:top]
 
     def _direction(self, query: Query, like: ImageInput | None) -> Float32[np.ndarray, "W"]:
-        """Return the unit vector to look along: the sum of all terms, ``-`` ones taken off."""
+        """Return the query as a unit vector: the sum of its terms, ``-`` terms subtracted."""
         direction = np.zeros(self.index.width, np.float32)
         if query.terms:
             texts, signs = zip(*query.terms, strict=True)
@@ -132,7 +132,7 @@ class PhotoSearch:
     def _matched(
         self, query: Query, photos: Sequence[Photo], scores: Float32[np.ndarray, "K"]
     ) -> list[Found]:
-        """Rank candidates by matching and contrast; a file that has gone meanwhile is left out."""
+        """Rank candidates by matching and contrast; files deleted in the meantime are skipped."""
         readable = [i for i, photo in enumerate(photos) if photo.path.is_file()]
         if not readable:
             return []
@@ -159,23 +159,23 @@ class PhotoSearch:
         return sorted(found, key=lambda each: -each.score)
 
     def _encoded(self, photos: Sequence[Photo]) -> Float[torch.Tensor, "N P C"]:
-        """Return the encoded photos; what was asked for lately is not encoded again."""
-        new = [photo for photo in photos if photo.row not in self._lately]
+        """Return the encoded photos, from the cache if they were encoded recently."""
+        new = [photo for photo in photos if photo.row not in self._recent]
         if new:
             states = self.matcher.encode_images([photo.path for photo in new])
             for photo, one in zip(new, states, strict=True):
-                self._lately[photo.row] = one.clone()  # a view would keep the others alive
+                self._recent[photo.row] = one.clone()  # a view would keep the others alive
         for photo in photos:
-            self._lately.move_to_end(photo.row)
-        found = torch.stack([self._lately[photo.row] for photo in photos])
+            self._recent.move_to_end(photo.row)
+        found = torch.stack([self._recent[photo.row] for photo in photos])
         size = found[0].numel() * found.element_size()
-        while len(self._lately) * size > KEPT_BYTES:
-            self._lately.popitem(last=False)
+        while len(self._recent) * size > KEPT_BYTES:
+            self._recent.popitem(last=False)
         return found
 
 
 def index_place(folder: Path) -> Path:
-    """Return where the index of a folder is kept: in the user's cache, never among the photos."""
+    """Return the default place of a folder's index, in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
     return cache / "vilta" / "photos" / name

@@ -1,12 +1,12 @@
-"""Words of a caption that the image does not support, and what the model would write instead.
+"""Proofreading: words of a caption that the image does not support, and replacements.
 
 Each word is masked in turn. The masked-word head gives its probability with the image, the text
-encoder's own head the probability without. The words that the first prefers are put in its place,
-and matching measures how much better the caption then fits: the word with the largest gain is the
-suspect. A caption that already matches well is doubted less (``suspicion``). The threshold above
-which a word is accused is not a guess: it is set on held-out captions so that ``UNACCUSED`` of them
-have no accused word (``accusation_threshold``, in the manner of conformal prediction), and stored
-with the model.
+encoder's own head the probability without. Words that the first head prefers are tried as
+replacements, and matching measures how much they raise the log-odds of the caption: the word with
+the largest gain is the most suspicious. The better a caption matches as it is, the less suspicious
+are its words (``suspicion``). Words above a threshold are flagged. It is stored with the model, and
+set on held-out captions so that ``UNFLAGGED`` of them have no flagged word (``flag_threshold``, as
+in split conformal prediction).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from vilta.objectives.vocabulary import Vocabulary, read_vocabulary
 BLANK = "___"
 """Stands for a word to be filled in."""
 ALTERNATIVES = 4
-"""Words tried in a word's place; our choice."""
+"""Replacements tried for each word; our choice."""
 LEAST = 1.0
-"""Log-odds of a match that another word must add to accuse the one that is there; our choice."""
-UNACCUSED = 0.9
-"""Share of held-out captions in which no word may be accused; our choice."""
+"""Least gain in log-odds of a match for which a word is flagged; our choice."""
+UNFLAGGED = 0.9
+"""Share of held-out captions in which no word may be flagged; our choice."""
 
 
 class Guess(NamedTuple):
@@ -46,7 +46,7 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class WordCheck:
-    """What the model thinks of one word."""
+    """The check of one word."""
 
     word: str
     start: int
@@ -56,12 +56,12 @@ class WordCheck:
     without_image: float
     """Log-odds given the other words alone."""
     instead: str
-    """What the model would rather write there, the most fitting of a few; empty: nothing."""
+    """The best replacement among those tried; empty if there is none."""
     better: float
-    """Log-odds of a match with ``instead`` less those of the caption as it stands; 0 without."""
+    """Gain in log-odds of a match with ``instead``; 0 if there is none."""
     suspicion: float
-    """``better`` less the log-odds of the caption as it stands."""
-    accused: bool
+    """``better`` minus the log-odds of the unchanged caption."""
+    flagged: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +72,14 @@ class Proofreading:
     words: tuple[WordCheck, ...]
 
     @property
-    def accused(self) -> tuple[WordCheck, ...]:
-        """The words that do not fit, most suspect first."""
-        return tuple(sorted((w for w in self.words if w.accused), key=lambda w: -w.suspicion))
+    def flagged(self) -> tuple[WordCheck, ...]:
+        """The flagged words, the most suspicious first."""
+        return tuple(sorted((w for w in self.words if w.flagged), key=lambda w: -w.suspicion))
 
     @property
     def corrected(self) -> str:
-        """The caption with the most suspect of the accused words replaced, or as it was."""
-        for worst in self.accused[:1]:
+        """The caption with the most suspicious flagged word replaced, if there is one."""
+        for worst in self.flagged[:1]:
             return self.caption[: worst.start] + worst.instead + self.caption[worst.end :]
         return self.caption
 
@@ -94,7 +94,7 @@ def proofread(
 ) -> Proofreading:
     """Check each word of ``caption`` against an encoded image.
 
-    ``vocabulary`` is that of ``read_vocabulary``, built here if a caller of many has none. Raises
+    ``vocabulary`` is that of ``read_vocabulary``, built here if not given. Raises
     ``ValueError`` for a caption without words, or a model without a masked-word head.
     """
     model = _with_words(model)
@@ -121,7 +121,7 @@ def proofread(
                 instead=best,
                 better=better,
                 suspicion=better - odds,
-                accused=bool(best) and better >= LEAST and better - odds > threshold,
+                flagged=bool(best) and better >= LEAST and better - odds > threshold,
             )
         )
     return Proofreading(caption=caption, words=tuple(checks))
@@ -156,26 +156,26 @@ def fill_blanks(
 
 
 def model_vocabulary(model: ViltaForPreTraining, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Return what is known of each word of a model's vocabulary, on its device."""
+    """Return the vocabulary of a model, on its device."""
     size = len(model.get_input_embeddings().weight)
     return read_vocabulary(tokenizer, size).to(model.device)
 
 
-def accusation_threshold(suspicions: Sequence[float]) -> float:
-    """Return the threshold that leaves ``UNACCUSED`` of held-out captions without an accused word.
+def flag_threshold(suspicions: Sequence[float]) -> float:
+    """Return the threshold that leaves ``UNFLAGGED`` of held-out captions without a flagged word.
 
-    ``suspicions`` holds the highest of each caption, at least one. With ``n`` of them it is the
-    ``ceil((n + 1) * UNACCUSED)``-th smallest, as in split conformal prediction.
+    ``suspicions`` holds the highest suspicion of each of ``n >= 1`` captions. The threshold is the
+    ``ceil((n + 1) * UNFLAGGED)``-th smallest, as in split conformal prediction.
     """
     ordered = sorted(suspicions)
-    place = math.ceil((len(ordered) + 1) * UNACCUSED)
+    place = math.ceil((len(ordered) + 1) * UNFLAGGED)
     return ordered[min(place, len(ordered)) - 1]
 
 
 def _with_words(model: WithMatching) -> ViltaForPreTraining:
     if not isinstance(model, ViltaForPreTraining):
         raise ValueError(
-            f"{type(model).__name__} has no masked-word head; take the pre-training run"
+            f"{type(model).__name__} has no masked-word head; use the pre-training run"
         )
     return model
 
@@ -196,7 +196,7 @@ def _word_logits(
 def _of_word(
     logits: Float[Tensor, "W L V"], tokens: Int[Tensor, "1 L"], words: Sequence[Word]
 ) -> list[float]:
-    """Log-probability of each word in the row in which it is hidden, the sum over its pieces."""
+    """Log-probability of each word in the row in which it is masked, summed over its tokens."""
     found = []
     for row, word in zip(logits, words, strict=True):
         at = list(word.tokens)
@@ -232,7 +232,7 @@ def _match_rise(
     words: Sequence[Word],
     alternatives: Sequence[Sequence[int]],
 ) -> tuple[float, list[dict[str, float]]]:
-    """Log-odds of the caption, and how much they rise with each alternative in its word's place."""
+    """Log-odds of the caption, and the gain of each alternative."""
     texts, owner = [caption], []
     for i, (word, tokens) in enumerate(zip(words, alternatives, strict=True)):
         for token in tokens:

@@ -1,4 +1,4 @@
-"""A released model that can match images with texts, found in a run, a folder or on the hub."""
+"""Loads a released model that can match images with texts, from a run, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLED = 512
 
 
 class Released(NamedTuple):
-    """A model with its tokenizer, and what its run trained."""
+    """A model with its tokenizer, and whether its run trained contrast and matching."""
 
     model: WithMatching
     tokenizer: PreTrainedTokenizerBase
@@ -32,13 +32,13 @@ class Released(NamedTuple):
 def load_released(source: str | os.PathLike[str]) -> Released:
     """Load a run's released model, or a released folder, or a hub id.
 
-    Raises ``ValueError`` in one line if it is neither, or a model of another task.
+    Raises ``ValueError`` in one line if it is none of these, or a model of another task.
     """
     place = str(model_folder(str(source)))
     saved_by = (ViltaConfig.from_pretrained(place).architectures or ["a model"])[0]
     if saved_by not in CLASSES:
         raise ValueError(
-            f"{source} holds a {saved_by}, which cannot match images with texts; take a "
+            f"{source} holds a {saved_by}, which cannot match images with texts; use a "
             "pre-training run, or one fine-tuned for retrieval"
         )
     model = CLASSES[saved_by].from_pretrained(place)
@@ -47,7 +47,7 @@ def load_released(source: str | os.PathLike[str]) -> Released:
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:
-    """Return a hash by which two trained models differ, reading a sample of every weight."""
+    """Return a hash that identifies a trained model, from a sample of every weight."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
         values = weight.detach().flatten()

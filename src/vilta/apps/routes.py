@@ -18,7 +18,7 @@ from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.service import Service
 
 CHARACTERS, TEXTS = 2000, 64
-"""Most characters of a text (beyond the model's limit of tokens it is cut), and most texts."""
+"""Maximum length of a text (it is truncated to the model's tokens), and number of texts."""
 THUMBNAIL = 400
 """Longest side of a photo that is sent, in pixels."""
 
@@ -45,7 +45,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 
     @router.get("/model")
     async def model() -> types.About:
-        """Say what is served."""
+        """Describe the model and the photos that are served."""
         return types.About(
             image_size=matcher.image_size,
             max_text_tokens=matcher.model.config.max_text_tokens,
@@ -56,7 +56,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 
     @router.post("/embed")
     async def embed(images: Uploads = [], texts: Texts = []) -> types.Embeddings:  # noqa: B006
-        """Embed images and texts: unit vectors whose products are comparable."""
+        """Embed images and texts as unit vectors of one space."""
         pixels = await service.pixels(images)
         return types.Embeddings(
             images=await service.ask(service.embed_images, pixels) if pixels else [],
@@ -67,7 +67,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
     async def match(
         image: Upload, captions: Texts, heat_maps: Annotated[bool, Form()] = False
     ) -> list[types.Match]:
-        """Say how well each caption matches the image, and with heat maps which words carry it."""
+        """Return how well each caption matches the image; with `heat_maps`, also for each word."""
         (pixels,) = await service.pixels([image])
         chances = await service.ask(service.match, (pixels, captions))
         answers = []
@@ -86,14 +86,14 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 def _about_words(router: APIRouter, service: Service) -> None:
     @router.post("/fill")
     async def fill(image: Upload, text: Text, top: Top = 5) -> list[list[types.Filled]]:
-        """Fill the blanks (`___`) of a text, looking at the image."""
+        """Fill the blanks (`___`) of a text given the image."""
         (pixels,) = await service.pixels([image])
         found = await service.ask(service.fill, (pixels, text, top))
         return [[types.Filled(**guess._asdict()) for guess in blank] for blank in found]
 
     @router.post("/proofread")
     async def proofread(image: Upload, caption: Text) -> types.Checked:
-        """Find the words of a caption that the image does not bear out."""
+        """Find the words of a caption that the image does not support."""
         (pixels,) = await service.pixels([image])
         found = await service.ask(service.proofread, (pixels, caption))
         words = [types.CheckedWord(**asdict(word)) for word in found.words]
@@ -103,7 +103,7 @@ def _about_words(router: APIRouter, service: Service) -> None:
 def _about_photos(router: APIRouter, service: Service) -> None:
     @router.post("/search")
     async def search(query: Text, top: Top = 12) -> list[types.FoundPhoto]:
-        """Find photos of the folder that is served; 404 if there is none."""
+        """Search the served folder of photos; 404 if there is none."""
         folder = _folder(service)
         found: Sequence[Found] = await service.ask(service.search_for, (Query.parse(query), top))
         return [
@@ -118,7 +118,7 @@ def _about_photos(router: APIRouter, service: Service) -> None:
 
     @router.get("/photos/{photo}", response_class=Response)
     async def photo(photo: Annotated[int, Path(ge=0, le=2**31)]) -> Response:
-        """Return a photo of the folder, small, as JPEG."""
+        """Return a thumbnail of a photo, as JPEG."""
         place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
         if place is None:
             raise HTTPException(404)

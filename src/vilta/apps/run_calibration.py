@@ -1,4 +1,4 @@
-"""Calibration of a trained model on held-out pairs, and where the result is kept: its config."""
+"""Calibration of a trained model on held-out pairs; the result is stored in its config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vilta.apps.proofreading import (
     LEAST,
-    accusation_threshold,
+    flag_threshold,
     model_vocabulary,
     proofread,
 )
@@ -23,13 +23,13 @@ from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
 
 IMAGES = 1000
-"""Most images that the temperature is fitted on; our choice."""
+"""Maximum number of images to calibrate on; our choice."""
 QUERIES, CANDIDATES = 200, 32
-"""Captions that are searched for to set the threshold of a search, each among so many images."""
+"""Queries that set the search threshold, and the candidate images of each."""
 ANSWERED = 0.9
-"""Share of the searches that have an answer which must find one; our choice."""
+"""Share of these queries that must reach the threshold; our choice."""
 PROOFREAD = 300
-"""Most captions that the threshold of proofreading is set on; our choice."""
+"""Maximum number of captions that set the proofreading threshold; our choice."""
 
 
 @torch.no_grad()
@@ -40,14 +40,14 @@ def calibrate(
     captions: list[list[str]],
     name: str,
 ) -> str:
-    """Set temperature, bias and both thresholds in ``model.config``; say what they are.
+    """Set temperature, bias and both thresholds in ``model.config``; return a summary.
 
-    ``pixels`` are batches of uint8 ``[B, 3, S, S]``, in the order of ``captions``; the first
-    ``IMAGES`` of them count. ``name`` is what the data are called. A model without trained matching
-    is left as it is. Raises ``ValueError`` if there are fewer than two images.
+    ``pixels`` are batches of uint8 ``[B, 3, S, S]``, in the order of ``captions``, of which
+    the first ``IMAGES`` are used. ``name`` is the name of the data. A model without trained
+    matching is not changed. Raises ``ValueError`` if there are fewer than two images.
     """
     if model.config.ranking == "contrastive":
-        return "not calibrated: the run trained no matching"
+        return "not calibrated: this run did not train matching"
     if len(captions) < 2:
         raise ValueError("calibration needs at least two images with captions")
     captions = captions[:IMAGES]
@@ -61,17 +61,17 @@ def calibrate(
     config.calibrated_on = f"{len(captions):,} images of {name}"
     config.search_threshold = _search_threshold(model, gallery)
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
-    told += f", a photo matches well from {config.search_threshold:.0%} on"
+    told += f", search threshold {config.search_threshold:.0%}"
     if isinstance(model, ViltaForPreTraining):
         config.proofread_threshold = _threshold(model, tokenizer, gallery.image_states, captions)
-        told += f", a word is accused from {config.proofread_threshold:.2f} on"
+        told += f", proofreading threshold {config.proofread_threshold:.2f}"
     return f"calibrated on {config.calibrated_on}: {told}"
 
 
 def _search_threshold(model: WithMatching, gallery: Gallery) -> float:
-    """Return the probability above which a search has found something.
+    """Return the probability from which on a photo counts as found.
 
-    ``ANSWERED`` of the held-out captions, searched for among the held-out images, reach it.
+    For ``ANSWERED`` of the held-out captions, the best held-out image reaches it.
     """
     count = gallery.similarity.shape[1]
     queries = torch.linspace(0, count - 1, min(QUERIES, count)).long().to(gallery.similarity.device)
@@ -91,20 +91,20 @@ def _threshold(
     images: Float[Tensor, "N P C"],
     captions: list[list[str]],
 ) -> float:
-    """Return the threshold that accuses no word of nearly all held-out captions."""
+    """Return the suspicion above which a word is flagged."""
     vocabulary = model_vocabulary(model, tokenizer)
     highest = []
     for image, (caption, *_) in islice(zip(images, captions, strict=False), PROOFREAD):
         try:
             found = proofread(model, tokenizer, image[None], caption, vocabulary)
-        except ValueError:  # a caption of signs alone has no word to accuse
+        except ValueError:  # a caption of punctuation alone has no words
             continue
         suspects = [word.suspicion for word in found.words if word.better >= LEAST]
         highest.append(max(suspects, default=-math.inf))
     known = [value for value in highest if math.isfinite(value)]
     if not known:
         return model.config.proofread_threshold
-    return max(accusation_threshold(highest), min(known))  # most captions may have no suspect
+    return max(flag_threshold(highest), min(known))  # most captions may have no suspect
 
 
 def _first(batches: Iterable[Tensor], count: int) -> Iterable[Tensor]:

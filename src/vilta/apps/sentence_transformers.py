@@ -1,4 +1,4 @@
-"""Modules with which a model takes part in sentence-transformers (the extra of that name).
+"""Modules that let sentence-transformers use a model (extra ``sentence-transformers``).
 
 ``CrossEncoder`` and ``SentenceTransformer`` are chains of modules, and each of these is a whole
 chain::
@@ -11,8 +11,8 @@ chain::
     embedder = SentenceTransformer(modules=[ViltaEmbedder("runs/mine")])
     embedder.similarity(embedder.encode(["two dogs run"]), embedder.encode(["1.jpg", "2.jpg"]))
 
-``save_pretrained`` writes a folder that ``vilta`` loads again, and so do both of them with
-``trust_remote_code=True``, which they ask for before they import a module that is not their own.
+``save_pretrained`` writes a folder that ``vilta`` can load. Both classes load it too, with
+``trust_remote_code=True``, which they require for modules of other packages.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _ViltaModule(InputModule):
 
     save_in_root = True
     needs: str
-    """The ranking that a model cannot have if it is to serve."""
+    """The ranking with which a model cannot be used here."""
     advice: str
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
@@ -56,7 +56,7 @@ class _ViltaModule(InputModule):
 
     @property
     def modalities(self) -> list[str]:
-        """What may be given."""
+        """Kinds of input."""
         return ["text", "image"]
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
@@ -140,14 +140,14 @@ class ViltaEmbedder(_ViltaModule):
 
 
 class _Distinct:
-    """The different items of a sequence, and at which row each stands."""
+    """The distinct items of a sequence, each with its row."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
         self.rows: dict[Hashable, int] = {}
 
     def row(self, item: Any) -> int:
-        """Return the row of an item; anything but text and paths is known by its identity."""
+        """Return the row of an item; pictures and arrays are compared by identity."""
         key = item if isinstance(item, str | Path | bytes) else id(item)
         if key not in self.rows:
             self.rows[key] = len(self.items)

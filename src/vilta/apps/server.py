@@ -1,7 +1,7 @@
 """The model as a small HTTP service with one page: embed, match, rank, fill, proofread, search.
 
-Images come as uploads only. What a request may cost is bounded (``Limits``), errors are fixed
-texts, and every route is in ``/openapi.json``.
+Images are uploads only. ``Limits`` bounds the cost of a request, error texts are fixed, and
+``/openapi.json`` describes every route.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ PAGE = {
 }
 ERRORS = {
     400: "the request is malformed",
-    403: "this server does not answer under that name, or to other pages",
-    404: "there is nothing here",
-    405: "this method is not answered here",
+    403: "this host name or origin is not allowed",
+    404: "not found",
+    405: "method not allowed",
     413: "the request is too large, or an image has too many pixels",
-    422: "the request is not as /openapi.json says, or an image cannot be read",
-    500: "something went wrong here",
-    503: "busy; try again in a moment",
+    422: "the request does not match /openapi.json, or an image cannot be read",
+    500: "internal error",
+    503: "busy; try again later",
 }
-"""Every error text, by status: nothing about the request or this machine is repeated."""
+"""The error text of each status; none reveals anything about the request or this machine."""
 
 
 def build_app(
@@ -52,7 +52,7 @@ def build_app(
 ) -> FastAPI:
     """Return the service of a model, and of a folder of photos if ``search`` is given.
 
-    ``hosts`` are the names under which it answers (``*``: any).
+    ``hosts`` are the accepted host names (``*``: any).
     """
     service = Service(matcher, search, limits)
 
@@ -61,10 +61,10 @@ def build_app(
         yield
         service.thread.stop()
 
-    told: dict[int | str, dict[str, Any]] = {
+    errors: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in ERRORS if status != 500
     }
-    app = FastAPI(title="vilta", docs_url=None, redoc_url=None, lifespan=lifespan, responses=told)
+    app = FastAPI(title="vilta", docs_url=None, redoc_url=None, lifespan=lifespan, responses=errors)
     for error, status in {
         QueueFull: 503,
         TimeoutError: 503,
@@ -72,8 +72,8 @@ def build_app(
         ValueError: 422,
         TooManyPixels: 413,
     }.items():
-        app.add_exception_handler(error, _teller(status))
-    app.add_exception_handler(HTTPException, _tell_status)
+        app.add_exception_handler(error, _fixed_answer(status))
+    app.add_exception_handler(HTTPException, _answer_status)
     add_page(app)
     app.include_router(routes(service))
     app.add_middleware(Guard, hosts=hosts, max_bytes=limits.bytes)
@@ -92,12 +92,12 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(path, served(name, kind), include_in_schema=False)
 
 
-def _teller(status: int) -> Callable[[Request, Exception], JSONResponse]:
+def _fixed_answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
     """Return a handler that answers with the fixed text of a status."""
     return lambda request, error: JSONResponse({"error": ERRORS[status]}, status)
 
 
-def _tell_status(request: Request, error: Exception) -> JSONResponse:
+def _answer_status(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code if error.status_code in ERRORS else 400
     return JSONResponse({"error": ERRORS[status]}, status, headers=error.headers)

@@ -1,4 +1,4 @@
-"""What the server answers, as ``/openapi.json`` describes it."""
+"""Types of the server's answers, as in ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Problem(BaseModel):
 
 
 class About(BaseModel):
-    """What is served."""
+    """The model and the photos that are served."""
 
     image_size: int
     max_text_tokens: int
@@ -29,7 +29,7 @@ class Embeddings(BaseModel):
 
 
 class WordShare(BaseModel):
-    """A word, what it adds to the log-odds of the match, and where: rows of a square, 0 to 1."""
+    """A word, its contribution to the log-odds, and its heat map: rows of a square, 0 to 1."""
 
     word: str
     contribution: float
@@ -45,7 +45,7 @@ class Match(BaseModel):
 
 
 class RankedItem(BaseModel):
-    """A candidate by its place in the request; probability is null where matching did not look."""
+    """A candidate by its index in the request; probability is null if it was not re-ranked."""
 
     index: int
     score: float
@@ -70,7 +70,7 @@ class CheckedWord(BaseModel):
     instead: str
     better: float
     suspicion: float
-    accused: bool
+    flagged: bool
 
 
 class Checked(BaseModel):

@@ -1,4 +1,4 @@
-"""What the server does for a request: decode uploads in a few threads, ask the model in its own."""
+"""Work behind the routes: uploads are decoded in a few threads, the model runs in its own."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Pixels = UInt8[Tensor, "3 S S"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may cost."""
+    """Limits of a request."""
 
     bytes: int = 20_000_000
-    """Of one request, all uploads together."""
+    """Bytes of one request with all uploads."""
     pixels: int = 25_000_000
-    """Of one image, before it is decoded."""
+    """Pixels of one image, checked before decoding."""
     images: int = 32
-    """In one request."""
+    """Images in one request."""
     waiting: int = 64
-    """Requests that wait for the model; further ones are turned away."""
+    """Requests waiting for the model; further ones are rejected."""
     seconds: float = 30.0
-    """From upload to answer."""
+    """Seconds from upload to answer."""
 
 
 class TooManyPixels(Exception):
@@ -56,9 +56,9 @@ class Service:
         self.thread = ModelThread(waiting=limits.waiting, batch=matcher.batch_size)
 
     async def pixels(self, uploads: Sequence[UploadFile]) -> list[Pixels]:
-        """Return what the model sees of each upload.
+        """Return the pixels of each upload.
 
-        Raises ``ValueError`` for too many or what is not an image, ``TooManyPixels``.
+        Raises ``ValueError`` for too many uploads or one that is not an image, ``TooManyPixels``.
         """
         if len(uploads) > self.limits.images:
             raise ValueError("too many images")
@@ -100,7 +100,7 @@ class Service:
         return [self.matcher.proofread(image, caption) for image, caption in items]
 
     def heat_maps(self, items: Sequence[tuple[Pixels, str]]) -> list[list[WordShare]]:
-        """Say of each request which words carry the match, and from where."""
+        """Compute the heat maps of each request's caption."""
         return [_shares(self.matcher.heat_maps(image, caption)) for image, caption in items]
 
     def search_for(self, items: Sequence[tuple[Query, int]]) -> list[list[Found]]:
@@ -122,7 +122,7 @@ class Service:
 
 
 def _shares(found: HeatMaps) -> list[WordShare]:
-    """Return the maps as the page takes them, the strongest cell of each word 1."""
+    """Return the maps for the page, scaled so that the largest value of each word is 1."""
     maps = found.scaled().round(3)
     return [
         WordShare(word=word, contribution=share, heat=heat.tolist())
@@ -133,6 +133,6 @@ def _shares(found: HeatMaps) -> list[WordShare]:
 def _shared(
     run: Callable[[list[Any]], list[Any]], items: Sequence[Sequence[Any]]
 ) -> list[list[Any]]:
-    """Run once on everything of all items, and give each its own part of the answer."""
+    """Run once on the contents of all items, and split the result by item."""
     answers = iter(run([one for item in items for one in item]))
     return [[next(answers) for _ in item] for item in items]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class Word(NamedTuple):
-    """A word as the tokenizer cuts them, punctuation left out."""
+    """A word as the tokenizer splits it, without punctuation."""
 
     text: str
     start: int
@@ -26,7 +26,7 @@ class Word(NamedTuple):
 def find_words(
     tokenizer: PreTrainedTokenizerBase, caption: str, longest: int
 ) -> tuple[Int[Tensor, "1 L"], list[Word]]:
-    """Return the tokens of a caption and its words; what is beyond ``longest`` tokens is cut.
+    """Return the tokens of a caption, truncated to ``longest``, and its words.
 
     Raises ``ValueError`` if no word is left.
     """
@@ -41,7 +41,7 @@ def find_words(
     for number, tokens in places.items():
         start, end = encoded.word_to_chars(number)
         text = caption[start:end]
-        start += len(text) - len(text.lstrip())  # some count the blank before a word as its part
+        start += len(text) - len(text.lstrip())  # some tokenizers include the space before a word
         if any(map(str.isalnum, text)):
             words.append(Word(text.strip(), start, end, tuple(tokens)))
     if not words:
@@ -52,7 +52,7 @@ def find_words(
 def masked_rows(
     tokenizer: PreTrainedTokenizerBase, tokens: Int[Tensor, "1 L"], words: Sequence[Word]
 ) -> Int[Tensor, "W L"]:
-    """Return the caption once for each word, that word hidden."""
+    """Return one copy of the caption for each word, with that word masked."""
     rows = tokens.repeat(len(words), 1)
     for row, word in zip(rows, words, strict=True):
         row[list(word.tokens)] = tokenizer.mask_token_id

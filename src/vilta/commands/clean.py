@@ -1,4 +1,4 @@
-"""`vilta clean RUN DATA --out FOLDER`: pairs that do not match, and the data without them."""
+"""`vilta clean RUN DATA --out FOLDER`: finds pairs that do not match and removes them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ THUMBNAIL = 240
 
 
 def run(run_folder: str, data: str, config: CleanConfig) -> None:
-    """Match every pair of ``data``; write the table, a page and, if asked, what is to be kept.
+    """Match every pair of ``data``; write a table, a page and, with ``keep_above``, the good pairs.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     if not config.out:
@@ -81,5 +81,5 @@ def page(data: str, table: datasets.Dataset, worst: list[dict[str, object]]) -> 
             f"<p>{escape(str(pair['caption']))}</p><small>{escape(str(pair['image_id']))}</small>"
             "</div></div></div>"
         )
-    head = [f"<h1>Pairs of {escape(data)} that match least</h1>", '<div class="grid">']
+    head = [f"<h1>Worst-matching pairs of {escape(data)}</h1>", '<div class="grid">']
     return document(f"worst pairs of {data}", [*head, *cards, "</div>"])

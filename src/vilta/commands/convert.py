@@ -1,4 +1,4 @@
-"""`vilta convert CHECKPOINT`: the weights that METER published, as a released folder."""
+"""`vilta convert CHECKPOINT`: converts the weights that METER published to a model folder."""
 
 from __future__ import annotations
 

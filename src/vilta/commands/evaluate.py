@@ -1,4 +1,4 @@
-"""`vilta evaluate RUN --data DATA`: the metrics of a run on held-out data, of any of its tasks."""
+"""`vilta evaluate RUN --data DATA`: measures a run on held-out data, on its own task or another."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     """Measure a run on ``config.data``: tables on screen, JSON on disk.
 
     The task is ``config.task``, or the one that the run was trained for. Raises ``ValueError`` in
-    one line for anything the user can mend.
+    one line for anything the user can fix.
     """
     check_config(config)
     refuse_old_spelling(run_folder, config)
@@ -61,16 +61,16 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
 
 
 def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
-    """Tell whoever names the task first, and the run by ``--from``, how it is written now."""
+    """Raise an error that shows the current syntax for a call in the old one."""
     is_task = run_folder in TASKS or ":" in run_folder
     if config.start or (is_task and not Path(run_folder).exists()):
         start = config.start or "RUN"
         now = ["vilta", "evaluate", start, "--task", run_folder, "--data", config.data or "DATA"]
-        raise ValueError(f"the run comes first; write: {shlex.join(now)}")
+        raise ValueError(f"the run comes first; use: {shlex.join(now)}")
 
 
 def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Console) -> None:
-    """Measure what pre-training teaches: retrieval, masked words, matching, and on scenes more."""
+    """Measure a pre-training run: retrieval, masked words, matching, and more on scenes."""
     device = choose_device(config.device)
     task, trained, teacher = load_run(run_folder)
     task.to(device).eval()
@@ -212,7 +212,7 @@ def require_head(kind: type[FinetuningTask], name: str, run_folder: str) -> None
 
 
 def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
-    """Return the settings with the flags of this command that the task has as settings too."""
+    """Return the settings, overridden by the flags of this command that are also settings."""
     flags: dict[str, Any] = {"top_k": config.top_k, "full": config.full}
     if config.folds:
         flags["folds"] = config.folds
@@ -221,7 +221,7 @@ def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
 
 
 def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> list[str]:
-    """Return the days on which this run was measured on the same data, according to the file."""
+    """Return the dates of earlier evaluations of this run on the same data."""
     try:
         earlier = json.loads(out.read_text())
     except (OSError, ValueError):
@@ -233,7 +233,7 @@ def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> l
 def task_loader(
     task: FinetuningTask, items: Examples | PairItems, config: EvaluateConfig, blind: bool
 ) -> Any:
-    """Return the items in order, as the model sees them."""
+    """Return a loader of the items in order, prepared for the model."""
     size, tokens = task.model.config.image_size, task.model.config.max_text_tokens
     data = DataConfig(image_size=size, max_text_tokens=tokens)
     return evaluation_loader(
@@ -245,7 +245,7 @@ def task_loader(
 
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
-    """Write the metrics and what they were measured on as JSON, and into the run's model card."""
+    """Write the metrics and their conditions as JSON, and update the run's model card."""
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
     update_card(result["run"])

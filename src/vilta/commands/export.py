@@ -1,4 +1,4 @@
-"""`vilta export RUN`: the model as ONNX files, with a script that needs neither torch nor vilta."""
+"""`vilta export RUN`: ONNX files of a model, and a script that needs neither torch nor vilta."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vilta.training.folder import MODEL, replace_text
 def run(run_folder: str, config: ExportConfig) -> None:
     """Write ``RUN/onnx``, check it against torch and, given ``data``, measure what int8 costs.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     if not config.onnx:
-        raise ValueError("nothing to write: --onnx is the only form so far")
+        raise ValueError("nothing to write: --onnx is the only format so far")
     console = Console(soft_wrap=True, markup=False, emoji=False)
     released = load_released(run_folder)
     place = model_folder(run_folder)
@@ -44,7 +44,7 @@ def run(run_folder: str, config: ExportConfig) -> None:
     if difference > TOLERANCE:
         raise ValueError(
             f"the export differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}; "
-            f"{out} is not to be used"
+            f"do not use {out}"
         )
     console.print(f"wrote {out}: equal to torch within {difference:.1e}", markup=False)
     if config.data:
@@ -56,7 +56,7 @@ def run(run_folder: str, config: ExportConfig) -> None:
 
 
 def measure(console: Console, released: Released, out: Path, config: ExportConfig) -> None:
-    """Print and keep R@1 by torch, by the export, and by its quantised form."""
+    """Print and store R@1 of torch, of the ONNX models, and of the quantised ones."""
     from vilta.apps.onnx_ranker import Ranker  # needs the extra, which export_onnx has checked
     from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
 

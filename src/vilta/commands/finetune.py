@@ -1,4 +1,4 @@
-"""`vilta finetune TASK --from RUN --data.train ... --data.val ...`: a run learns a task."""
+"""`vilta finetune TASK --from RUN --data.train ... --data.val ...`: fine-tunes a run on a task."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(task: str, config: FinetuneConfig) -> None:
     """Fine-tune on ``data.train`` and release ``run.out/model``, the best one on ``data.val``.
 
     ``task`` is a task's name, or the YAML file that ``config`` was read from. Raises ``ValueError``
-    in one line for anything the user can mend.
+    in one line for anything the user can fix.
     """
     if not task.endswith((".yaml", ".yml")):
         config = replace(config, task=task)
@@ -154,7 +154,7 @@ def refuse_other_labels(kind: type[FinetuningTask], folder: Path, labels: list[s
 def resolved(
     config: FinetuneConfig, selection_metric: str, model: ViltaConfig, items: int
 ) -> FinetuneConfig:
-    """Return the settings with what followed from the model and the number of items.
+    """Return the settings completed from the model and the number of items.
 
     ``epochs`` become steps; the run evaluates once an epoch unless it says otherwise.
     """

@@ -1,4 +1,4 @@
-"""`vilta inspect SOURCE`: what is worth checking before spending a week of GPU time."""
+"""`vilta inspect SOURCE`: checks image-text pairs before a long run."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from vilta.screen import notes, say_next
 from vilta.training.folder import replace_text
 
 NAMED = 10
-"""Duplicates, skipped and broken items that are named."""
+"""Maximum number of duplicates, skipped and broken items listed."""
 SHEET_SIDE = 160
 """Short side of the images on the contact sheet, in pixels."""
 FREQUENT = 20
-"""Words that are listed."""
+"""Number of words listed."""
 BLUE = "#3f7fd6"
 
 
 def run(source: str, config: InspectConfig) -> None:
-    """Read ``source`` once, print a table and write a page.
+    """Read ``source`` once, print tables of statistics and write a page.
 
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
@@ -65,7 +65,7 @@ def run(source: str, config: InspectConfig) -> None:
     if config.against:
         there = replace(source_options(config), split=config.against_split, images="")
         others = find_reader(config.against, there)
-        tables["also in the other data"] = _leakage(found, _read(others, console), others.name)
+        tables["overlap with the other data"] = _leakage(found, _read(others, console), others.name)
     for title, table in tables.items():
         shown = ScreenTable(*table.head, title=title, title_justify="left", box=None)
         for row in table.rows:
@@ -87,7 +87,7 @@ class ContactSheet:
         self.rows: list[PairRow] = []
 
     def offer(self, row: PairRow) -> None:
-        """Keep the row if its turn has come."""
+        """Keep the row if it is due."""
         if self.seen % self.every == 0:
             self.rows.append(row)
             if len(self.rows) >= 2 * max(self.wanted, 1):
@@ -121,46 +121,49 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         ("found", reader.what),
         ("images", f"{found.images:,}"),
         ("captions", f"{found.captions:,}"),
-        ("captions an image", f"{found.captions / found.images:.1f}"),
+        ("captions per image", f"{found.captions / found.images:.1f}"),
         ("bytes", f"{found.total_bytes / 2**20:,.1f} MiB"),
         ("median size", f"{width:.0f} x {height:.0f} pixels"),
         ("formats", ", ".join(f"{name} {count:,}" for name, count in found.formats.most_common())),
-        ("words a caption: median, 99 %", f"{middle}, {high}"),
-        ("different words (once only)", f"{len(found.words):,} ({once:,})"),
+        ("words per caption: median, 99th percentile", f"{middle}, {high}"),
+        ("distinct words (of these, occurring once)", f"{len(found.words):,} ({once:,})"),
         ("captions that repeat another", f"{found.repeated_captions():,}"),
         ("images with the same bytes as another", f"{sum(map(len, copies)) - len(copies):,}"),
         ("images that look like another", f"{sum(map(len, looks)) - len(looks):,}"),
         ("images that cannot be decoded", f"{len(found.broken):,}"),
         ("items skipped by the reader", f"{len(reader.skipped):,}"),
     ]
-    tables = {"pairs": Table(("what", "figure"), metrics)}
+    tables = {"pairs": Table(("", "value"), metrics)}
     known = set(map(tuple, copies))
-    kinds = {"same bytes": copies, "same look": [g for g in looks if tuple(g) not in known]}
+    kinds = {
+        "identical bytes": copies,
+        "similar picture": [g for g in looks if tuple(g) not in known],
+    }
     groups = [(kind, ", ".join(g[:4])) for kind, found_ in kinds.items() for g in found_[:NAMED]]
     if groups:
-        tables["duplicates"] = Table(("agree in", "images"), groups)
+        tables["duplicates"] = Table(("duplicates by", "images"), groups)
     bad = [*found.broken, *((s.source, s.reason) for s in reader.skipped)]
     if bad:
         reasons = Counter(reason.split(":")[0] for _, reason in bad)
         rows = [(f"{count:,}", reason) for reason, count in reasons.most_common(NAMED)]
-        tables["left out"] = Table(("items", "reason"), rows)
-        tables["left out, the first"] = Table(("item", "reason"), bad[:NAMED])
+        tables["skipped"] = Table(("items", "reason"), rows)
+        tables["skipped, first items"] = Table(("item", "reason"), bad[:NAMED])
     words = [(word, f"{count:,}") for word, count in found.words.most_common(FREQUENT)]
-    tables["most frequent words"] = Table(("word", "times"), words)
+    tables["most frequent words"] = Table(("word", "count"), words)
     return tables
 
 
 def _leakage(found: Inspection, other: Inspection, name: str) -> Table:
-    """Say which images and captions of the other data are in these."""
+    """Return a table of the images and captions that both data sets contain."""
     images = same_images(found, other)
     share = 100 * len(images) / other.images
     captions = same_captions(found, other)
     rows = [
         ("images", f"{len(images):,} of {other.images:,} ({share:.1f} %) of {name}"),
-        ("different captions", f"{captions:,} of {len(other.by_caption):,}"),
+        ("distinct captions", f"{captions:,} of {len(other.by_caption):,}"),
     ]
     rows += [(how, f"{here} = {there}") for here, there, how in images[:NAMED]]
-    return Table(("what", "also here"), rows)
+    return Table(("", "in both"), rows)
 
 
 def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: ContactSheet) -> str:
@@ -169,7 +172,7 @@ def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Co
         Tile(f"{found.images:,}", "images", reader.what),
         Tile(f"{found.captions:,}", "captions", f"{found.captions / found.images:.1f} an image"),
         Tile(f"{width:.0f} x {height:.0f}", "pixels", "median size"),
-        Tile(f"{len(found.words):,}", "different words", "spelling aside"),
+        Tile(f"{len(found.words):,}", "distinct words", "ignoring case"),
     ]
     plots = (_plots(found, LIGHT), _plots(found, DARK))
     step = max(1, len(sheet.rows) // max(1, sheet.wanted))
@@ -181,9 +184,9 @@ def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: Co
             *map(tile_element, tiles),
             "</div>",
             "<h2>Distributions</h2>",
-            picture_element(*plots, "words a caption, captions an image, image sizes"),
+            picture_element(*plots, "words per caption, captions per image, image sizes"),
             "<h2>Contact sheet</h2>",
-            "<p>Evenly spread over the data; nothing was chosen.</p>",
+            "<p>Evenly spaced rows of the data, not selected.</p>",
             '<div class="grid">',
             *(_card(row) for row in sheet.rows[::step][: sheet.wanted]),
             "</div>",
@@ -218,8 +221,8 @@ def _plots(found: Inspection, theme: Theme) -> bytes:
     for axes, (title, values) in zip(
         panels,
         {
-            "words a caption": lengths,
-            "captions an image": counts,
+            "words per caption": lengths,
+            "captions per image": counts,
             "short side, pixels": sides,
             "width / height": shapes,
         }.items(),

@@ -1,4 +1,4 @@
-"""`vilta match RUN IMAGE CAPTION...`: how well captions match an image, and the deciding words."""
+"""`vilta match RUN IMAGE CAPTION...`: scores captions for an image and shows which words decide."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vilta.training.folder import replace_bytes
 
 
 def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfig) -> None:
-    """Print the probability of each caption, best first, and what each of its words adds to it.
+    """Print the probability of each caption, best first, and the contribution of each word.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     if config.out and not config.out.endswith(".png"):
-        raise ValueError(f"--out names a PNG file, such as heat.png; got {config.out}")
+        raise ValueError(f"--out must name a PNG file, such as heat.png; got {config.out}")
     matcher = Matcher(run_folder, device=config.device)
     if not matcher.calibrated:
         notes.print(

@@ -1,4 +1,4 @@
-"""`vilta negatives RUN DATA --out FILE.parquet`: hard negatives for training other models."""
+"""`vilta negatives RUN DATA --out FILE.parquet`: hard negatives to train other models with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from vilta import __version__
-from vilta.apps.written_negatives import SCHEMA, write_negatives
+from vilta.apps.generated_negatives import SCHEMA, generate_negatives
 from vilta.config.apps import NegativesConfig
 from vilta.config.ranges import check_config
 from vilta.data.sources import load_pairs
@@ -30,23 +30,24 @@ tags: [hard-negatives, image-text, vilta]
 
 # Hard negatives for image-text pairs
 
-{lines:,} captions with one word changed, for {captions:,} of {total:,} captions of `{data}`. The
-text encoder of a ViLTA model (vilta {version}, run `{run}`), which sees no image, proposed each new
-word from the others; the filter `{filter}` took away the words that are plausible with the image.
+{lines:,} negatives, each a caption with one word changed, for {captions:,} of the {total:,}
+captions of `{data}`. The text encoder of a ViLTA model (vilta {version}, run `{run}`) proposed each
+replacement from the context, without the image; the filter `{filter}` was applied to the proposals.
 
 {warning}
 
 | column | meaning |
 |---|---|
-| `image_id`, `source` | the pair that it belongs to |
-| `caption`, `negative` | the caption as it was, and with one word changed |
-| `word`, `instead`, `start`, `end` | the word that was replaced, by which, and its characters |
-| `text_probability` | of `instead` given the other words |
-| `image_probability`, `word_image_probability` | of `instead` and of `word`, given the image too |
-| `match`, `negative_match` | probability that the caption, and the negative, belongs to the image |
+| `image_id`, `source` | the image and where it is from |
+| `caption`, `negative` | the original caption, and the same with one word changed |
+| `word`, `instead` | the original word and its replacement |
+| `start`, `end` | characters of the original word in the caption |
+| `text_probability` | probability of `instead` given the other words |
+| `image_probability`, `word_image_probability` | of `instead` and of `word`, given also the image |
+| `match`, `negative_match` | probability that caption and negative match the image |
 | `filter` | the filter that was used |
 
-The captions are those of the source and keep its licence. Images are not included.
+The captions come from the source and keep its licence. Images are not included.
 
 ```python
 from datasets import load_dataset
@@ -64,7 +65,7 @@ WARNING = {
 def run(run_folder: str, data: str, config: NegativesConfig) -> None:
     """Write the negatives and their card.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     if not config.out.endswith(".parquet"):
@@ -75,14 +76,14 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
     name = config.filter or task.objective.negatives
     if name == "off" or (name == "soft_label" and task.teacher is None):
         raise ValueError(
-            f"{run_folder} has no teacher or filter for {name!r}; use --filter grounded"
+            f"{run_folder} has no teacher for the filter {name!r}; use --filter grounded"
         )
     task.objective = replace(task.objective, negatives=name)
     collator = task.collator(trained.data.max_text_tokens, config.seed)
     task.to(choose_device(config.device)).eval()
     table = load_pairs(data)
     with progress("writing") as tell:
-        found = write_negatives(
+        found = generate_negatives(
             task,
             collator,
             table,
@@ -94,7 +95,7 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
         )
         lines = [line for line in found if line["match"] >= config.min_match]
     if not lines:
-        raise ValueError("no negative could be written; the filter left no word, or --min-match")
+        raise ValueError("no negatives: the filter or --min-match rejected everything")
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".tmp-{out.name}"

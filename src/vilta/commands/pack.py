@@ -1,4 +1,4 @@
-"""`vilta pack SOURCE --out FOLDER`: image-text pairs to Arrow shards, read once, checked once."""
+"""`vilta pack SOURCE --out FOLDER`: checks image-text pairs and writes them as Arrow shards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vilta.data.pack.packing import pack
 from vilta.screen import say_next
 
 SHOWN = 5
-"""Skipped items that are printed; the manifest names all."""
+"""Number of skipped items printed; the manifest lists all."""
 
 
 def run(source: str, config: PackConfig) -> None:
-    """Pack ``source`` into ``config.out`` and print what was written and what comes next.
+    """Pack ``source`` into ``config.out`` and print a summary and the next command.
 
     Raises ``ValueError`` with one line, see :func:`vilta.data.pack.packing.pack`.
     """

@@ -1,4 +1,4 @@
-"""`vilta pretrain CONFIG.yaml`: two encoders, a fusion, image-text pairs; the method itself."""
+"""`vilta pretrain CONFIG.yaml`: pre-trains two encoders and a fusion on image-text pairs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from vilta.training.phases import Phase
 
 EVALUATION_BATCH = 128
 EVALUATION_TOP_K = 16
-"""Candidates that matching ranks again when a run is evaluated on its way; our choice."""
+"""Candidates that matching re-ranks in evaluations during training; our choice."""
 PICTURED = 4
 """Held-out pairs that TensorBoard shows after each evaluation (our choice)."""
 
@@ -50,7 +50,7 @@ PICTURED = 4
 def run(config: PretrainConfig) -> None:
     """Pre-train, evaluate on ``data.val`` where it is given, and release ``run.out/model``.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     goes_on = check_run_folder(config.run)
     check_config(config)
@@ -106,11 +106,11 @@ def run(config: PretrainConfig) -> None:
 
 
 def with_steps(config: PretrainConfig, samples: int) -> PretrainConfig:
-    """Return the config with ``epochs`` as steps; ``samples`` is 0 where nobody knows."""
+    """Return the config with ``epochs`` turned into steps; ``samples`` is 0 if unknown."""
     if not config.epochs:
         return config
     if not samples:
-        raise ValueError("--epochs needs data whose number is known; set --optimization.steps")
+        raise ValueError("--epochs needs data of a known size; set --optimization.steps instead")
     steps = config.optimization
     batch = steps.batch_size * steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
     count = max(1, math.ceil(config.epochs * samples / batch))
@@ -118,10 +118,10 @@ def with_steps(config: PretrainConfig, samples: int) -> PretrainConfig:
 
 
 def phases_of(objective: ObjectiveConfig) -> list[Phase]:
-    """Return when objectives begin, with what a step cost in the demo, two threads.
+    """Return when each objective begins, and the relative cost of a step from then on.
 
-    1,430 samples/s with contrast alone, 770 with masked words and 420 with matching too
-    (docs/design-log.md).
+    From the demo on two threads: 1,430 samples/s with contrast alone, 770 with masked words, 420
+    with matching as well (docs/development/design-log.md).
     """
     phases = [Phase(start=0, name="contrast", cost=1.0)]
     if objective.mlm_start < objective.itm_start:
@@ -145,9 +145,9 @@ def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: st
 
 
 def with_its_word_head(config: PretrainConfig) -> PretrainConfig:
-    """Return the settings with the word head that the run to go on with has weights for.
+    """Return the settings with the kind of word head that the resumed run has weights for.
 
-    Runs from before there was a choice have a separate one without a setting for it.
+    Runs older than this setting have a separate word head.
     """
     before = replace(config, model=replace(config.model, word_head="separate"))
     saved = load_yaml(Path(config.run.out) / CONFIG, PretrainConfig, before)
@@ -157,7 +157,7 @@ def with_its_word_head(config: PretrainConfig) -> PretrainConfig:
 def example_pictures(
     task: PretrainingTask, dataset: PairDataset, collator: PairCollator
 ) -> dict[str, UInt8[np.ndarray, "3 H W"]]:
-    """Masked words and written negatives of a few held-out pairs, drawn for TensorBoard."""
+    """Masked words and generated negatives of a few held-out pairs, drawn for TensorBoard."""
     # Only here: drawing takes matplotlib, and the report imports this module.
     from vilta.report.examples import caption_examples
     from vilta.report.pictures import draw_masked_words, draw_negatives

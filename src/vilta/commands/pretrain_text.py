@@ -1,4 +1,4 @@
-"""`vilta pretrain-text CONFIG.yaml`: the language model that is text encoder and teacher."""
+"""`vilta pretrain-text CONFIG.yaml`: trains the language model for text encoder and teacher."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from vilta.training.loop import train
 
 EVALUATION_BATCH = 512
 HELD_OUT = 100
-"""Without ``data.val``, one caption in so many is set aside; our choice."""
+"""Without ``data.val``, every 100th caption is held out; our choice."""
 
 
 def run(config: PretrainTextConfig) -> None:
     """Train on captions and release ``run.out/model``, model and tokenizer.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     check_run_folder(config.run)
     data, steps = config.data, config.optimization
     captions = caption_lines(data.train)
     held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]
-    # The same sentence may occur in other lines, or in other spelling in another corpus.
+    # A held-out sentence may occur again, perhaps with other case or punctuation.
     kept = {_letters(caption) for caption in held_out}
     captions = [caption for caption in captions if _letters(caption) not in kept]
     torch.manual_seed(derived(config.run.seed, "model"))

@@ -1,4 +1,4 @@
-"""`vilta proofread RUN IMAGE CAPTION`: the words of a caption that the image does not bear out."""
+"""`vilta proofread RUN IMAGE CAPTION`: finds words of a caption that the image does not support."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vilta.screen import notes, print_json, results
 
 
 def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> None:
-    """Print what the model thinks of each word, and the corrected caption.
+    """Print the log-odds of each word, the words flagged, and the corrected caption.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     matcher = Matcher(run_folder, device=config.device)
     if not matcher.calibrated:
         notes.print(
-            "the threshold of accusation is a guess until held-out captions have set it "
-            "(vilta evaluate RUN --data DATA --calibrate)"
+            "words are flagged by a default threshold; vilta evaluate RUN --data DATA --calibrate "
+            "sets it on held-out captions"
         )
     found = matcher.proofread(image, caption)
     if config.json:
@@ -34,15 +34,15 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
         )
         return
     results.print(_table(found))
-    if found.accused:
-        results.print(f"does not fit: {', '.join(word.word for word in found.accused)}")
-        results.print(f"would write:  {found.corrected}")
+    if found.flagged:
+        results.print(f"does not fit: {', '.join(word.word for word in found.flagged)}")
+        results.print(f"suggestion:   {found.corrected}")
     else:
         results.print("every word fits")
 
 
 def _table(found: Proofreading) -> Table:
-    table = Table("word", "with the image", "without", "instead", "better by", box=None)
+    table = Table("word", "with image", "without", "suggestion", "gain", box=None)
     for column in table.columns[1:3]:
         column.justify = "right"
     for word in found.words:
@@ -53,6 +53,6 @@ def _table(found: Proofreading) -> Table:
             f"{word.without_image:+.1f}",
             word.instead,
             better,
-            style="bold red" if word.accused else "",
+            style="bold red" if word.flagged else "",
         )
     return table

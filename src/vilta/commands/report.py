@@ -1,4 +1,4 @@
-"""`vilta report RUN`: a finished pre-training run as one page with curves, metrics and examples."""
+"""`vilta report RUN`: one page with the curves, metrics and examples of a pre-training run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["run"]
 def run(run_folder: str, config: ReportConfig) -> None:
     """Write the page, its pictures beside it, and all metrics to ``run_folder/metrics.json``.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     if config.out and not config.out.endswith((".html", ".htm")):
-        raise ValueError(f"--out names the page, such as report.html; got {config.out}")
+        raise ValueError(f"--out must name an HTML file, such as report.html; got {config.out}")
     task, trained, teacher = load_run(run_folder)
     record = read_record(run_folder)
     console = Console(soft_wrap=True, markup=False, emoji=False)
@@ -75,7 +75,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
 
 
 def _about(record: Record, summary: dict[str, Any]) -> str:
-    """Say in one sentence what was trained, and on what it was measured."""
+    """Describe the training and the evaluation in one sentence."""
     words = [f"{summary['parameters'] / 1e6:.1f} M parameters"]
     if "steps" in summary:
         words.append(f"{summary['steps']:,} steps over {summary['samples']:,} samples")
@@ -86,7 +86,7 @@ def _about(record: Record, summary: dict[str, Any]) -> str:
 
 
 def _commands(run_folder: str, config: ReportConfig, record: Record) -> list[str]:
-    """Return the command lines that give this page, from training on."""
+    """Return the commands that reproduce this page, from training on."""
     evaluation = record.evaluation
     evaluate = ["vilta", "evaluate", run_folder, "--data", evaluation["data"]]
     if evaluation["candidates"] == "all":

@@ -1,4 +1,4 @@
-"""`vilta search RUN FOLDER QUERY`: photos that match a text, or that are like another photo."""
+"""`vilta search RUN FOLDER QUERY`: photos that match a text or resemble another photo."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ THUMBNAIL = 320
 
 
 def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
-    """Index ``folder``, search it, print what was found; without a query, index alone.
+    """Index ``folder``, search it and print the photos found; without a query, only index it.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     asked = Query.parse(query, config.plus, config.minus)
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
     if search.index.replaced:
-        notes.print("the index was made by another model, or of another folder; making a new one")
+        notes.print("the index belongs to another model or folder; building a new one")
     with progress("indexing") as tell:
         done = search.update(tell)
     if done.new or done.gone or done.skipped:
-        notes.print(f"indexed {done.new:,} new photos; {done.gone:,} are gone")
+        notes.print(f"indexed {done.new:,} new photos; {done.gone:,} were deleted")
     skipped = search.index.skipped()
     if config.why_skipped:
         for path, reason in skipped:
@@ -51,19 +51,19 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     found = search.search(asked, like=like, top=config.top, rerank=config.rerank)
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
     well = [each for each in found if not each.probability < threshold]
-    if asked.terms and matcher.matching:  # what matching did not look at has no probability
+    if asked.terms and matcher.matching:  # photos that were not re-ranked have no probability
         well = [each for each in well if not np.isnan(each.probability)]
     _show(well, config)
     if not well:
         best = f" (the best: {found[0].path}, {found[0].probability:.0%})" if found else ""
-        notes.print(f"nothing here matches well{best}; --threshold 0 shows the best in any case")
+        notes.print(f"nothing here matches well{best}; --threshold 0 always shows the best")
     if config.out:
         replace_text(Path(config.out), gallery(query or f"like {config.like}", well))
         notes.print(f"wrote {config.out}")
 
 
 def gallery(title: str, found: Sequence[Found]) -> str:
-    """Return a page with what was found, thumbnails inside."""
+    """Return a page of the photos found, with inlined thumbnails."""
     cards = []
     for each in found:
         picture = open_image(each.path, THUMBNAIL)

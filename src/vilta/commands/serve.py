@@ -1,4 +1,4 @@
-"""`vilta serve RUN`: the model over HTTP, with a page for people."""
+"""`vilta serve RUN`: serves a model over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 def run(run_folder: str, config: ServeConfig) -> None:
     """Serve until interrupted.
 
-    Raises ``ValueError`` in one line for anything the user can mend.
+    Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
     try:
@@ -49,9 +49,9 @@ def run(run_folder: str, config: ServeConfig) -> None:
     host, port = listener.getsockname()[:2]
     if config.host not in ("localhost", "127.0.0.1", "::1"):
         notes.print(
-            f"anyone who reaches {config.host} can use this server: it asks for no password"
+            f"warning: anyone who can reach {config.host} can use this server; it has no password"
         )
-    notes.print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C ends it)")
+    notes.print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)")
     settings = uvicorn.Config(
         app, log_level="warning", timeout_keep_alive=10, h11_max_incomplete_event_size=65_536
     )
@@ -59,7 +59,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; a ``ValueError`` says why there can be none."""
+    """Return a listening socket; raises ``ValueError`` with the reason if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)

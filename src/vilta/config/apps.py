@@ -1,4 +1,4 @@
-"""Settings of the verbs that use a trained model, in the form of ``vilta.config``."""
+"""Settings of the commands that use a trained model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vilta.config.ranges import Count, CountOrZero, Positive, Range, Share
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """Settings that all verbs with a trained model share."""
+    """Settings that these commands share."""
 
     json: bool = False
     """Print results as lines of JSON."""
@@ -20,105 +20,105 @@ class AppConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(AppConfig):
-    """Find photos in a folder by words, or by another photo.
+    """Find photos in a folder by text, or by similarity to another photo.
 
-    The folder is indexed first; later calls look only at what changed. In the query, ` +a hat` must
-    hold as well and ` -people` must not.
+    The folder is indexed first; later calls only process what changed. In a query, ` +a hat` adds a
+    text that must match as well, and ` -people` one that must not.
     """
 
     like: str = ""
-    """Image file to find the like of; with a query, both count."""
+    """Image file to find similar photos to; combined with the query if there is one."""
     plus: tuple[str, ...] = ()
-    """Texts that must hold as well."""
+    """Further texts that must match."""
     minus: tuple[str, ...] = ()
-    """Texts that must not hold."""
+    """Texts that must not match."""
     top: Count = 10
-    """Most photos to show."""
+    """Maximum number of photos to show."""
     threshold: Annotated[float, Range(-1, 1)] = -1.0
-    """Show only photos that match with at least this probability; 0 shows the best in any case.
-    Below 0: the model's own, which nine in ten held-out searches with an answer reach."""
+    """Only show photos with at least this match probability; 0 always shows the best. Negative: the
+    model's own threshold, which nine of ten held-out searches that have an answer reach."""
     rerank: Count = 50
-    """Candidates of the contrastive search that matching looks at closely."""
+    """Candidates of the contrastive search that matching re-ranks."""
     out: str = ""
-    """HTML file to write with what was found."""
+    """HTML page of the results to write."""
     index: str = ""
-    """Folder that keeps the index. Empty: one in the user's cache; never among the photos."""
+    """Folder of the index, not among the photos. Empty: a folder in the user's cache."""
     why_skipped: bool = False
     """List the files that are not in the index, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchConfig(AppConfig):
-    """Say how well captions match an image, and which words carry the match."""
+    """Show how well captions match an image, and how much each word contributes."""
 
     out: str = ""
-    """PNG file to write with a heat map for each word: where in the image its share of the match
-    comes from. With several captions, -2, -3 ... go before the suffix."""
+    """PNG file for the heat maps: the image regions that each word's contribution comes from.
+    Further captions go to files with -2, -3, ... before the suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProofreadConfig(AppConfig):
-    """Find the words of a caption that the image does not bear out."""
+    """Find the words of a caption that the image does not support."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Serve a model over HTTP, with a page for people; its routes are in /openapi.json."""
+    """Serve a model over HTTP: a web page, and an API that /openapi.json describes."""
 
     folder: str = ""
-    """Folder of photos to search; indexed before the server starts."""
+    """Folder of photos to search. It is indexed before the server starts."""
     index: str = ""
-    """Folder that keeps the index. Empty: one in the user's cache; never among the photos."""
+    """Folder of the index, not among the photos. Empty: a folder in the user's cache."""
     host: str = "127.0.0.1"
-    """Address to listen on. Other than localhost, it lets others in: there is no password."""
+    """Address to listen on. Anything but localhost admits other machines, without a password."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """Port to listen on; 0: any free one."""
+    """Port to listen on; 0: any free port."""
     allow_host: tuple[str, ...] = ()
-    """More names under which the server answers, as given in the Host header; `*`: any."""
+    """Further host names to accept in the Host header; `*` accepts any."""
     max_bytes: Count = 20_000_000
-    """Most bytes of one request."""
+    """Maximum size of a request in bytes."""
     max_pixels: Count = 25_000_000
-    """Most pixels of one image."""
+    """Maximum number of pixels of an image."""
     waiting: Count = 64
-    """Maximum number of requests that wait for the model; further ones are turned away."""
+    """Maximum number of requests waiting for the model; further ones are rejected."""
     seconds: Positive = 30.0
-    """Longest that a request may wait."""
+    """Maximum time for which a request may wait for its answer."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(AppConfig):
-    """Find image-text pairs that do not match: every pair's probability, the worst first."""
+    """Find image-text pairs that do not match: score every pair and list the worst first."""
 
     out: str = ""
     """Required. Folder to write: pairs.parquet, worst.html and, with --keep-above, kept/."""
     keep_above: Share = 0.0
-    """Also write the pairs that match with at least this probability to kept/, ready for training;
-    0: do not."""
+    """Also write the pairs with at least this match probability to kept/, ready for training; 0: do
+    not write them."""
     shown: CountOrZero = 120
-    """Worst pairs on the page."""
+    """Number of pairs on the page."""
     batch_size: Count = 64
-    """Images in one forward pass."""
+    """Images per forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesConfig(AppConfig):
-    """Write hard negatives: captions with a word changed such that they read well and are wrong.
+    """Generate hard negatives: captions in which a changed word makes them fluent but wrong.
 
-    They serve to train or to test any model, a CLIP for instance (NegCLIP).
+    Use them to train or test any other model, such as CLIP (as in NegCLIP).
     """
 
     out: str = ""
-    """Required. Parquet file to write; its card goes beside it as NAME-card.md."""
+    """Required. Parquet file to write; a data card, NAME-card.md, is written next to it."""
     per_caption: Count = 1
-    """Tries for each caption; what was written before is left out."""
+    """Attempts per caption; duplicates are dropped."""
     filter: Literal["", "grounded", "soft_label", "none"] = ""
-    """Which words are too plausible to be wrong: see `objective.negatives`. Empty: the run's."""
+    """Filter of the replacements, see `objective.negatives`. Empty: the filter of the run."""
     min_match: Share = 0.0
-    """Leave out captions that match their image with a lower probability: a caption that is wrong
-    itself makes no hard negative."""
+    """Skip captions whose own match probability is lower: a wrong caption does not make a hard
+    negative."""
     seed: int = 0
-    """Decides which word of a caption is rewritten, and by which."""
+    """Seed of the choice of words and of their replacements."""
     batch_size: Count = 64
-    """Images in one forward pass."""
+    """Images per forward pass."""

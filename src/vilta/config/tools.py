@@ -1,4 +1,4 @@
-"""Every setting of the verbs that do not train, in the form of ``config``."""
+"""Settings of the commands that do not train."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 from vilta.config.ranges import Count, CountOrZero, Range
 
 From = Annotated[str, tyro.conf.arg(name="from")]
-"""``from`` is a word of Python's own, so the field has another name than its flag."""
+"""``from`` is a keyword of Python, so the field is named differently from its flag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class EvaluateConfig:
     """Required. Image-text pairs (a packed folder or any source that `vilta pack` reads), or for a
     task its items in a supported layout."""
     start: From = ""
-    """Named the run in older versions, where RUN now comes first; the error shows the new call."""
+    """Obsolete: the run now comes first. The error message shows the current syntax."""
     images: str = ""
     """For a task: the folder or source of the images, if they are not next to the items."""
     submission: str = ""
@@ -58,16 +58,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFlags:
-    """How to read a source of image-text pairs; what is empty is found out."""
+    """How to read a source of image-text pairs; empty settings are detected."""
 
     split: str = ""
     """Split of a source that has several, e.g. train, val, test."""
     image_column: str = ""
-    """Column of a table that holds or names the images, if it is not found by itself."""
+    """Column of a table that holds or names the images, if it is not detected."""
     caption_column: str = ""
-    """Column that holds the caption, if it is not found by itself; several are joined by commas."""
+    """Column that holds the caption, if it is not detected; several are joined by commas."""
     images: str = ""
-    """Folder of the images that a file names, if they are not below the file's own."""
+    """Folder of the images that a file names, if they are not below the folder of the file."""
     encoding: str = ""
     """Encoding of text files that are not UTF-8, e.g. latin-1."""
 
@@ -102,7 +102,7 @@ class InspectConfig(SourceFlags):
     """Inspect image-text pairs before training: statistics on screen, and a page with pictures."""
 
     against: str = ""
-    """Other pairs, such as evaluation data: report the images and captions they share."""
+    """Other pairs, such as evaluation data: report the images and captions that both contain."""
     against_split: str = ""
     """Split of `against`."""
     out: str = ""
@@ -127,22 +127,22 @@ class ExportConfig:
     """Write a trained model as ONNX files, for use without torch (needs the extra `onnx`)."""
 
     onnx: bool = True
-    """Write ONNX; no other form is known yet."""
+    """Write ONNX, the only format so far."""
     out: str = ""
     """Folder to write. Empty: `onnx` in the run."""
     int8: bool = False
-    """Also write models with int8 weights: smaller, and faster where the CPU has the units."""
+    """Also write models with int8 weights: smaller, and faster on CPUs with int8 instructions."""
     data: str = ""
-    """Image-text pairs (as `vilta evaluate` takes them) on which R@1 is compared."""
+    """Image-text pairs, as for `vilta evaluate`, on which to compare R@1 of torch and ONNX."""
     images: Count = 1000
-    """How many of the first images of `data` are compared on."""
+    """Number of images of `data` to use, from the first on."""
     top_k: Count = 32
-    """Candidates of the contrastive stage that matching ranks again."""
+    """Candidates of the contrastive stage that matching re-ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """Turn a checkpoint of METER into a released folder that every other verb takes."""
+    """Convert a checkpoint of METER to a model folder that every other command accepts."""
 
     out: str = ""
     """Folder to write."""

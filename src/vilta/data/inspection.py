@@ -1,4 +1,4 @@
-"""What there is to know about pairs before training: counts, sizes, words, duplicates."""
+"""Statistics of image-text pairs: counts, sizes, words, duplicates."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Inspection:
     """Sources of the images that look the same, by the hash of the first of them."""
     hashes: ImageHashes = field(default_factory=ImageHashes)
     by_caption: Counter[bytes] = field(default_factory=Counter)
-    """How often each caption occurs, spelling and punctuation aside."""
+    """How often each caption occurs, ignoring case and punctuation."""
 
     def median_size(self) -> tuple[float, float]:
         """Return the median width and height in pixels."""
@@ -134,21 +134,21 @@ def look_of(image: Image.Image) -> int:
 
 
 def same_images(first: Inspection, other: Inspection) -> list[tuple[str, str, str]]:
-    """Return source, source there, and how they agree, for images of ``other`` that are here."""
+    """Return (source here, source there, kind of duplicate) for images that both data contain."""
     found: dict[str, tuple[str, str, str]] = {}
     for digest, sources in other.by_content.items():
         if digest in first.by_content:
             for there in sources:
-                found[there] = (first.by_content[digest][0], there, "same bytes")
+                found[there] = (first.by_content[digest][0], there, "identical bytes")
     for look, sources in other.by_hash.items():
         if (known := first.hashes.find(look)) is not None:
             for there in sources:
-                found.setdefault(there, (first.by_hash[known][0], there, "same look"))
+                found.setdefault(there, (first.by_hash[known][0], there, "similar picture"))
     return list(found.values())
 
 
 def same_captions(first: Inspection, other: Inspection) -> int:
-    """Return how many different captions of ``other`` are here too."""
+    """Return how many distinct captions both data contain."""
     return len(first.by_caption.keys() & other.by_caption.keys())
 
 

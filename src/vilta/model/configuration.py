@@ -28,7 +28,7 @@ class ViltaConfig(PreTrainedConfig):
     ``ranking``: which of the two heads that compare images with texts are trained.
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``search_threshold`` is the probability from which a photo that was searched for matches well;
-    ``proofread_threshold`` is the suspicion from which a word is accused; ``calibrated_on`` names
+    ``proofread_threshold`` is the suspicion from which a word is flagged; ``calibrated_on`` names
     the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
     Raises ``ValueError`` for an unknown fusion kind, layout, word head, pooling or ranking, or for
     heads that do not divide the width.

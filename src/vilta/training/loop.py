@@ -86,7 +86,7 @@ def train(
     The weights are float32, whatever they were. On return the task holds the released
     ones: the best where there was an evaluation.
 
-    Raises ``ValueError`` in one line for what the user can mend, such as a folder in use, or a
+    Raises ``ValueError`` in one line for what the user can fix, such as a folder in use, or a
     run in which no step could be taken.
     """
     folder.check_run_folder(run)

@@ -27,7 +27,7 @@ async function working(place, work) {
     said.textContent = await work();
   } catch (error) {
     said.className = "said wrong";
-    said.textContent = error instanceof TypeError ? "the server does not answer" : error.message;
+    said.textContent = error instanceof TypeError ? "cannot reach the server" : error.message;
   } finally {
     for (const button of buttons) button.disabled = false;
   }
@@ -131,14 +131,14 @@ function checked(found) {
   for (const word of found.words) {
     text.append(found.caption.slice(at, word.start));
     const said = found.caption.slice(word.start, word.end);
-    text.append(word.accused ? element("mark", {}, said) : said);
+    text.append(word.flagged ? element("mark", {}, said) : said);
     at = word.end;
   }
   text.append(found.caption.slice(at));
   const verdict = found.corrected === found.caption ? "every word fits" : found.corrected;
-  const head = element("tr", {}, element("th", {}, "word"), element("th", { class: "n" }, "with the image"),
+  const head = element("tr", {}, element("th", {}, "word"), element("th", { class: "n" }, "with image"),
     element("th", { class: "n" }, "without"), element("th", {}, "instead"));
-  const rows = found.words.map((word) => element("tr", word.accused ? { class: "accused" } : {},
+  const rows = found.words.map((word) => element("tr", word.flagged ? { class: "flagged" } : {},
     element("td", {}, word.word), element("td", { class: "n" }, signed(word.with_image)),
     element("td", { class: "n" }, signed(word.without_image)), element("td", {}, word.instead)));
   return element("div", { class: "answer" }, text, element("div", { class: "fix" }, verdict),
@@ -160,7 +160,7 @@ look.querySelector("form").addEventListener("submit", (event) => {
       const found = await ask("v1/match", form);
       found.sort((a, b) => b.probability - a.probability);
       answers.replaceChildren(...found.map(matched));
-      return "click a word to see where in the image it is found";
+      return "click a word to see its heat map";
     }
     for (const caption of captions) {
       const form = new FormData();

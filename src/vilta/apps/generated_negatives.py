@@ -1,8 +1,8 @@
-"""Hard negatives for other models: a caption with one word changed, and why it should be wrong.
+"""Hard negatives for other models: captions with one word changed, with their probabilities.
 
-They are written as in training (``PretrainingTask.write_negatives``): the text encoder, which sees
-no image, proposes words that fit the other words, and the filter takes away those that the image
-makes plausible.
+They are generated as in training (``PretrainingTask.write_negatives``): the text encoder, without
+the image, proposes words that fit the context, and the filter rejects those that the image makes
+plausible.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ given the other words: by the text alone, and with the image; of ``word`` with t
 and ``negative_match``: that the caption and the negative belong to the image."""
 
 
-def write_negatives(
+def generate_negatives(
     task: PretrainingTask,
     collator: PairCollator,
     table: datasets.Dataset,
@@ -56,10 +56,10 @@ def write_negatives(
     seed: int,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a line of ``SCHEMA`` for each negative that could be written.
+    """Yield a line of ``SCHEMA`` for each negative.
 
-    Each caption is masked and rewritten ``tries`` times; the same negative comes once. Rows with a
-    broken image are left out. The same ``seed`` gives the same negatives.
+    Each caption is masked and rewritten ``tries`` times; duplicates are dropped, and rows with a
+    broken image are skipped. The same ``seed`` gives the same negatives.
     """
     size, broken = task.model.config.image_size, list[tuple[int, str]]()
     torch.manual_seed(seed)
@@ -73,7 +73,7 @@ def write_negatives(
                 part = slice(start, start + batch_size)
                 chosen = image_states[torch.tensor(owner[part], device=image_states.device)]
                 batch = collator(samples[part]).to(image_states.device)
-                for own, line in _written(task, batch, samples[part], chosen, filter_name):
+                for own, line in _generated(task, batch, samples[part], chosen, filter_name):
                     row = rows.rows[owner[start + own]]
                     if (row["image_id"], line["negative"]) not in seen:
                         seen.add((row["image_id"], line["negative"]))
@@ -90,7 +90,7 @@ def _samples(rows: Rows, attempt: int) -> tuple[list[Sample], list[int]]:
                     pixels=rows.pixels[i],
                     caption=caption,
                     image_id=row["image_id"],
-                    image_hash=number,  # of no account here: nothing is drawn from the batch
+                    image_hash=number,  # unused: no in-batch negatives are drawn
                     index=number,
                     epoch=1000 * place + attempt,  # the mask follows from index and epoch
                     name=f"{row['source']}#{number}",
@@ -101,14 +101,14 @@ def _samples(rows: Rows, attempt: int) -> tuple[list[Sample], list[int]]:
 
 
 @torch.no_grad()
-def _written(
+def _generated(
     task: PretrainingTask,
     batch: Batch,
     samples: Sequence[Sample],
     image_states: Float[Tensor, "B P C"],
     filter_name: str,
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Return the negatives of a batch, each with its row."""
+    """Return the negatives of a batch, each with its row number."""
     expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
     found = task.write_negatives(batch, expected.text_logits, expected.logits, soft, filter_name)
@@ -130,7 +130,7 @@ def _written(
         if not bool(found.changed[row, place]):
             continue
         caption, (start, end) = samples[row].caption, offsets[row][place]
-        start = end - len(caption[start:end].lstrip())  # some count the blank before a word
+        start = end - len(caption[start:end].lstrip())  # some tokenizers include the space
         new, old = int(found.input_ids[row, place]), int(batch.input_ids[row, place])
         instead = task.tokenizer.decode([new]).strip()
         line = {
