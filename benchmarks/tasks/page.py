@@ -117,7 +117,7 @@ def _intervals(result: dict[str, Any]) -> list[str]:
         "",
         result["note"],
         "",
-        *_table(("accuracy, %", "mean", "95 % interval")),
+        *_table(("measure, %", "mean", "95 % interval")),
         *rows,
         "",
     ]

@@ -128,12 +128,10 @@ def match_scores(
     return scores
 
 
-def retrieval_metrics(
-    similarity: Float[Tensor, "N T"],
-    match: Float[Tensor, "N T"] | None,
-    relevant: Bool[Tensor, "N T"],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return R@1/5/10 in percent, in both directions, for each stage.
+def stage_scores(
+    similarity: Float[Tensor, "N T"], match: Float[Tensor, "N T"] | None
+) -> dict[str, Float[Tensor, "N T"]]:
+    """Return the scores that each stage ranks by.
 
     ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
     ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds estimate
@@ -147,12 +145,21 @@ def retrieval_metrics(
             # Moved below every score of a scored pair, the others keep their order.
             below = scores[scores.isfinite()].min() - 1 - similarity.max()
             stages[stage] = torch.where(scores.isfinite(), scores, similarity + below)
+    return stages
+
+
+def retrieval_metrics(
+    similarity: Float[Tensor, "N T"],
+    match: Float[Tensor, "N T"] | None,
+    relevant: Bool[Tensor, "N T"],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return R@1/5/10 in percent, in both directions, for each stage of ``stage_scores``."""
     return {
         stage: {
             "image_to_text": recall_at(scores, relevant),
             "text_to_image": recall_at(scores.T, relevant.T),
         }
-        for stage, scores in stages.items()
+        for stage, scores in stage_scores(similarity, match).items()
     }
 
 

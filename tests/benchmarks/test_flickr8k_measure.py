@@ -1,0 +1,117 @@
+"""The measures of a run against plain computations, on a small random model and noise."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.flickr8k import measure
+from benchmarks.flickr8k.word_edits import write_edits
+from datasets import Dataset
+from small_run import noise, write_run
+
+from vilta.data.samples import PairDataset
+from vilta.finished_run import load_run
+from vilta.metrics.bootstrap import bootstrap_interval
+
+CAPTIONS = [
+    ["Two dogs are running over the snow .", "Dogs outside ."],
+    ["A man with a red hat rides a bike .", "A man rides .", "A bike ."],
+    ["A boy jumps into a pool .", "Water and a boy ."],
+    ["Three women are walking up a street .", "Women in black ."],
+]
+
+
+def picture(seed):
+    file = io.BytesIO()
+    noise(seed).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    rows = [
+        {"image": picture(n), "captions": group, "image_id": f"{n}.png", "source": "test"}
+        for n, group in enumerate(CAPTIONS)
+    ]
+    folder = tmp_path_factory.mktemp("pairs")
+    Dataset.from_list(rows).save_to_disk(folder / "val")
+    return measure.load_pairs(str(folder / "val")), str(folder / "val")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_run(tmp_path_factory.mktemp("run"))
+    lines = [{"device": "CPU"}, {"step": 5, "seconds": 90, "epoch": 2.0}]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_rankings_are_those_of_whole_passes(run, pairs, monkeypatch):
+    monkeypatch.setattr(measure, "TOP", (4,))  # all photos: every pair is scored
+    task, trained, _ = load_run(str(run))
+    task.eval()
+    table, name = pairs
+    found = measure.rankings(task, table, trained.data, name)
+    texts = [text for group in CAPTIONS for text in group]
+    owner = [n for n, group in enumerate(CAPTIONS) for _ in group]
+    dataset = PairDataset(table, trained.data, 0, False, name)
+    scores = {"contrast": np.zeros((4, 9)), "matching of 4": np.zeros((4, 9))}
+    for image in range(4):
+        pixels = dataset[0, image].pixels[None]
+        for at, text in enumerate(texts):
+            tokens = task.tokenizer(text, return_tensors="pt")
+            with torch.no_grad():
+                out = task.model(tokens["input_ids"], tokens["attention_mask"], pixels)
+            cosine = (out.image_embeds @ out.text_embeds.T).item()
+            scores["contrast"][image, at] = cosine * task.model.itc_head.scale().item()
+            logits = out.match_logits[0]
+            scores["matching of 4"][image, at] = (logits[1] - logits[0]).item()
+    scores["both of 4"] = scores["contrast"] + scores["matching of 4"]
+    for stage, values in scores.items():
+        to_text = [owner[values[image].argmax()] == image for image in range(4)]
+        to_image = [values[:, at].argmax() == owner[at] for at in range(9)]
+        assert found[f"R@1 image to text, {stage}"].values.tolist() == [100 * h for h in to_text]
+        assert found[f"R@1 text to image, {stage}"].values.tolist() == [100 * h for h in to_image]
+    difference = found["R@1 text to image, both of 4 minus contrast"]
+    assert difference.photos == [f"{n}.png" for n in owner]
+    match = scores["matching of 4"]
+    random = [match[o, at] > match[(o + 1) % 4, at] for at, o in enumerate(owner)]
+    name = "matching: true photo above a random one"
+    assert found[name].values.tolist() == [100 * h for h in random]
+    wrong = np.where(np.array(owner) == np.arange(4)[:, None], -np.inf, scores["contrast"])
+    hardest = [match[o, at] > match[o, wrong[o].argmax()] for at, o in enumerate(owner)]
+    name = "matching: true text above the likeliest wrong one of 100 photos"
+    assert found[name].values.tolist() == [100 * h for h in hardest]
+
+
+def test_masked_words_are_content_words_of_their_photo(run, pairs):
+    task, trained, _ = load_run(str(run))
+    task.eval()
+    found = measure.masked_words(task, pairs[0], trained.data, pairs[1])
+    first = found["masked content words, with the photo"]
+    assert set(first.photos) <= {f"{n}.png" for n in range(4)} and len(first.photos) >= 6
+    for each in found.values():
+        assert each.photos == first.photos and len(each.values) == len(first.photos)
+    minus = found["masked content words, photo minus wrong photo"].values
+    wrong = found["masked content words, with a wrong photo"].values
+    assert np.array_equal(minus, first.values - wrong)
+
+
+def test_two_runs_are_averaged_item_by_item(run, pairs, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "measures.json"
+    arguments = ["measure", str(run), str(run), "--data", pairs[1], "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    measure.main()
+    result = json.loads(out.read_text())
+    assert result["items"] == 4 and result["minutes"] == 3.0
+    edits = tmp_path / "edits.csv"
+    write_edits(pairs[0].select_columns(["image_id", "captions"]), edits)
+    found = measure.word_edits(str(run), pairs[1], edits, torch.device("cpu"))
+    for title, items in found.items():
+        expected = bootstrap_interval(items.photos, items.values)._asdict()
+        assert result["intervals"][title] == pytest.approx(expected)
+    kinds = [title for title in result["intervals"] if title.startswith("one-word edits: above, ")]
+    assert {"noun", "colour", "number", "verb", "preposition"} >= {k.split(", ")[1] for k in kinds}
+    assert "one-word edits: another caption minus caption accepted" in capsys.readouterr().out
