@@ -13,7 +13,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# On a CPU alone, unless a GPU is named: VILTA_TEST_GPU=0 pytest -k gpu
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("VILTA_TEST_GPU", "")
 os.environ["MPLBACKEND"] = "agg"
 
 # A process that was started in the background inherits that it ignores these; the tests send them.

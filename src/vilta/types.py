@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,19 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of pairs ``B``."""
         return self.input_ids.shape[0]
+
+    def padded(self, length: int) -> Batch:
+        """Return the batch with texts padded to ``length`` tokens, which they may not exceed."""
+        old, more = self.input_ids.shape[1], length - self.input_ids.shape[1]
+        rows = self.masked_positions.div(old, rounding_mode="floor")
+        return replace(
+            self,
+            input_ids=pad(self.input_ids, (0, more)),
+            attention_mask=pad(self.attention_mask, (0, more)),
+            word_ids=pad(self.word_ids, (0, more), value=-1),
+            masked_input_ids=pad(self.masked_input_ids, (0, more)),
+            masked_positions=self.masked_positions + rows * more,
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with every tensor on ``device``."""
@@ -152,6 +166,21 @@ class TrainableTask(Protocol):
     def save_pretrained(self, folder: str) -> None: ...  # noqa: D102
     def float(self) -> Any: ...  # noqa: D102
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...  # noqa: D102
+
+
+@runtime_checkable
+class SharesRows(Protocol):
+    """A task whose loss compares the pairs of a step with each other, over all micro-batches.
+
+    Called with all that the step's micro-batches encode to and the place of its own first pair,
+    it computes the loss of its own pairs; called with a batch alone it encodes that itself.
+    """
+
+    def __call__(  # noqa: D102
+        self, batch: Batch, everyone: Sequence[Tensor] | None = None, first: int = 0
+    ) -> Losses: ...
+    def encode(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return tensors that have as many rows in each micro-batch."""
 
 
 AnyBatch = TypeVar("AnyBatch", Batch, ExampleBatch)

@@ -9,12 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vilta.objectives.contrastive import positive_pairs
+from vilta.objectives.contrastive import PairIds, Similarity, positive_pairs
 from vilta.objectives.sampling import gumbel_like
 
 
 class InBatchNegatives(NamedTuple):
-    """``R`` rows that pair a text with an image it does not describe."""
+    """``R`` rows that pair a text with an image it does not describe.
+
+    ``text`` and ``image`` count through all pairs of the step.
+    """
 
     text: Int[Tensor, "R"]
     image: Int[Tensor, "R"]
@@ -34,12 +37,13 @@ class InBatchNegatives(NamedTuple):
 
 
 def draw_in_batch_negatives(
-    similarity: Float[Tensor, "B B"] | None,
+    similarity: Float[Tensor, "B B"] | Similarity | None,
     image_ids: Int[Tensor, "B"],
     caption_ids: Int[Tensor, "B"],
     *,
     hardness: float | Tensor = 1.0,
     both: bool = True,
+    everyone: PairIds | None = None,
 ) -> InBatchNegatives:
     """Give each pair another text *and* another image (``R = 2B``, texts first), or one of the two.
 
@@ -47,20 +51,25 @@ def draw_in_batch_negatives(
     ``softmax(hardness * similarity)``, in log space so that nothing overflows. Hardness 1 draws as
     ALBEF does (arXiv 2107.07651); 0, or a similarity of None, draws uniformly. With ``both=False``
     a coin flip per pair decides which of the two is exchanged (``R = B``). Pairs that share the
-    image id or the caption are never drawn, because they are positives.
+    image id or the caption are never drawn, because they are positives. ``everyone`` are the pairs
+    of all devices and micro-batches, the columns of ``similarity``.
     """
     size, device = len(image_ids), image_ids.device
-    allowed = ~positive_pairs(image_ids, caption_ids)
+    everyone = everyone or PairIds(image_ids, caption_ids)
+    allowed = ~positive_pairs(image_ids, caption_ids, everyone)
     if similarity is None:
-        similarity = torch.zeros(size, size, device=device)
-    scores = similarity.detach().float() * hardness
-    own = torch.arange(size, device=device)
+        level = torch.zeros(allowed.shape, device=device)
+        similarity = Similarity(level, level)
+    elif isinstance(similarity, Tensor):
+        similarity = Similarity(similarity, similarity.T)
+    to_text, to_image = (scores.detach().float() * hardness for scores in similarity)
+    own = torch.arange(size, device=device) + everyone.first
     if both:
-        scores, allowed, own = torch.cat([scores, scores.T]), allowed.repeat(2, 1), own.repeat(2)
+        scores, allowed, own = torch.cat([to_text, to_image]), allowed.repeat(2, 1), own.repeat(2)
         other_text = torch.arange(2 * size, device=device) < size
     else:
         other_text = torch.rand(size, device=device) < 0.5
-        scores = torch.where(other_text[:, None], scores, scores.T)
+        scores = torch.where(other_text[:, None], to_text, to_image)
     partner = (scores + gumbel_like(scores)).masked_fill(~allowed, -torch.inf).argmax(dim=1)
     valid = allowed.any(dim=1)
     partner = torch.where(valid, partner, own)

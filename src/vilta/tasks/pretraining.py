@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,13 +19,14 @@ from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoder_attention import speed_up
 from vilta.model.encoders import language_model_logits, text_states
 from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import contrastive_loss, positive_pairs
+from vilta.objectives.contrastive import Similarity
 from vilta.objectives.distillation import distillation_loss, ramped, without_teacher
 from vilta.objectives.hard_negatives import SynthesisedNegatives, synthesise_negatives
 from vilta.objectives.masking import mask_words
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
-from vilta.tasks.base import Task
+from vilta.tasks.comparing import ComparingTask
+from vilta.tasks.global_batch import Shared, with_partners
 from vilta.types import Batch, Losses
 
 
@@ -35,7 +37,7 @@ class ExpectedWords(NamedTuple):
     text_logits: Float[Tensor, "M V"]
 
 
-class PretrainingTask(Task):
+class PretrainingTask(ComparingTask):
     """The method of arXiv 2308.16689; ``forward`` follows docs/method.md step by step.
 
     ``teacher`` is the frozen language model: needed for ``soft_labels: language_model`` and for
@@ -83,15 +85,22 @@ class PretrainingTask(Task):
                 frozen.eval()
         return self
 
-    def forward(self, batch: Batch) -> Losses:
-        """One step. The symbols in the shape comments are those of ``vilta.types``."""
-        model, vilta, objective = self.model, self.model.vilta, self.objective
+    def forward(
+        self, batch: Batch, everyone: Sequence[Tensor] | None = None, first: int = 0
+    ) -> Losses:
+        """One step. The symbols in the shape comments are those of ``vilta.types``.
+
+        ``everyone`` and ``first``: see ``vilta.types.SharesRows``.
+        """
+        vilta, objective = self.model.vilta, self.objective
         mask, at = batch.attention_mask, batch.masked_positions
         if self.training and not self.mlm_begun:
-            return self.contrast_only(batch)
+            return self.contrast_only(batch, everyone, first)
+        matching = not self.training or self.itm_begun
 
         # Every row of every pass shares one encoding of its image.
-        image = vilta.encode_image(batch.pixel_values)  # [B, P, C]
+        shared = self.shared(batch, everyone, first, with_states=matching)
+        image = shared.own.image_states if shared else vilta.encode_image(batch.pixel_values)
 
         # Masked words: what text and image expect, and what the text alone expects.
         logits, text_logits = self.expected_words(batch, image)  # [M, V] each
@@ -106,20 +115,23 @@ class PretrainingTask(Task):
             top_k=objective.top_k,
         )
         text_mlm = distillation_loss(text_logits, original)
+        if shared:  # the mean over all words of the step
+            weight = shared.weight_of_words(len(at))
+            mlm, text_mlm = weight * mlm, weight * text_mlm
 
         # The same logits write the negatives: likely to the text, unlikely to the image.
-        matching = not self.training or self.itm_begun
-        negatives, captions = None, [batch.input_ids]
+        negatives, captions = None, [] if shared else [batch.input_ids]
         if matching and objective.negatives != "off":
             negatives = self.write_negatives(batch, text_logits, logits, soft, objective.negatives)
             captions.append(negatives.input_ids)
-        masks = mask.repeat(len(captions), 1)
-        text = vilta.encode_text(torch.cat(captions), masks)  # [B or 2B, L, C]
+        states = [shared.own.text_states] if shared else []
+        if captions:
+            states.append(vilta.encode_text(torch.cat(captions), mask.repeat(len(captions), 1)))
+        text = torch.cat(states)  # [B or 2B, L, C]
 
         # Contrast compares true captions with images, and guides the in-batch negatives.
-        similarity = model.similarity(image, text[: len(batch)], mask)  # [B, B]
-        positive_mask = positive_pairs(batch.image_ids, batch.caption_ids)
-        itc = contrastive_loss(similarity, positive_mask)
+        similarity = self.compare(batch, image, text[: len(batch)], shared)  # [B, G] both ways
+        itc = self.contrast(batch, similarity, shared)
 
         total = (
             objective.mlm_weight * mlm
@@ -128,7 +140,7 @@ class PretrainingTask(Task):
         )
         metrics, counts = {"mlm": mlm, "text_mlm": text_mlm, "itc": itc}, {}
         if matching:
-            itm = self.match(batch, image, text, masks, similarity, negatives)
+            itm = self.match(batch, image, text, similarity, negatives, shared)
             total = total + objective.itm_weight * itm.total
             metrics |= {"itm": itm.total, **itm.metrics}
             counts = itm.metric_counts
@@ -136,42 +148,49 @@ class PretrainingTask(Task):
             total=total, metrics={k: v.detach() for k, v in metrics.items()}, metric_counts=counts
         )
 
-    def contrast_only(self, batch: Batch) -> Losses:
-        """Compare images with captions and nothing else: the steps before ``mlm_start``.
-
-        The text encoder is frozen: with contrast as its only loss it would forget the language
-        model that writes the negatives.
-        """
-        image = self.model.vilta.encode_image(batch.pixel_values)
-        with torch.no_grad():
-            text = self.model.vilta.encode_text(batch.input_ids, batch.attention_mask)
-        similarity = self.model.similarity(image, text, batch.attention_mask)
-        itc = contrastive_loss(similarity, positive_pairs(batch.image_ids, batch.caption_ids))
+    def contrast_only(self, batch: Batch, everyone: Sequence[Tensor] | None, first: int) -> Losses:
+        """Compare images with captions and nothing else: the steps before ``mlm_start``."""
+        shared = self.shared(batch, everyone, first, with_states=False)
+        own = shared.own if shared else self.encode(batch)
+        similarity = self.compare(batch, own.image_states, own.text_states, shared)
+        itc = self.contrast(batch, similarity, shared)
         return Losses(total=self.objective.itc_weight * itc, metrics={"itc": itc.detach()})
+
+    def text_is_frozen(self) -> bool:
+        """Whether the text encoder rests: before ``mlm_start``.
+
+        With contrast as its only loss it would forget the language model that writes the negatives.
+        """
+        return self.training and not self.mlm_begun
 
     def match(
         self,
         batch: Batch,
         image: Float[Tensor, "B P C"],
         text: Float[Tensor, "T L Ct"],
-        masks: Int[Tensor, "T L"],
-        similarity: Float[Tensor, "B B"],
+        similarity: Similarity,
         negatives: SynthesisedNegatives | None,
+        shared: Shared | None,
     ) -> Losses:
         """Match true, in-batch and written rows in one fusion call.
 
         ``text`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` written ones.
         """
         size, settings, hardness = len(batch), self.objective, self.hardness()
+        masks = batch.attention_mask.repeat(len(text) // size, 1)
         in_batch = draw_in_batch_negatives(
             similarity if settings.itc_weight > 0 else None,
             batch.image_ids,
             batch.caption_ids,
             hardness=hardness,
             both=settings.in_batch_negatives == "both",
+            everyone=shared and shared.ids(),
         )
         own = torch.arange(size, device=image.device)
-        texts, images = [own, in_batch.text], [own, in_batch.image]
+        others = Pairs(in_batch.text, in_batch.image)
+        if shared:
+            others, text, masks, image = with_partners(in_batch, shared, text, masks, image)
+        texts, images = [own, others.text], [own, others.image]
         if negatives is not None:
             texts.append(own + size)
             images.append(own)

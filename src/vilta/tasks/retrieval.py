@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,10 @@ from vilta.evaluation.retrieval import (
 )
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import contrastive_loss, positive_pairs
 from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
+from vilta.tasks.comparing import ComparingTask
 from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.global_batch import with_partners
 from vilta.types import Batch, Losses
 
 
@@ -47,7 +48,7 @@ class RetrievalSettings(TaskSettings):
     """Mean over so many parts of the images (COCO 1k: 5 of its 5,000 test images)."""
 
 
-class ImageTextRetrieval(FinetuningTask):
+class ImageTextRetrieval(ComparingTask, FinetuningTask):
     """Reads pair tables. The losses are ALBEF's (arXiv 2107.07651): contrast and matching."""
 
     name = "retrieval"
@@ -75,18 +76,32 @@ class ImageTextRetrieval(FinetuningTask):
         """Return the collator of pairs; nothing is masked."""
         return PairCollator(self.tokenizer, max_text_tokens, None, 0)
 
-    def forward(self, batch: Batch) -> Losses:
-        """Contrast of the batch, and matching of true pairs against pairs that look alike."""
-        vilta, mask = self.model.vilta, batch.attention_mask
-        image_states = vilta.encode_image(batch.pixel_values)  # [B, P, C]
-        text_states = vilta.encode_text(batch.input_ids, mask)  # [B, L, C]
-        similarity = self.model.similarity(image_states, text_states, mask)  # [B, B]
-        itc = contrastive_loss(similarity, positive_pairs(batch.image_ids, batch.caption_ids))
+    def forward(
+        self, batch: Batch, everyone: Sequence[Tensor] | None = None, first: int = 0
+    ) -> Losses:
+        """Contrast of the step, and matching of true pairs against pairs that look alike.
+
+        ``everyone`` and ``first``: see ``vilta.types.SharesRows``.
+        """
+        mask, shared = batch.attention_mask, self.shared(batch, everyone, first)
+        encoded = shared.own if shared else self.encode(batch)
+        image_states, text_states = encoded.image_states, encoded.text_states
+        similarity = self.compare(batch, image_states, text_states, shared)  # [B, G] both ways
+        itc = self.contrast(batch, similarity, shared)
         wrong = draw_in_batch_negatives(
-            similarity, batch.image_ids, batch.caption_ids, hardness=self.settings.hardness
+            similarity,
+            batch.image_ids,
+            batch.caption_ids,
+            hardness=self.settings.hardness,
+            everyone=shared and shared.ids(),
         )
+        others = Pairs(wrong.text, wrong.image)
+        if shared:
+            others, text_states, mask, image_states = with_partners(
+                wrong, shared, text_states, mask, image_states
+            )
         own = torch.arange(len(batch), device=image_states.device)
-        pairs = Pairs(torch.cat([own, wrong.text]), torch.cat([own, wrong.image]))
+        pairs = Pairs(torch.cat([own, others.text]), torch.cat([own, others.image]))
         logits = self.model.match(text_states, mask, image_states, pairs)
         true, false = logits.tensor_split([len(batch)])
         itm, parts, counts = matching_loss(true, wrong.groups(false, 1.0))

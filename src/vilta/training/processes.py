@@ -20,6 +20,8 @@ from vilta.config import RunConfig
 from vilta.training.precision import choose_device, keep_freed_memory
 
 T = TypeVar("T")
+_BUCKET = 25_000_000
+"""Numbers that are sent at once, 100 MB."""
 
 
 def start_processes(run: RunConfig) -> Accelerator:
@@ -66,6 +68,58 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if outcome[1]:
         raise ValueError(outcome[1]) from cause
     return cast(T, outcome[0])
+
+
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows; backward returns to each process what all of them want of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.size = len(rows)
+        count = torch.distributed.get_world_size()
+        gathered = rows.new_empty(count * len(rows), *rows.shape[1:])
+        torch.distributed.all_gather(list(gathered.chunk(count)), rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        torch.distributed.all_reduce(gradient)
+        first = torch.distributed.get_rank() * ctx.size
+        return gradient[first : first + ctx.size]
+
+
+def process_count() -> int:
+    """Return how many processes train together."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if together else 1
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all processes ``[processes * B, ...]``, in their order.
+
+    The gradient is exact: it holds what the losses of all processes want of the own rows. All
+    processes must have equal shapes and call this in the same order.
+    """
+    return cast(Tensor, _GatherRows.apply(rows)) if process_count() > 1 else rows
+
+
+@torch.no_grad()
+def average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients, as DDP does while it goes back."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if accelerator.num_processes == 1 or not gradients:
+        return
+    sizes = torch.tensor([g.numel() for g in gradients]).cumsum(0)
+    for part in range(int(sizes[-1]) // _BUCKET + 1):
+        own = [
+            g for g, end in zip(gradients, sizes.tolist(), strict=True) if end // _BUCKET == part
+        ]
+        if own:
+            joint = torch.cat([gradient.flatten() for gradient in own])
+            means = cast(Tensor, accelerator.reduce(joint, "mean"))
+            for gradient, mean in zip(own, means.split([g.numel() for g in own]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
 
 @torch.no_grad()

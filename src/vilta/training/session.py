@@ -20,12 +20,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from vilta.config import OptimizationConfig, RunConfig
 from vilta.seeds import derived
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
+from vilta.training.gradients import StepGradient
 from vilta.training.memory import out_of_memory_explained
 from vilta.training.optimization import (
     build_optimizer,
@@ -39,7 +40,7 @@ from vilta.training.processes import average_statistics, on_main
 from vilta.training.reports import Outcome, StepReport, comes_late, joint_flags
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
-from vilta.types import Losses, TrainableTask
+from vilta.types import TrainableTask
 
 SKIPS_IN_A_ROW = 3
 """Non-finite steps in a row after which a run stops. Our choice."""
@@ -75,7 +76,9 @@ class Session:
         self.state.precision = NAMES[self.dtype]
         if self.optimization.compile:
             self.module.compile()
-        self.model = self.accelerator.prepare(self.module)  # its weights are the task's
+        self.gradient = StepGradient(
+            self.module, self.accelerator, self.dtype, self.optimization.accumulate
+        )
         self.optimizer = build_optimizer(self.task, self.optimization)
         self.schedule = build_schedule(self.optimizer, self.optimization)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -116,19 +119,19 @@ class Session:
                 "it more than once; lower --optimization.batch-size"
             )
 
-    def step(self, batches: Iterator[Any], stop: StopRequest) -> bool:
+    def step(self, loader: Iterator[Any], stop: StopRequest) -> bool:
         """Take one optimizer step; return whether any process was asked to stop."""
         began = time.perf_counter()
         if name := self.pace.begins(self.state.step):
             self.tracker.say(f"step {self.state.step + 1}: {name} begins, and the loss counts it")
-        names: list[list[str]] = []
-        reports: list[dict[str, Tensor]] = []
-        for index in range(self.optimization.accumulate):
+        batches: list[Any] = []
+        accumulate = self.optimization.accumulate
+        for _ in range(accumulate):
             try:
-                # Before its first batch a step has changed nothing, and no process waits for it.
-                alone = index == 0 and self.accelerator.num_processes == 1
+                # Until it has its batches a step has changed nothing, and no process waits for it.
+                alone = self.accelerator.num_processes == 1
                 with stop.breaks() if alone else nullcontext():
-                    batch = next(batches, None)
+                    batch = next(loader, None)
             except Interrupted:
                 return True
             if batch is None:
@@ -136,9 +139,14 @@ class Session:
                     f"the training data gave no batch for step {self.state.step + 1}: fewer "
                     f"samples than the {self.state.global_batch} of one step?"
                 )
-            names.append(list(batch.names))
-            with out_of_memory_explained(self.state.step + 1, self.optimization):
-                reports.append(self._backward(batch, index))
+            batches.append(batch)
+        names = [list(batch.names) for batch in batches]
+        first = self.accelerator.process_index * accumulate
+        seeds = [
+            derived(self.run.seed, self.state.step, first + index) for index in range(accumulate)
+        ]
+        with out_of_memory_explained(self.state.step + 1, self.optimization):
+            reports = self.gradient.add(batches, seeds)
         norm = clip_gradient(self.trained, self.optimization.clip)
         losses = [report["loss"] for report in reports]
         flags = joint_flags(
@@ -165,18 +173,6 @@ class Session:
         self.pace.add(self.state.step, took)
         stopping = self._settle(before)
         return stopping or (stop.asked and self.accelerator.num_processes == 1)
-
-    def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
-        """Add the gradient of the step's micro-batch ``index``; return what to log of it."""
-        accumulate = self.optimization.accumulate
-        micro = self.accelerator.process_index * accumulate + index
-        torch.manual_seed(derived(self.run.seed, self.state.step, micro))
-        last = index == accumulate - 1
-        with nullcontext() if last else self.accelerator.no_sync(self.model):
-            with autocast(self.accelerator.device, self.dtype):
-                losses: Losses = self.model(batch.to(self.accelerator.device))
-            self.accelerator.backward(losses.total / accumulate)
-        return {"loss": losses.total.detach(), **losses.metrics}
 
     def _save_is_due(self) -> bool:
         """Whether this process finds that a checkpoint is due by the clock; the first one does."""

@@ -1,0 +1,146 @@
+"""How the micro-batches of a step, on all processes, add up to one gradient.
+
+For most tasks a step's loss is the mean of its micro-batches' losses, and gradients add up. In a
+task that compares the pairs of a step with each other (``SharesRows``) the loss of one micro-batch
+depends on what all the others encode to. The gradient is then made in three passes (as in
+GradCache, arXiv 2101.06983) and is exactly that of one large batch:
+
+1. every micro-batch is encoded, and the graph dropped;
+2. each one's loss is computed with all encodings as given tensors, which collect gradients;
+3. every micro-batch is encoded again, with a graph, and gets the gradients of its encodings.
+
+With one micro-batch per process nothing is encoded twice: the task gathers with gradients
+(``processes.gather_rows``) and DDP does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vilta.training.precision import autocast
+from vilta.training.processes import average_gradients, gather_rows
+from vilta.types import Losses, SharesRows
+
+Report = dict[str, Tensor]
+
+
+class StepGradient:
+    """Computes the gradient of a step into the parameters of ``module``, which it prepares."""
+
+    def __init__(
+        self, module: nn.Module, accelerator: Accelerator, dtype: torch.dtype, accumulate: int
+    ) -> None:
+        self.module, self.accelerator, self.dtype = module, accelerator, dtype
+        self.shares = isinstance(module, SharesRows)
+        self.cached = self.shares and accumulate > 1
+        module.to(accelerator.device)
+        # The three passes average their gradients themselves, at the end.
+        self.model = module if self.cached else accelerator.prepare(module)
+        self.host: Any = None
+        if self.shares and accelerator.num_processes > 1:
+            self.host = torch.distributed.new_group(backend="gloo")
+
+    def add(self, batches: Sequence[Any], seeds: Sequence[int]) -> list[Report]:
+        """Add the gradient of a step; return what to log of each of its micro-batches.
+
+        ``seeds`` are those of the random numbers of each micro-batch.
+        """
+        if self.shares:
+            longest = self._largest(max(batch.input_ids.shape[1] for batch in batches))
+            batches = [batch.padded(longest) for batch in batches]
+        batches = [batch.to(self.accelerator.device) for batch in batches]
+        if self.cached:
+            return self._add_cached(batches, seeds)
+        reports = []
+        for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            last = index == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with autocast(self.accelerator.device, self.dtype):
+                    losses: Losses = self.model(batch)
+                self.accelerator.backward(losses.total / len(batches))
+            reports.append({"loss": losses.total.detach(), **losses.metrics})
+        return reports
+
+    def _add_cached(self, batches: Sequence[Any], seeds: Sequence[int]) -> list[Report]:
+        """Add the gradient in three passes."""
+        task, device = cast(SharesRows, self.module), self.accelerator.device
+        own, states = [], []
+        with _kept_statistics(self.module):
+            for batch, seed in zip(batches, seeds, strict=True):
+                torch.manual_seed(seed)
+                # With a graph, which is dropped: without one, attention may run in another form,
+                # whose dropout draws other numbers than the third pass.
+                with autocast(device, self.dtype):
+                    own.append([tensor.detach() for tensor in task.encode(batch)])
+                states.append(_random_state(device))
+        joint = [gather_rows(torch.cat(parts)) for parts in zip(*own, strict=True)]
+        everyone = [tensor.requires_grad_(tensor.is_floating_point()) for tensor in joint]
+        before = self.accelerator.process_index * len(batches)
+        reports = []
+        for index, (batch, state) in enumerate(zip(batches, states, strict=True)):
+            _set_random_state(device, state)
+            with autocast(device, self.dtype):
+                losses = self.module(batch, everyone, (before + index) * len(batch))
+            (losses.total / len(batches)).backward()
+            reports.append({"loss": losses.total.detach(), **losses.metrics})
+        wanted = [self._wanted_of_own(tensor, len(batches)) for tensor in everyone]
+        for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            with autocast(device, self.dtype):
+                encoded = task.encode(batch)
+            pairs = [
+                (tensor, gradients[index])
+                for tensor, gradients in zip(encoded, wanted, strict=True)
+                if gradients is not None and tensor.requires_grad
+            ]
+            torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+        average_gradients(self.accelerator, list(self.module.parameters()))
+        return reports
+
+    def _wanted_of_own(self, given: Tensor, count: int) -> tuple[Tensor, ...] | None:
+        """Return what all losses of the step want of this process's encodings, by micro-batch."""
+        if given.grad is None:
+            return None
+        total = cast(Tensor, self.accelerator.reduce(given.grad, "sum"))
+        return total.chunk(self.accelerator.num_processes)[self.accelerator.process_index].chunk(
+            count
+        )
+
+    def _largest(self, number: int) -> int:
+        """Return the largest of all processes' numbers; they wait for each other, not for a GPU."""
+        if self.host is None:
+            return number
+        told = torch.tensor(number)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self.host)
+        return int(told)
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Undo what the block does to the running statistics of batch norms."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    buffers = [part._buffers.get(name) for part in module.modules() for name in names]
+    kept = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
+    yield
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Return the state of the global generators that a step on ``device`` draws from."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

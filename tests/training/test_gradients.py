@@ -1,0 +1,100 @@
+"""However a step is cut into micro-batches and processes, its gradient is that of one batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sharing_case
+import torch
+from accelerate import Accelerator
+from pretraining_case import make_task
+from sharing_case import PAIRS, cut, step, whole
+
+from vilta.objectives import matching
+
+OBJECTIVES = {
+    "vilta": dict(negatives="off"),
+    "meter": dict(negatives="off", soft_labels="none", itc_weight=0.0),
+    "late": dict(mlm_start=3, itm_start=3),
+    "albef": dict(negatives="off", soft_labels="momentum", fusion="cross-attention"),
+}
+
+
+def same(found, expected, tolerance=1e-5):
+    """Compare what is found in both; the numbers of micro-batches add up to the whole's."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        atol = tolerance * max(1.0, value.abs().max().item())
+        torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=name, equal_nan=True)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_accumulation_is_one_large_batch(objective, monkeypatch):
+    monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)
+    accelerator, settings = Accelerator(cpu=True), OBJECTIVES[objective]
+    expected = step(make_task(**settings), accelerator, 1)
+    for accumulate in (2, 4):
+        same(step(make_task(**settings), accelerator, accumulate), expected)
+
+
+def test_the_mean_over_micro_batches_alone_is_another_gradient(monkeypatch):
+    """Else the tests around this one could not fail."""
+    monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)
+    expected = step(make_task(negatives="off"), Accelerator(cpu=True), 1)
+    task = make_task(negatives="off")
+    for i in range(2):
+        task(cut(whole(task), 4 * i, 4 * i + 4)).total.div(2).backward()
+    name = "model.itc_head.image.weight"
+    assert (dict(task.named_parameters())[name].grad - expected[name]).abs().max() > 1e-3
+
+
+def test_padding_a_batch_changes_no_loss():
+    task = make_task(negatives="off", in_batch_negatives="both")
+    batch = whole(task)
+    longer = batch.padded(batch.input_ids.shape[1] + 3)
+    losses = []
+    for one in (batch, longer):
+        torch.manual_seed(1)
+        losses.append(task(one).metrics)
+    same(losses[1], losses[0])
+    ids, at = longer.input_ids.flatten(), longer.masked_positions
+    assert torch.equal(ids[at], batch.input_ids.flatten()[batch.masked_positions])
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 2), (4, 1)])
+def test_processes_are_one_large_batch(tmp_path, processes, accumulate, monkeypatch):
+    """With the hardest negatives of the whole step; and with dropout, random draws and written
+    negatives they are one process that has the same micro-batches."""
+    runs = {name: (OBJECTIVES[name], accumulate, False) for name in ("vilta", "late")}
+    runs["random"] = ({}, accumulate, True)
+    for name in runs:
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", sharing_case.__file__]
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    done = subprocess.run(
+        [*command, json.dumps({str(tmp_path / name): run for name, run in runs.items()})],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, cuts = Accelerator(cpu=True), processes * accumulate
+    assert PAIRS % cuts == 0
+    for name, (settings, _, dropout) in runs.items():
+        with monkeypatch.context() as patched:
+            if not dropout:
+                patched.setattr(matching, "gumbel_like", torch.zeros_like)
+            expected = step(make_task(**settings), alone, cuts if dropout else 1, dropout=dropout)
+        every = [torch.load(tmp_path / name / f"rank{rank}.pt") for rank in range(processes)]
+        gradients = {n: t for n, t in expected.items() if not n.startswith("report/")}
+        for found in every:
+            same({n: t for n, t in found.items() if n in gradients}, gradients)
+        for report in expected.keys() - gradients:
+            mean = torch.stack([found[report] for found in every]).mean()
+            assert mean.item() == pytest.approx(expected[report].item(), abs=1e-5, nan_ok=True)
