@@ -6,7 +6,8 @@
 NAME is ``snli-ve``, ``daquar`` or ``vqa``; ``DATA`` holds ``snli_ve_dev.jsonl``, ``daquar/`` and
 ``coco_vqa/``. ``run`` writes the splits, trains every arm in the same steps with the same settings
 and answers the held-out questions: ``image`` from the pre-trained run, ``blind`` the same on grey
-images, ``scratch`` from random weights. What is done already is kept. Further flags go to
+images, ``scratch`` from random weights. What is done already is kept, so the arms may be trained
+side by side (``--arms blind``), each by a process of its own. Further flags go to
 `vilta finetune`, such as ``--epochs 0.1`` for a trial. ``collect`` compares the answers with the
 truth.
 
@@ -20,20 +21,21 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import json
-import subprocess
-import sys
+import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from benchmarks.flickr8k.daquar import Daquar, answer_scores
+from benchmarks.flickr8k.encoders import register
 from benchmarks.speed.training import read_training
 
+from vilta import cli
 from vilta.metrics.bootstrap import bootstrap_interval
 from vilta.metrics.vqa_accuracy import vqa_accuracy
 from vilta.tasks.finetuning import FinetuningTask
@@ -87,7 +89,7 @@ def split_snli(data: Path, out: Path) -> None:
     for k in range(SNLI_FOLDS):
         for name, inside in {"val": True, "train": False}.items():
             chosen = [li for li, fold in zip(lines, folds, strict=True) if (fold == k) == inside]
-            (out / f"{name}-{k}.jsonl").write_text("\n".join(chosen) + "\n")
+            write_whole(out / f"{name}-{k}.jsonl", "\n".join(chosen) + "\n")
 
 
 def split_daquar(data: Path, out: Path) -> None:
@@ -96,8 +98,16 @@ def split_daquar(data: Path, out: Path) -> None:
         head, *lines = csv.reader(file)
     for name, inside in {"val": True, "train": False}.items():
         chosen = [li for li in lines if (fold_of(li[0], DAQUAR_TENTHS) == 0) == inside]
-        with (out / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([head, *chosen])
+        written = io.StringIO(newline="")
+        csv.writer(written, lineterminator="\n").writerows([head, *chosen])
+        write_whole(out / f"{name}.csv", written.getvalue())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others may read, or write just so, at the same time."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def score_labels(given: list[str], rows: Rows) -> Scores:
@@ -150,17 +160,14 @@ BENCHMARKS = {
 
 
 def run(args: argparse.Namespace, flags: list[str]) -> None:
-    """Train and answer each fold in each arm, ``jobs`` at a time; what is done is kept.
-
-    ``flags`` go to `vilta finetune`.
-    """
+    """Train and answer each fold in each arm; ``flags`` go to `vilta finetune`."""
     name, out, data = args.name, args.out, args.data
     benchmark = BENCHMARKS[name]
     out.mkdir(parents=True, exist_ok=True)
     benchmark.split(data, out)
     images = benchmark.images(data)
     folds = benchmark.folds(data, out)
-    (out / "run.json").write_text(json.dumps({"data": str(data), "seed": args.seed}))
+    write_whole(out / "run.json", json.dumps({"data": str(data), "seed": args.seed}))
 
     def one(arm: str, k: int) -> None:
         folder = out / f"{arm}-{k}"
@@ -173,14 +180,15 @@ def run(args: argparse.Namespace, flags: list[str]) -> None:
             items = ["--data", folds[k].val, "--images", images]
             vilta("evaluate", str(folder), *items, "--submission", str(folder / "answers"))
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for done in [pool.submit(one, arm, k) for arm in args.arms for k in range(len(folds))]:
-            done.result()
+    for arm in args.arms:
+        for k in range(len(folds)):
+            one(arm, k)
 
 
 def vilta(*arguments: str) -> None:
-    """Run the command line with the benchmark's encoder, in a process of its own."""
-    subprocess.run([sys.executable, "-m", "benchmarks.flickr8k", *arguments], check=True)
+    """Run the command line with the benchmark's encoder; in this process, which starts but once."""
+    register()
+    cli.run(list(arguments))
 
 
 def read_answers(path: Path) -> list[str]:
@@ -235,7 +243,8 @@ def collect(name: str, outs: list[Path]) -> dict[str, Any]:
             by_seed[title] = {
                 str(r["seed"]): float(row.mean()) for r, row in zip(runs, values, strict=True)
             }
-    trained = [read_training(path.parent) for out in outs for path in out.glob("*/metrics.jsonl")]
+    folders = [f for out in outs for arm in arms for f in out.glob(f"{arm}-[0-9]")]
+    trained = [read_training(folder) for folder in folders]
     benchmark, seeds = BENCHMARKS[name], [r["seed"] for r in runs]
     told = f"one seed ({seeds[0]})" if len(seeds) == 1 else f"mean of seeds {seeds}"
     return {
@@ -267,7 +276,6 @@ def main() -> None:
     train.add_argument("--data", type=Path, required=True)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
-    train.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     gather = verbs.add_parser("collect", help="compare the answers, of one seed or several")
     gather.add_argument("name", choices=tuple(BENCHMARKS))
     gather.add_argument("outs", type=Path, nargs="+")

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from vilta import __version__
 from vilta.metrics.names import flat
 from vilta.report.record import log_lines
 from vilta.training.folder import CONFIG, METRICS, MODEL, replace_text
@@ -237,7 +238,9 @@ def _parts(run: Run) -> list[tuple[str, str, str]]:
 
 
 def _settings(run: Run) -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("vilta", "torch", "transformers"))
+    # The package's own version from itself: it may run from its sources, not installed.
+    others = (f"{name} {version(name)}" for name in ("torch", "transformers"))
+    libraries = ", ".join((f"vilta {__version__}", *others))
     text = yaml.safe_dump(_without_folders(run.settings), sort_keys=False, allow_unicode=True)
     return f"{libraries}\n\n```yaml\n{text}```\n"
 
