@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -232,12 +233,13 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def cases(
-    sizes: list[str], precisions: list[str], only: list[str], compiled: bool, batch: int
+    sizes: list[str], precisions: list[str], only: list[str], compiled: bool, batches: list[int]
 ) -> list[dict[str, Any]]:
     """Return the rows to measure, BridgeTower in float32, as it ships, first."""
     found = [
         {"row": row, "size": size, "precision": precision, "compiled": False, "batch": batch}
         for size in sizes
+        for batch in batches
         for precision in precisions
         for row in STEPS
         if any(part in row for part in only)
@@ -254,7 +256,12 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="steps of a row in a round")
-    parser.add_argument("--batch", type=int, default=0, help="pairs a step; 0: the size's own")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[0], help="pairs a step; 0: the size's own"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=math.inf, help="begin no measurement after so many seconds"
+    )
     parser.add_argument("--only", nargs="+", default=[""], help="rows with this in their name")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
     parser.add_argument("--remark", default="", help="what else the machine was doing")
@@ -273,33 +280,46 @@ def main() -> None:
         parser.error("tf32 is a format of GPUs")
     rows = cases(given.sizes, given.precisions, given.only, given.compiled, given.batch)
     rounds: list[list[dict[str, Any]]] = [[] for _ in rows]
+    began = time.monotonic()
     for _ in range(given.rounds):
         for row, found in zip(rows, rounds, strict=True):
-            if device.type == "cuda":
-                held = held_case(row["row"], row["size"], row["compiled"], row["batch"])
-                found.append(held.measure(row["precision"], given.steps))
-            else:
-                found.append(measured_alone(row, given.steps))
+            if time.monotonic() - began > given.limit:
+                continue
+            found.append(measured(row, given.steps, device))
             print(row, f"{1e3 * statistics.median(found[-1]['seconds']):.0f} ms a step", flush=True)
+            result = joined(rows, rounds, device, given.remark)
+            given.out.write_text(json.dumps(result, indent=2) + "\n")
+    print("\n".join(table(result)))
+
+
+def measured(row: dict[str, Any], steps: int, device: torch.device) -> dict[str, Any]:
+    """Measure a row once."""
+    if device.type == "cpu":
+        return measured_alone(row, steps)
+    held = held_case(row["row"], row["size"], row["compiled"], row["batch"])
+    return held.measure(row["precision"], steps)
+
+
+def joined(
+    rows: list[dict[str, Any]],
+    rounds: list[list[dict[str, Any]]],
+    device: torch.device,
+    remark: str,
+) -> dict[str, Any]:
+    """Return what has been measured so far, and where."""
     own = device.type == "cpu" and torch.get_num_threads() == 1
-    result = {
-        "machine": ", ".join(
-            [
-                describe_device(device),
-                *([given.remark] if given.remark else []),
-            ]
-        ),
+    return {
+        "machine": ", ".join([describe_device(device), *([remark] if remark else [])]),
         "cores": os.cpu_count(),
         "clock": "the clock is the process's own time" if own else "the clock is the wall's",
         "torch": torch.__version__,
-        "rounds": given.rounds,
+        "rounds": min(len(found) for found in rounds if found),
         "rows": [
             summary(row, found, sized(row["size"], row["batch"]).batch)
             for row, found in zip(rows, rounds, strict=True)
+            if found
         ],
     }
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print("\n".join(table(result)))
 
 
 if __name__ == "__main__":

@@ -109,15 +109,13 @@ def vilta(*arguments: str, module: str = "vilta") -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def read_results() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any] | None]:
-    """Return the committed results of the tasks, of retrieval's speed, and of a step's if any."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    steps = RESULTS.parent / "training_step.json"
-    return (
-        results,
-        json.loads((RESULTS.parent / "retrieval.json").read_text()),
-        json.loads(steps.read_text()) if steps.is_file() else None,
+def read_results() -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """Return the committed results of the tasks, of retrieval's speed, and of a step's."""
+    results, *steps = (
+        [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+        for folder, pattern in ((RESULTS, "*.json"), (RESULTS.parent, "training_step*.json"))
     )
+    return results, json.loads((RESULTS.parent / "retrieval.json").read_text()), *steps
 
 
 def table() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.speed.training_step import table as step_table
@@ -40,11 +41,12 @@ COLUMNS = ("task", "metric, %", *ARMS.values(), "items", "steps x batch", "minut
 def page(
     results: list[dict[str, Any]],
     speed: dict[str, Any] | None = None,
-    steps: dict[str, Any] | None = None,
+    steps: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
-    ``speed`` is what benchmarks/speed/retrieval.py measured, ``steps`` what training_step.py did.
+    ``speed`` is what benchmarks/speed/retrieval.py measured, ``steps`` what training_step.py did,
+    one for each machine.
     """
     lines = [
         "# Results",
@@ -67,8 +69,8 @@ def page(
             lines += _words(result)
     if speed is not None:
         lines += _speed(speed)
-    if steps is not None:
-        lines += step_table(steps)
+    for measured in steps:
+        lines += step_table(measured)
     return "\n".join(lines)
 
 

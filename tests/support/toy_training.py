@@ -35,11 +35,13 @@ class ToyBatch:
 class ToyTask(nn.Module):
     """Predicts the last word of four from the other three."""
 
-    def __init__(self, *, stop_at: int = -1, broken: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, stop_at: int = -1, broken: tuple[str, ...] = (), pooler_from: int | None = None
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words = nn.Embedding(WORDS, WIDTH)
-        self.pooler = nn.Linear(WIDTH, WIDTH)  # never used, as in many encoders
+        self.pooler = nn.Linear(WIDTH, WIDTH)  # not used, as in many encoders, or from a call on
         self.teacher = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
         self.mix = nn.Linear(3 * WIDTH, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
@@ -48,6 +50,7 @@ class ToyTask(nn.Module):
         self.head.weight = self.words.weight
         self.register_buffer("average", self.mix.weight.detach().clone())
         self.stop_at, self.broken, self.calls = stop_at, broken, 0
+        self.pooler_from, self.steps = pooler_from, 0
         self.scores: list[float] = []
 
     def forward(self, batch: ToyBatch) -> Losses:
@@ -56,6 +59,8 @@ class ToyTask(nn.Module):
             os.kill(os.getpid(), signal.SIGINT)
         self.seen(batch.words[:, :3].float())
         states = F.dropout(self.mix(self.words(batch.words[:, :3]).flatten(1)), 0.3, self.training)
+        if self.pooler_from is not None and self.steps >= self.pooler_from:
+            states = states + self.pooler(states)
         loss = F.cross_entropy(self.head(self.norm(states)), batch.words[:, 3])
         if set(self.broken) & set(batch.names):
             loss = loss * float("nan")
@@ -72,6 +77,7 @@ class ToyTask(nn.Module):
         return {"toy/score": -self(batch).total.item(), "toy/noise": torch.rand(()).item()}
 
     def after_step(self) -> None:
+        self.steps += 1
         self.average.lerp_(self.mix.weight.detach(), 0.1)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -176,7 +182,8 @@ def dies_after(left, operation):
 
 if __name__ == "__main__":
     for out, settings in json.loads(sys.argv[1]).items():
-        task = ToyTask(broken=tuple(settings.pop("broken", ())))
+        broken, pooler = tuple(settings.pop("broken", ())), settings.pop("pooler_from", None)
+        task = ToyTask(broken=broken, pooler_from=pooler)
         try:
             train_toy(Path(out), task, **settings)
         except ValueError as error:

@@ -212,6 +212,7 @@ def two_processes(tmp_path_factory) -> tuple[Path, str]:
     every = [f"toy#{i}" for i in range(toy_training.SAMPLES)]
     runs = {
         str(out / "whole"): {"accumulate": 2, "steps": 8},
+        str(out / "late"): {"accumulate": 2, "steps": 8, "pooler_from": 3},
         str(out / "broken"): {"accumulate": 1, "broken": every},
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -243,6 +244,16 @@ def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
     train_toy(tmp_path, one, accumulate=4, steps=10, resume=True)
     for name, tensor in learned(one):
         torch.testing.assert_close(goes_on.state_dict()[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_processes_follow_when_a_part_begins_to_learn(tmp_path, two_processes):
+    one = ToyTask(pooler_from=3)
+    train_toy(tmp_path, one, accumulate=4, steps=8)
+    assert not torch.equal(one.pooler.weight, ToyTask().pooler.weight)
+    for rank in range(2):
+        weights = torch.load(two_processes[0] / "late" / f"rank{rank}.pt", weights_only=True)
+        for name, tensor in learned(one):
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
 def learned(task):

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vilta.training.precision import autocast
 from vilta.training.processes import average_gradients, gather_rows
@@ -40,8 +41,12 @@ class StepGradient:
         self.shares = isinstance(module, SharesRows)
         self.cached = self.shares and accumulate > 1
         module.to(accelerator.device)
+        self.model, self.idle = module, list[str]()
+        self.trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         # The three passes average their gradients themselves, at the end.
-        self.model = module if self.cached else accelerator.prepare(module)
+        joined = accelerator.num_processes > 1 and not self.cached
+        self.wrap_next: Literal["searching", "settled", ""] = "searching" if joined else ""
+        self.wrapped: Literal["searching", "settled", ""] = ""
         self.host: Any = None
         if self.shares and accelerator.num_processes > 1:
             self.host = torch.distributed.new_group(backend="gloo")
@@ -57,6 +62,8 @@ class StepGradient:
         batches = [batch.to(self.accelerator.device) for batch in batches]
         if self.cached:
             return self._add_cached(batches, seeds)
+        if self.wrap_next:
+            self._wrap(self.wrap_next)
         reports = []
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
@@ -66,7 +73,35 @@ class StepGradient:
                     losses: Losses = self.model(batch)
                 self.accelerator.backward(losses.total / len(batches))
             reports.append({"loss": losses.total.detach(), **losses.metrics})
+        if self.wrapped:
+            self._look_for_idle()
         return reports
+
+    def _wrap(self, how: Literal["searching", "settled"]) -> None:
+        """Wrap the module in DDP: first searching for parameters without a gradient, then not.
+
+        Encoders come with poolers that are not used, and objectives begin in the middle of a run.
+        To search in each step takes time and, where there are any, waits for the device.
+        """
+        self.wrapped, self.wrap_next = how, ""
+        self.model = self.module  # the former wrapper lets go of the parameters
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, self.idle)
+        device = self.accelerator.device
+        self.model = DistributedDataParallel(
+            self.module,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=how == "searching",
+            broadcast_buffers=False,  # only batch norms change some: average_statistics
+            gradient_as_bucket_view=True,
+        )
+
+    def _look_for_idle(self) -> None:
+        """See which parameters had no gradient; they are the same in every process."""
+        if self.wrapped == "searching":
+            self.idle, self.wrap_next = [n for n, p in self.trained if p.grad is None], "settled"
+        elif awake := [p for n, p in self.trained if n in self.idle and p.grad is not None]:
+            average_gradients(self.accelerator, awake)  # as DDP does for the others
+            self.idle, self.wrap_next = [], "searching"
 
     def _add_cached(self, batches: Sequence[Any], seeds: Sequence[int]) -> list[Report]:
         """Add the gradient in three passes."""

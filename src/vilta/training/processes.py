@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
 )
@@ -36,15 +35,8 @@ def start_processes(run: RunConfig) -> Accelerator:
     else:
         # TF32 for what is float32: ten bits of each factor, sums in float32, several times as fast.
         torch.set_float32_matmul_precision("high")
-    distribution = DistributedDataParallelKwargs(
-        find_unused_parameters=True,  # encoders come with poolers that are not used
-        broadcast_buffers=False,  # only batch norms change some: average_statistics
-        gradient_as_bucket_view=True,
-    )
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # others wait for a checkpoint
-    accelerator = Accelerator(
-        cpu=cpu, mixed_precision="no", kwargs_handlers=[distribution, patience]
-    )
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
     atexit.register(accelerator.state.destroy_process_group)
     return accelerator
 
