@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vilta.config import apps, finetune, pretrain, tools
+from vilta.config import ablate, apps, finetune, pretrain, tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,13 @@ VERBS = {
         positional="[CONFIG.yaml]",
         example="demo --run.out runs/mine",
         help="pre-train image encoder, text encoder and fusion",
+    ),
+    "ablate": Verb(
+        recipe="vilta.commands.ablate",
+        config=ablate.AblateConfig,
+        positional="[CONFIG.yaml]",
+        example="ablate/demo --out runs/ablate",
+        help="compare methods: train each from several seeds, measure, report",
     ),
     "finetune": Verb(
         recipe="vilta.commands.finetune",

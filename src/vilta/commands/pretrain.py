@@ -6,6 +6,7 @@ import io
 import math
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,9 +48,13 @@ PICTURED = 4
 """Held-out pairs that TensorBoard shows after each evaluation (our choice)."""
 
 
-def run(config: PretrainConfig) -> None:
+def run(
+    config: PretrainConfig,
+    evaluation: Callable[[PretrainingTask], Callable[[], dict[str, float]]] | None = None,
+) -> None:
     """Pre-train, evaluate on ``data.val`` where it is given, and release ``run.out/model``.
 
+    ``evaluation`` makes what measures the task on its way, in place of the metrics on ``data.val``.
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     goes_on = check_run_folder(config.run)
@@ -69,7 +74,9 @@ def run(config: PretrainConfig) -> None:
     if told := unknown_words_told(some_captions(dataset), tokenizer):
         notes.print(f"warning: {told}")
     evaluate = pictures = loader = None
-    if data.val:
+    if evaluation is not None:
+        evaluate = evaluation(task)
+    elif data.val:
         pairs = load_pairs(data.val, strict=data.strict)
         held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
         loader = evaluation_loader(

@@ -44,6 +44,9 @@ class DataConfig:
     data."""
     strict: bool = False
     """Stop at the first unusable sample instead of skipping or replacing it."""
+    caption_noise: Share = 0.0
+    """Share of the training images that get the captions of another one, to measure how much a
+    method minds: which, follows from the seed. Not for streams."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +193,12 @@ class OptimizationConfig:
     """Learning rate of the heads relative to `lr`."""
     warmup: Share = 0.1
     """Fraction of the steps over which the learning rate rises linearly from 0 (METER: 0.1)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate decays after the warm-up (METER: linear)."""
+    schedule: Literal["linear", "cosine", "constant", "constant-cooldown"] = "linear"
+    """How the learning rate decays after the warm-up (METER: linear). `constant-cooldown` stays
+    constant and falls linearly to 0 at the end (warmup-stable-decay): until then a run does not
+    depend on how long it will be, so that runs can be compared on their way."""
+    cooldown: Share = 0.2
+    """Fraction of the steps over which `constant-cooldown` falls."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; none on biases and norms (METER: 0.01)."""
     beta2: Share = 0.98
@@ -235,6 +242,9 @@ class RunConfig:
     """Evaluation metric whose maximum marks the best checkpoint."""
     patience: CountOrZero = 0
     """Stop after this many evaluations without an improvement of `selection_metric`; 0: never."""
+    release: Literal["best", "last"] = "best"
+    """Which weights become the released model: of the best evaluation, or of the last step, where a
+    choice on the validation data would spoil a comparison."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 

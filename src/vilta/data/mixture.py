@@ -46,6 +46,8 @@ def training_data(
     if config.train.startswith(STREAM):
         if config.bucket_steps or config.cache:
             raise ValueError("data.bucket_steps and data.cache are not for streams; set them to 0")
+        if config.caption_noise:
+            raise ValueError("data.caption_noise is not for streams; pack the data first")
         shards = find_shards(config.train.removeprefix(STREAM))
         content = derived(*map(file_name, shards))
         return StreamedPairs(shards, config, seed, config.train), f"{content:x}"

@@ -217,6 +217,9 @@ class PairDataset(SampleMaker):
         # Our own decoder checks sizes and formats first; `datasets` would decode anything.
         self.table = table.cast_column("image", datasets.Image(decode=False))
         self.name = name
+        noise = config.caption_noise if train else 0.0
+        self.captions_of = moved_captions(len(table), noise, seed)
+        self._captions = self.table.select_columns(["captions"]) if self.captions_of else None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -227,7 +230,10 @@ class PairDataset(SampleMaker):
         epoch, _ = key
 
         def make(row: int) -> Sample:
-            return self.make(self.table[row], epoch, row, f"{self.name}#{row}")
+            content = self.table[row]
+            if self._captions is not None and row in self.captions_of:
+                content = content | self._captions[self.captions_of[row]]
+            return self.make(content, epoch, row, f"{self.name}#{row}")
 
         def describe(row: int) -> tuple[str, str]:
             return f"{self.name}#{row}", self.table[row]["source"]
@@ -248,12 +254,26 @@ class PairDataset(SampleMaker):
 
     def caption_lengths(self, keys: list[Key]) -> list[int]:
         """Return how many characters the captions of these samples have; reads no image."""
-        column = self.table.select_columns(["captions"])[[row for _, row in keys]]["captions"]
+        rows = [self.captions_of.get(row, row) for _, row in keys]
+        column = self.table.select_columns(["captions"])[rows]["captions"]
         usable = map(_usable, column)
         return [
             len(self._draw(captions, epoch, row)[0]) if captions else 0
             for (epoch, row), captions in zip(keys, usable, strict=True)
         ]
+
+
+def moved_captions(rows: int, share: float, seed: int) -> dict[int, int]:
+    """Return by row whose captions it gets, for a ``share`` of the rows chosen by ``seed``.
+
+    They change places among themselves, none keeps its own: every caption still occurs once. With
+    a larger share the same rows and more are chosen. Empty if there are fewer than two.
+    """
+    count = round(share * rows)
+    if count < 2:
+        return {}
+    chosen = generator_for(seed, "caption noise").permutation(rows)[:count].tolist()
+    return dict(zip(chosen, [*chosen[1:], chosen[0]], strict=True))
 
 
 def fingerprint(table: datasets.Dataset) -> str:

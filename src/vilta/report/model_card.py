@@ -20,8 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from vilta import __version__
 from vilta.metrics.names import flat
-from vilta.report.record import log_lines
-from vilta.training.folder import CONFIG, METRICS, MODEL, replace_text
+from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
 
 CARD = "README.md"
 UNKNOWN = "not recorded: look it up before you pass the weights on"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vilta.metrics.names import flat
-from vilta.training.folder import METRICS
+from vilta.training.folder import METRICS, log_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +84,3 @@ def all_metrics(record: Record, summary: dict[str, Any]) -> dict[str, Any]:
     shown = {n: v for n, v in record.metrics.items() if n != "reliability"}
     about = {f"evaluation/{n}": v for n, v in record.evaluation.items() if n != "metrics"}
     return {**about, **{f"training/{n}": v for n, v in summary.items()}, **flat(shown)}
-
-
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a torn line, as a killed run leaves it, is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(line, dict) and "step" in line:
-                lines.append({k: math.nan if v is None else v for k, v in line.items()})
-    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -130,6 +131,20 @@ def replace_bytes(path: Path, content: bytes) -> None:
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a torn line, as a killed run leaves it, is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(line, dict) and "step" in line:
+                lines.append({k: math.nan if v is None else v for k, v in line.items()})
+    return lines
 
 
 def _is_empty(folder: Path) -> bool:

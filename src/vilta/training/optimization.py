@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
+from transformers import get_scheduler, get_wsd_schedule
 
 from vilta.config import OptimizationConfig
 from vilta.types import TrainableTask
@@ -91,8 +91,13 @@ class Joined(torch.optim.Optimizer):
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizationConfig) -> LambdaLR:
     """Build the warm-up and decay; stepped once for each optimizer step, skipped ones included."""
-    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     warmup = round(config.warmup * config.steps)
+    if config.schedule == "constant-cooldown":
+        decay = min(round(config.cooldown * config.steps), config.steps - warmup)
+        return get_wsd_schedule(
+            optimizer, warmup, decay, num_training_steps=config.steps, decay_type="linear"
+        )
+    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=config.steps)
 
 

@@ -298,6 +298,8 @@ class Session:
                 f"one of {', '.join(metrics)} and go on with --run.resume"
             )
         state.evaluated, value = state.step, metrics[metric]
+        if self.run.release == "last":
+            return
         if not math.isnan(value) and (state.best is None or value > state.best["value"]):
             state.stale = 0
             state.best = {"step": state.step, "metric": metric, "value": value, "metrics": metrics}

@@ -1,0 +1,1 @@
+"""Comparing methods: arms x seeds, what is measured of them, and what the differences mean."""

@@ -1,0 +1,278 @@
+"""What the runs say: each arm against the baseline, seed by seed on the same data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vilta.ablation.grid import noisy
+from vilta.ablation.records import UNITS, Records, RunRecord
+from vilta.ablation.statistics import area, reached, t_interval, two_level_interval
+from vilta.config.ablate import AblateConfig
+from vilta.metrics.bootstrap import Interval
+
+FASTER = (
+    "retrieval/mean_recall",
+    "edits/accuracy",
+    "edits/both_sides",
+    "masked_words/with_image",
+)
+"""Measures whose curves are compared."""
+
+
+def _accuracy(truth: list[int], scores: list[float]) -> float:
+    wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
+    return float(scores[0] > max(wrong))
+
+
+def _rejected(truth: list[int], scores: list[float]) -> float:
+    wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
+    return sum(score <= 0 for score in wrong) / len(wrong)
+
+
+def _accepted(truth: list[int], scores: list[float]) -> float:
+    others = [score for is_true, score in zip(truth[1:], scores[1:], strict=True) if is_true]
+    return sum(score > 0 for score in others) / len(others) if others else math.nan
+
+
+ITEM_MEASURES: dict[str, Callable[[list[int], list[float]], float]] = {
+    "edits/accuracy": _accuracy,
+    "edits/rejected": _rejected,
+    "edits/paraphrases_accepted": _accepted,
+    "edits/captions_accepted": lambda truth, scores: float(scores[0] > 0),
+}
+"""Measures that each item has a value of, 0 to 1, from its texts' log-odds of a match."""
+
+
+def differences(
+    records: Records, arm: str, other: str, measure: str, level: float = 0.95
+) -> dict[str, Any] | None:
+    """Return ``arm`` minus ``other`` in a final measure, with its interval; None without pairs."""
+    one, two = records.finished(arm), records.finished(other)
+    seeds = [s for s in one if s in two and _known(one[s], measure) and _known(two[s], measure)]
+    if not seeds:
+        return None
+    if measure in ITEM_MEASURES and all(one[s].items and two[s].items for s in seeds):
+        values = 100 * np.stack(
+            [_by_item(records, one[s], measure) - _by_item(records, two[s], measure) for s in seeds]
+        )
+        groups = [item["image"] for item in records.items]
+        found, method = two_level_interval(groups, values, level), "seeds and images"
+    else:
+        paired = [_value(one[s], measure) - _value(two[s], measure) for s in seeds]
+        found, method = t_interval(paired, level), "seeds"
+    return {**_interval(found), "seeds": len(seeds), "over": method}
+
+
+def final_measures(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
+    """Return by measure and arm: the mean over seeds, each seed's value, minus the baseline."""
+    names: dict[str, None] = {}
+    for arm in config.arms:
+        for run in records.finished(arm).values():
+            names |= dict.fromkeys([*run.metrics, *run.tasks])
+    table: dict[str, dict[str, Any]] = {}
+    for measure in names:
+        row: dict[str, Any] = {}
+        for arm in config.arms:
+            runs = records.finished(arm)
+            values = {s: _value(run, measure) for s, run in runs.items() if _known(run, measure)}
+            if not values:
+                continue
+            row[arm] = {"mean": float(np.mean([*values.values()])), "values": values}
+            if arm != config.baseline:
+                found = differences(records, arm, config.baseline, measure)
+                row[arm]["difference"] = found
+        table[measure] = row
+    return table
+
+
+def faster(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
+    """Return by measure, arm and unit what an arm needs to reach the baseline's final score.
+
+    As a share of what the baseline itself needs, by the same rule: the first time that the curve is
+    there, with straight lines between evaluations. The mean is geometric, its interval Student's on
+    the logarithms, over seeds; there is none where a seed never got there.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for measure in FASTER:
+        rows = {
+            arm: {unit: _ratio(records, config, arm, measure, unit) for unit in UNITS}
+            for arm in config.arms
+            if arm != config.baseline
+        }
+        table[measure] = {
+            arm: row for arm, row in rows.items() if any(unit["seeds"] for unit in row.values())
+        }
+    return {measure: rows for measure, rows in table.items() if rows}
+
+
+def _ratio(
+    records: Records, config: AblateConfig, arm: str, measure: str, unit: str
+) -> dict[str, Any]:
+    ones, twos = records.finished(arm), records.finished(config.baseline)
+    shares: dict[int, float | None] = {}
+    for seed in sorted(ones.keys() & twos.keys()):
+        base, own = _curve(twos[seed], measure, unit), _curve(ones[seed], measure, unit)
+        if not base or not own:
+            continue
+        target = base[-1][1]
+        needs = reached(base, target)
+        takes = reached(own, target)
+        assert needs is not None, "a curve reaches its own end"
+        shares[seed] = None if takes is None else takes / needs
+    there = [share for share in shares.values() if share is not None]
+    found = Interval(math.nan, math.nan, math.nan)
+    if there and len(there) == len(shares):
+        logs = t_interval([math.log(share) for share in there])
+        found = Interval(*(math.exp(value) for value in logs))
+    return {
+        **_interval(found),
+        "by_seed": shares,
+        "reached": len(there),
+        "seeds": len(shares),
+    }
+
+
+def areas(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
+    """Return by measure and arm the mean height of the curve over samples, minus the baseline's."""
+    table: dict[str, dict[str, Any]] = {}
+    for measure in FASTER:
+        heights: dict[str, dict[int, float]] = {}
+        for arm in config.arms:
+            for seed, run in records.finished(arm).items():
+                if points := _curve(run, measure, "samples"):
+                    heights.setdefault(arm, {})[seed] = area(points)
+        row: dict[str, Any] = {}
+        base = heights.get(config.baseline, {})
+        for arm, own in heights.items():
+            row[arm] = {"mean": float(np.mean([*own.values()]))}
+            shared = [seed for seed in own if seed in base]
+            if arm != config.baseline and shared:
+                found = t_interval([own[s] - base[s] for s in shared])
+                row[arm]["difference"] = {**_interval(found), "seeds": len(shared)}
+        if row:
+            table[measure] = row
+    return table
+
+
+def noise_losses(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
+    """Return by measure and arm how much the arm loses when captions are moved in training."""
+    table: dict[str, dict[str, Any]] = {}
+    if not config.caption_noise:
+        return table
+    for measure in FASTER:
+        row = {}
+        for arm in config.arms:
+            clean = records.finished(arm)
+            dirty = records.finished(noisy(arm, config.caption_noise))
+            lost = [
+                _value(clean[s], measure) - _value(dirty[s], measure)
+                for s in clean
+                if s in dirty and _known(clean[s], measure) and _known(dirty[s], measure)
+            ]
+            if lost:
+                row[arm] = {**_interval(t_interval(lost)), "seeds": len(lost)}
+        if row:
+            table[measure] = row
+    return table
+
+
+def planned(records: Records, config: AblateConfig) -> list[dict[str, Any]]:
+    """Return what came of each planned comparison.
+
+    The level of the intervals is raised so that all of them hold together in 95 % (Bonferroni).
+    """
+    comparisons = config.comparisons()
+    level = 1 - 0.05 / max(1, len(comparisons))
+    rows = []
+    for text, plan in zip(config.planned, comparisons, strict=True):
+        found = differences(records, plan.arm, plan.other, plan.measure, level)
+        rows.append({"text": text, "level": level, "found": found, "verdict": "not measured"})
+        if found is None:
+            continue
+        sign = 1 if plan.direction == ">" else -1
+        low, high = sorted((sign * found["low"], sign * found["high"]))
+        if found["seeds"] < 2:
+            rows[-1]["verdict"] = "one seed: open"
+        elif low > 0:
+            rows[-1]["verdict"] = "holds"
+        else:
+            rows[-1]["verdict"] = "the opposite holds" if high < 0 else "not shown"
+    return rows
+
+
+def disagreements(records: Records, config: AblateConfig, arm: str) -> list[dict[str, Any]]:
+    """Return the items on which an arm and the baseline disagree most, half in favour of each.
+
+    The margin between caption and edit is averaged over the seeds that both have; only items that
+    one of them gets right and the other wrong count, and no two of one image.
+    """
+    one, two = records.finished(arm), records.finished(config.baseline)
+    seeds = [s for s in one if s in two and one[s].items and two[s].items]
+    if not seeds or not records.items:
+        return []
+    own, base = (
+        np.mean(
+            [
+                [_margin(records, i, run[s].items[i]) for i in range(len(records.items))]
+                for s in seeds
+            ],
+            axis=0,
+        )
+        for run in (one, two)
+    )
+    found: list[dict[str, Any]] = []
+    for better, (high, low) in {arm: (own, base), config.baseline: (base, own)}.items():
+        seen: set[str] = set()
+        order = np.argsort(-(high - low))
+        for i in order[(high[order] > 0) & (low[order] < 0)]:
+            if len(seen) == config.examples // 2:
+                break
+            item = records.items[int(i)]
+            if item["image"] in seen:
+                continue
+            seen.add(item["image"])
+            found.append(
+                {
+                    "right": better,
+                    "image": item["image"],
+                    "caption": item["texts"][0],
+                    "edit": next(
+                        t for t, true in zip(item["texts"], item["truth"], strict=True) if not true
+                    ),
+                    "category": item["category"],
+                    "margins": {arm: float(own[i]), config.baseline: float(base[i])},
+                }
+            )
+    return found
+
+
+def _margin(records: Records, item: int, scores: list[float]) -> float:
+    truth = records.items[item]["truth"]
+    return scores[0] - max(s for true, s in zip(truth, scores, strict=True) if not true)
+
+
+def _by_item(records: Records, run: RunRecord, measure: str) -> np.ndarray:
+    of = ITEM_MEASURES[measure]
+    pairs = zip(records.items, run.items, strict=True)
+    return np.array([of(item["truth"], scores) for item, scores in pairs])
+
+
+def _curve(run: RunRecord, measure: str, unit: str) -> list[tuple[float, float]]:
+    points = [(point.cost[unit], point.metrics.get(measure, math.nan)) for point in run.points]
+    return [(cost, value) for cost, value in points if not math.isnan(value)]
+
+
+def _value(run: RunRecord, measure: str) -> float:
+    return {**run.metrics, **run.tasks}[measure]
+
+
+def _known(run: RunRecord, measure: str) -> bool:
+    return measure in run.metrics or measure in run.tasks
+
+
+def _interval(found: Interval) -> dict[str, Any]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}

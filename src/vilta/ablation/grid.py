@@ -1,0 +1,220 @@
+"""The runs of a comparison: arms x seeds, where each stands, and what was fixed before the first.
+
+OUT/ablate.yaml                 the settings, whole
+OUT/plan.json                   steps, pace and FLOPs of each arm, and the number format
+OUT/items.json                  the texts of the fine-grained items
+OUT/vilta/seed-0/run            an ordinary run of `vilta pretrain`
+OUT/vilta/seed-0/start.json     hashes of the initial weights and of the first batches
+OUT/vilta/seed-0/measures.json  what was measured at the end: the run is finished then
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vilta.ablation.arms import NOISE, arm_settings
+from vilta.config import PretrainConfig
+from vilta.config.ablate import AblateConfig
+from vilta.training.folder import CHECKPOINTS, EVENTS, METRICS, MODEL, log_lines, replace_text
+
+SETTINGS, PLAN, ITEMS = "ablate.yaml", "plan.json", "items.json"
+START, MEASURES, TASKS, LOG = "start.json", "measures.json", "tasks", "log.txt"
+SELECTION = "retrieval/mean_recall"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmPlan:
+    """What a run of an arm does, and what its steps cost; phases as in ``phases_of``."""
+
+    steps: int
+    batch: int
+    """Samples of a step."""
+    starts: tuple[int, ...]
+    """First step of each phase."""
+    seconds: tuple[float, ...]
+    """Of a step in each phase, alone on the machine of the probe, without reading the data."""
+    flops: tuple[float, ...]
+    """Of a step in each phase: matrix products and attention, forward and backward."""
+
+    def cost(self, per_step: tuple[float, ...], step: float) -> float:
+        """Return what the first ``step`` steps cost."""
+        ends = [*self.starts[1:], float("inf")]
+        return sum(
+            max(0.0, min(step, end) - start) * each
+            for start, end, each in zip(self.starts, ends, per_step, strict=True)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is fixed before the first run, so that going on elsewhere changes nothing."""
+
+    budget: str
+    amount: float
+    evaluations: int
+    precision: str
+    """``bf16`` or ``float32``, one for all runs."""
+    device: str
+    """Where the pace was measured."""
+    arms: dict[str, ArmPlan]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an arm from a seed."""
+
+    folder: Path
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return, for example, ``vilta/seed-0``."""
+        return f"{self.arm}/seed-{self.seed}"
+
+    @property
+    def place(self) -> Path:
+        """Return the folder of the cell."""
+        return self.folder / folder_name(self.arm) / f"seed-{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        """Return the folder of its training run."""
+        return self.place / "run"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training is over."""
+        return (self.run / MODEL / "config.json").is_file() or self.measured
+
+    @property
+    def measured(self) -> bool:
+        """Whether its final model was measured."""
+        return (self.place / MEASURES).is_file()
+
+    def tuned(self, task: str) -> Path:
+        """Return the file of what a task's fine-tuning gave."""
+        return self.place / TASKS / f"{folder_name(task)}.json"
+
+    def steps_taken(self) -> int:
+        """Return how far the log says that training has come."""
+        return max((line["step"] for line in log_lines(self.run / METRICS)), default=0)
+
+    def prune(self, keep: str) -> None:
+        """Delete what is not to be kept of a finished run."""
+        if keep == "all":
+            return
+        for name in [CHECKPOINTS, *([MODEL, EVENTS] if keep == "records" else [])]:
+            shutil.rmtree(self.run / name, ignore_errors=True)
+
+
+def folder_name(arm: str) -> str:
+    """Return an arm's name without what file systems mind."""
+    return re.sub(r"[^\w.+=-]+", "-", arm)
+
+
+def noisy(arm: str, share: float) -> str:
+    """Return the arm that is trained on moved captions too."""
+    return f"{arm}+{NOISE}={share:g}"
+
+
+def all_arms(config: AblateConfig) -> list[str]:
+    """Return the arms and, with ``caption_noise``, their second versions."""
+    noise = config.caption_noise
+    return [*config.arms, *(noisy(arm, noise) for arm in config.arms if noise > 0)]
+
+
+def cells(config: AblateConfig) -> list[Cell]:
+    """Return all runs, seed by seed: an unfinished comparison has whole pairs."""
+    arms, out = all_arms(config), Path(config.out)
+    return [Cell(out, arm, seed) for seed in config.seeds for arm in arms]
+
+
+def find_cell(config: AblateConfig, name: str) -> Cell:
+    """Return the run that is called so; ``ValueError`` if there is none."""
+    for cell in cells(config):
+        if cell.name == name:
+            return cell
+    raise ValueError(f"no run {name!r}; there are {', '.join(c.name for c in cells(config))}")
+
+
+def run_settings(config: AblateConfig, plan: Plan, cell: Cell) -> PretrainConfig:
+    """Return the settings of one run of `vilta pretrain`."""
+    arm = plan.arms[cell.arm]
+    settings = arm_settings(config, cell.arm)
+    return replace(
+        settings,
+        epochs=0.0,
+        optimization=replace(
+            settings.optimization, steps=arm.steps, precision=as_precision(plan.precision)
+        ),
+        run=replace(
+            settings.run,
+            out=str(cell.run),
+            seed=cell.seed,
+            resume="auto",
+            evaluate_every=arm.steps // plan.evaluations,
+            save_every=0,
+            keep=1,
+            patience=0,
+            selection_metric=SELECTION,
+            release="last",
+        ),
+    )
+
+
+def as_precision(name: str) -> Any:
+    """Return the precision setting; a plan holds ``bf16`` or ``float32``."""
+    if name not in ("bf16", "float32"):
+        raise ValueError(f"the plan has no number format {name!r}")
+    return name
+
+
+def steps_for(config: AblateConfig, settings: PretrainConfig, plan: ArmPlan) -> int:
+    """Return the steps that a budget buys: a multiple of the evaluations, at least one each."""
+    if config.budget == "samples":
+        steps = config.amount / plan.batch
+    else:
+        steps, spent = 0.0, 0.0
+        ends = [*plan.starts[1:], float("inf")]
+        for start, end, each in zip(plan.starts, ends, plan.seconds, strict=True):
+            steps = start + min(end - start, (config.amount - spent) / each)
+            spent = plan.cost(plan.seconds, steps)
+            if steps < end:
+                break
+    return config.evaluations * max(1, round(steps / config.evaluations))
+
+
+def save_plan(config: AblateConfig, plan: Plan) -> None:
+    """Write the plan."""
+    replace_text(Path(config.out) / PLAN, json.dumps(asdict(plan), indent=2) + "\n")
+
+
+def load_plan(config: AblateConfig) -> Plan | None:
+    """Return the plan of the comparison, or None if it has none yet.
+
+    Raises ``ValueError`` if its budget is another one than the settings ask for.
+    """
+    path = Path(config.out) / PLAN
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    arms = {name: _arm_plan(arm) for name, arm in content.pop("arms").items()}
+    plan = Plan(arms=arms, **content)
+    for name in ("budget", "amount", "evaluations"):
+        if getattr(plan, name) != getattr(config, name):
+            raise ValueError(
+                f"{config.out} holds a comparison with {name} {getattr(plan, name)}, not "
+                f"{getattr(config, name)}; choose another --out"
+            )
+    return plan
+
+
+def _arm_plan(content: dict[str, Any]) -> ArmPlan:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return ArmPlan(**plain)

@@ -1,0 +1,117 @@
+"""What a step of an arm costs: FLOPs by counting, seconds by taking a few."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vilta.ablation.grid import ArmPlan
+from vilta.config import ObjectiveConfig, PretrainConfig
+from vilta.data.loading import loader_for
+from vilta.data.mixture import training_data
+from vilta.finished_run import build_model, load_teacher
+from vilta.model.language_model import load_tokenizer
+from vilta.seeds import derived
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.optimization import build_optimizer, clip_gradient
+from vilta.training.precision import NAMES, autocast, choose_device, choose_dtype, describe_device
+
+WARM_UP, TIMED = 2, 7
+"""Steps before the clock, and steps on it, of which the median counts (our choice)."""
+
+
+def build_task(settings: PretrainConfig) -> PretrainingTask:
+    """Return the task as `vilta pretrain` builds it, with the initial weights of the seed."""
+    torch.manual_seed(derived(settings.run.seed, "model"))
+    tokenizer = load_tokenizer(settings.model.text)
+    model = build_model(settings)
+    return PretrainingTask(model, tokenizer, settings.objective, load_teacher(settings, tokenizer))
+
+
+def first_batches(task: PretrainingTask, settings: PretrainConfig, count: int) -> list[Any]:
+    """Return the first training batches of a run."""
+    data = replace(settings.data, workers=0)
+    dataset, _ = training_data(data, settings.run.seed)
+    collator = task.collator(data.max_text_tokens, settings.run.seed)
+    load = loader_for(dataset, collator, settings.optimization, data, seed=settings.run.seed)
+    batches = load(start_step=0, rank=0, world_size=1)
+    return [batch for batch, _ in zip(batches, range(count), strict=False)]
+
+
+def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, str]:
+    """Measure an arm; also returns the number format and the device.
+
+    ``steps`` of the plan is still 0.
+    """
+    device = choose_device(settings.run.device)
+    steps = settings.optimization
+    task = build_task(settings)
+    batch = first_batches(task, settings, 1)[0].to(device)
+    dtype, _ = choose_dtype(steps.precision, device, task.model, precision)
+    flops, seconds, starts = [], [], []
+    for start, objective in phases(settings.objective):
+        task = build_task(replace(settings, objective=objective)).to(device).train()
+        one, each = _measure(task, settings, batch, dtype, device)
+        starts.append(start)
+        # A step is ``accumulate`` such batches.
+        flops.append(one * steps.accumulate)
+        seconds.append(each * steps.accumulate)
+    plan = ArmPlan(
+        steps=0,
+        batch=steps.batch_size * steps.accumulate,
+        starts=tuple(starts),
+        seconds=tuple(seconds),
+        flops=tuple(flops),
+    )
+    return plan, NAMES[dtype], describe_device(device)
+
+
+def phases(objective: ObjectiveConfig) -> list[tuple[int, ObjectiveConfig]]:
+    """Return when the cost of a step changes, and objectives whose first step costs as much."""
+    mlm, itm = objective.mlm_start, objective.itm_start
+    found = {
+        0: replace(objective, mlm_start=int(mlm > 0), itm_start=int(itm > 0)),
+        mlm: replace(objective, mlm_start=0, itm_start=int(itm > mlm)),
+        itm: replace(objective, mlm_start=0, itm_start=0),
+    }
+    return sorted(found.items(), key=lambda item: item[0])
+
+
+def _measure(
+    task: PretrainingTask,
+    settings: PretrainConfig,
+    batch: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Return FLOPs and seconds of one step on ``batch``."""
+    optimizer = build_optimizer(task, settings.optimization)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step() -> None:
+        with autocast(device, dtype):
+            loss = task(batch).total
+        loss.backward()
+        clip_gradient(trained, settings.optimization.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    times = [_seconds(step, device) for _ in range(WARM_UP + TIMED)]
+    return float(counter.get_total_flops()), statistics.median(times[WARM_UP:])
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,157 @@
+"""The whole comparison as one plain dict: what report.json holds and the pages are made of."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from vilta.ablation.arms import arm_settings, difference
+from vilta.ablation.compare import (
+    FASTER,
+    areas,
+    differences,
+    disagreements,
+    faster,
+    final_measures,
+    noise_losses,
+    planned,
+)
+from vilta.ablation.grid import Plan
+from vilta.ablation.records import UNITS, Records
+from vilta.config.ablate import AblateConfig
+
+HEADLINES = (
+    "retrieval/mean_recall",
+    "edits/accuracy",
+    "edits/rejected",
+    "edits/paraphrases_accepted",
+    "masked_words/with_image",
+)
+"""Measures that the first paragraph goes through."""
+
+
+def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, Any]:
+    """Return everything that the report says; NaN where there is no number."""
+    settings = {arm: arm_settings(config, arm) for arm in config.arms}
+    base = settings[config.baseline]
+    optimization = base.optimization
+    return {
+        "made": datetime.now(UTC).date().isoformat(),
+        "about": {
+            "base": config.base,
+            "common": list(config.common),
+            "arms": {arm: difference(s, base) for arm, s in settings.items()},
+            "baseline": config.baseline,
+            "seeds": list(config.seeds),
+            "budget": f"{config.amount:g} {config.budget}",
+            "schedule": optimization.schedule,
+            "warmup": optimization.warmup,
+            "cooldown": optimization.cooldown,
+            "lr": {arm: s.optimization.lr for arm, s in settings.items()},
+            "evaluations": config.evaluations,
+            "images": config.images,
+            "edits": config.edits,
+            "items": len(records.items),
+            "validation": base.data.val,
+            "training_data": base.data.train,
+            "precision": plan.precision,
+            "probed_on": plan.device,
+            "jobs": config.jobs,
+        },
+        "finished": {arm: sorted(records.finished(arm)) for arm in config.arms},
+        "missing": [
+            f"{arm}/seed-{seed}"
+            for arm in config.arms
+            for seed in config.seeds
+            if seed not in records.finished(arm)
+        ],
+        "unequal_starts": {seed: parts for seed, parts in records.unequal.items() if parts},
+        "starts_compared": sorted(records.unequal),
+        "cost": {arm: _cost(plan, records, arm) for arm in config.arms if arm in plan.arms},
+        "planned": planned(records, config),
+        "headlines": headlines(records, config),
+        "measures": final_measures(records, config),
+        "faster": faster(records, config),
+        "area": areas(records, config),
+        "noise_share": config.caption_noise,
+        "noise": noise_losses(records, config),
+        "curves": _curves(records, config),
+        "disagreements": {
+            arm: disagreements(records, config, arm)
+            for arm in config.arms
+            if arm != config.baseline
+        },
+    }
+
+
+def headlines(records: Records, config: AblateConfig) -> dict[str, list[dict[str, Any]]]:
+    """Return comparisons with the baseline, sorted into ``worse``, ``unclear`` and ``better``.
+
+    ``single`` holds those of one seed, which decide nothing.
+    """
+    found: dict[str, list[dict[str, Any]]] = {
+        "worse": [],
+        "unclear": [],
+        "better": [],
+        "single": [],
+    }
+    for arm in config.arms:
+        for measure in HEADLINES:
+            if arm == config.baseline:
+                continue
+            change = differences(records, arm, config.baseline, measure)
+            if change is None:
+                continue
+            kind = "unclear"
+            if change["seeds"] < 2:
+                kind = "single"
+            elif change["high"] < 0:
+                kind = "worse"
+            elif change["low"] > 0:
+                kind = "better"
+            found[kind].append({"arm": arm, "measure": measure, **change})
+    return found
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested content with None for NaN and infinity, which JSON lacks; keys become text."""
+    if isinstance(value, dict):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cost(plan: Plan, records: Records, arm: str) -> dict[str, Any]:
+    """Return what a whole run of an arm costs, by the plan and by the logs."""
+    one = plan.arms[arm]
+    logged = [run.training.get("seconds") for run in records.finished(arm).values()]
+    known = [seconds for seconds in logged if seconds is not None]
+    devices = {run.training.get("device", "") for run in records.finished(arm).values()}
+    return {
+        "steps": one.steps,
+        "samples": one.steps * one.batch,
+        "seconds": one.cost(one.seconds, one.steps),
+        "flops": one.cost(one.flops, one.steps),
+        "logged_seconds": sum(known) / len(known) if known else math.nan,
+        "devices": sorted(devices - {""}),
+    }
+
+
+def _curves(records: Records, config: AblateConfig) -> dict[str, Any]:
+    """Return by measure, arm and seed the evaluations: cost in each unit, and the value."""
+    return {
+        measure: {
+            arm: {
+                seed: [
+                    [*(point.cost[unit] for unit in UNITS), point.metrics[measure]]
+                    for point in run.points
+                    if measure in point.metrics
+                ]
+                for seed, run in records.runs.get(arm, {}).items()
+            }
+            for arm in config.arms
+        }
+        for measure in FASTER
+    }

@@ -1,0 +1,264 @@
+"""`vilta ablate CONFIG.yaml`: methods compared, arms x seeds, with one report at the end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vilta.ablation.arms import arm_settings
+from vilta.ablation.grid import (
+    ITEMS,
+    LOG,
+    SETTINGS,
+    START,
+    Cell,
+    Plan,
+    all_arms,
+    cells,
+    find_cell,
+    load_plan,
+    run_settings,
+    save_plan,
+    steps_for,
+)
+from vilta.ablation.measure import measure, write_items
+from vilta.ablation.probe import probe_arm
+from vilta.ablation.records import read_records
+from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
+from vilta.ablation.start import start_hashes
+from vilta.ablation.suite import Suite, read_items
+from vilta.ablation.summary import summarise, without_nan
+from vilta.commands import pretrain
+from vilta.commands.screen import notes, results
+from vilta.config import PretrainConfig
+from vilta.config.ablate import AblateConfig
+from vilta.config.yaml_file import read_mapping, save_yaml
+from vilta.decoding import decode_image
+from vilta.locking import only_writer
+from vilta.report.comparison import comparison_page
+from vilta.report.comparison_text import comparison_markdown
+from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.folder import CONFIG, LOCK, METRICS, log_lines, replace_text
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+PICTURE = 160
+"""Short side of the pictures on the page, in pixels."""
+
+
+def run(config: AblateConfig) -> None:
+    """Train, measure and compare all arms; goes on with what an earlier call has left.
+
+    Raises ``ValueError`` in one line for anything the user can mend.
+    """
+    if not config.out:
+        raise ValueError("--out must name the folder of the comparison")
+    for arm in all_arms(config):
+        arm_settings(config, arm)
+    if config.part:
+        end_with_parent()
+        do_part(config)
+        return
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out / LOCK, out) as note:
+        if note:
+            notes.print(note)
+        save_yaml(config, out / SETTINGS)
+        plan = planned(config)
+        runner = Runner(config.jobs, config.minutes, notes.print)
+        every = cells(config)
+        left = [cell for cell in every if not finished(config, cell)]
+        steps = sum(plan.arms[cell.arm].steps for cell in left)
+        notes.print(
+            f"{len(every)} runs ({len(all_arms(config))} arms x {len(config.seeds)} seeds), "
+            f"{len(every) - len(left)} finished; {steps:,} steps to come, {config.jobs} at a time"
+        )
+        runner.run([job_of(config, cell) for cell in left], Progress(plan, left))
+        write_report(config)
+    again = shlex.join(["vilta", "ablate", str(out / SETTINGS)])
+    if runner.failed:
+        name, why = next(iter(runner.failed.items()))
+        raise ValueError(
+            f"{len(runner.failed)} of {len(left)} runs failed, the first {name}: {why}; its log is "
+            f"in {out}; go on with: {again}"
+        )
+    if runner.stopped:
+        notes.print(f"stopped ({runner.stopped}); go on with: {again}")
+
+
+def do_part(config: AblateConfig) -> None:
+    """Do one part of the comparison in this process."""
+    what, _, name = config.part.partition(" ")
+    if what == "probe":
+        probe(config)
+        return
+    if what == "report":
+        write_report(config)
+        return
+    plan = load_plan(config)
+    if plan is None:
+        raise ValueError(f"{config.out} has no plan yet; start it without --part")
+    cell = find_cell(config, name.strip())
+    if what == "train":
+        settings = run_settings(config, plan, cell)
+        pretrain.run(settings, partial(measured_on_the_way, config, settings, cell))
+    elif what == "measure":
+        measure(config, plan, cell)
+    else:
+        raise ValueError(f"--part {config.part!r}: choose probe, train, measure or report")
+
+
+def measured_on_the_way(
+    config: AblateConfig, settings: PretrainConfig, cell: Cell, task: PretrainingTask
+) -> Callable[[], dict[str, float]]:
+    """Note how the run starts; return what measures it on its way."""
+    if not (cell.place / START).is_file():
+        hashes = start_hashes(task, settings)
+        replace_text(cell.place / START, json.dumps(hashes, indent=2) + "\n")
+    return Suite(config, settings, task).on_the_way
+
+
+def planned(config: AblateConfig) -> Plan:
+    """Return the plan of all arms; arms that it lacks are probed first, in a process of its own."""
+    plan = load_plan(config)
+    if plan is None or not set(all_arms(config)) <= plan.arms.keys() or not _items(config):
+        notes.print("measuring the pace of each arm ...")
+        command = part_command(config.program, Path(config.out) / SETTINGS, "probe")
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = (done.stderr or "").strip().splitlines() or ["no reason given"]
+            raise ValueError(said[-1].removeprefix("error: "))
+        plan = load_plan(config)
+    assert plan is not None
+    return plan
+
+
+def probe(config: AblateConfig) -> None:
+    """Measure pace and FLOPs of the arms that the plan lacks, and write plan and items."""
+    plan = load_plan(config)
+    arms = dict(plan.arms) if plan else {}
+    precision, device = (plan.precision, plan.device) if plan else ("", "")
+    for arm in [config.baseline, *all_arms(config)]:
+        if arm in arms:
+            continue
+        settings = arm_settings(config, arm)
+        settings = replace(settings, run=replace(settings.run, seed=config.seeds[0]))
+        found, used, where = probe_arm(settings, precision)
+        precision, device = precision or used, device or where
+        arms[arm] = replace(found, steps=steps_for(config, settings, found))
+        each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
+        results.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
+    plan = Plan(
+        budget=config.budget,
+        amount=config.amount,
+        evaluations=config.evaluations,
+        precision=precision,
+        device=device,
+        arms=arms,
+    )
+    write_items(config)
+    save_plan(config, plan)
+
+
+def _items(config: AblateConfig) -> bool:
+    return (Path(config.out) / ITEMS).is_file()
+
+
+def finished(config: AblateConfig, cell: Cell) -> bool:
+    """Whether nothing of a run is left to do."""
+    return cell.measured and all(cell.tuned(task).is_file() for task in config.tasks)
+
+
+def job_of(config: AblateConfig, cell: Cell) -> Job:
+    """Return what is left to do of a run, part by part."""
+    settings = Path(config.out) / SETTINGS
+    commands: list[list[str]] = []
+    if not cell.trained:
+        commands.append(part_command(config.program, settings, f"train {cell.name}"))
+    if not cell.measured:
+        commands.append(part_command(config.program, settings, f"measure {cell.name}"))
+    for task in config.tasks:
+        if not cell.tuned(task).is_file():
+            out = str(cell.tuned(task).with_suffix(""))
+            flags = ["--from", str(cell.run), "--run.out", out, "--run.seed", str(cell.seed)]
+            start = [sys.executable, "-m", config.program, "finetune", task]
+            commands.append([*start, *flags, "--run.resume", "auto"])
+    return Job(cell.name, commands, cell.place / LOG, partial(finish, config, cell))
+
+
+def finish(config: AblateConfig, cell: Cell) -> None:
+    """Keep the results of fine-tuning and drop what is not to be kept of a run."""
+    for task in config.tasks:
+        folder = cell.tuned(task).with_suffix("")
+        if cell.tuned(task).is_file():
+            continue
+        lines = [line for line in log_lines(folder / METRICS) if "evaluation" in line]
+        name = read_mapping(folder / CONFIG)["run"]["selection_metric"]
+        content = {"metric": name, "value": lines[-1]["evaluation"][name], "task": task}
+        replace_text(cell.tuned(task), json.dumps(content) + "\n")
+    cell.prune(config.keep)
+
+
+class Progress:
+    """Says how far all runs are, and how long they will still take."""
+
+    def __init__(self, plan: Plan, left: list[Cell]) -> None:
+        self.steps = {cell: plan.arms[cell.arm].steps for cell in left}
+        self.began, self.before = time.monotonic(), self._taken()
+
+    def __call__(self) -> str:
+        """Return a line for the screen."""
+        taken, total = self._taken(), sum(self.steps.values())
+        spent, done = time.monotonic() - self.began, taken - self.before
+        left = f", about {(total - taken) * spent / done / 60:.0f} min left" if done else ""
+        return f"{taken:,} of {total:,} steps after {spent / 60:.1f} min{left}"
+
+    def _taken(self) -> int:
+        return sum(
+            steps if cell.trained else min(steps, cell.steps_taken())
+            for cell, steps in self.steps.items()
+        )
+
+
+def write_report(config: AblateConfig) -> None:
+    """Write the report of what there is: a page, Markdown and JSON."""
+    plan = load_plan(config)
+    if plan is None:
+        raise ValueError(f"{config.out} has no plan yet; start it without --part")
+    out = Path(config.out)
+    records = read_records(config, plan)
+    if not any(records.finished(arm) for arm in config.arms):
+        notes.print("no run is finished yet: no report")
+        return
+    summary = summarise(config, plan, records)
+    replace_text(out / JSON, json.dumps(without_nan(summary), indent=1) + "\n")
+    replace_text(out / MARKDOWN, comparison_markdown(summary))
+    replace_text(out / HTML, comparison_page(summary, pictures(config, summary)))
+    results.print(f"wrote {out / HTML}, beside it {MARKDOWN} and {JSON}")
+
+
+def pictures(config: AblateConfig, summary: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the images of the items that the page shows; none where the data are not here."""
+    wanted = {item["image"] for items in summary["disagreements"].values() for item in items}
+    try:
+        images = read_items(config).images
+        return {key: _small(decode_image(images.read(key), PICTURE)) for key in wanted}
+    except ValueError as error:
+        notes.print(f"the page has no pictures: {error}")
+        return {}
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    image.thumbnail((2 * PICTURE, 2 * PICTURE))
+    return np.asarray(image)

@@ -1,0 +1,113 @@
+"""Settings of `vilta ablate`: which methods are compared, on what, and for how long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, Share
+
+_PLANNED = re.compile(r"(\S+) (>|<) (\S+) on (\S+)")
+
+
+class Planned(NamedTuple):
+    """A comparison that was decided on before anything was trained."""
+
+    arm: str
+    direction: Literal[">", "<"]
+    other: str
+    measure: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """Compare methods: train each arm from several seeds on the same data, and report."""
+
+    base: str = ""
+    """Required. Pre-training config that all arms share: a file, or a name such as `demo`."""
+    common: tuple[str, ...] = ()
+    """Changes of `base` for all arms, each a YAML file or `setting=value` (`batch_size=32`; the
+    whole path, `data.workers=0`, where several parts have a setting of that name)."""
+    arms: tuple[str, ...] = ("meter", "albef", "vilta")
+    """The methods. An arm is one or more changes of `base`, joined by `+`: a shipped arm (`meter`),
+    a YAML file that says only what differs, or `setting=value`: `vilta+alpha=0.7`."""
+    baseline: str = "meter"
+    """Arm that all others are compared with."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each arm is trained once from each. More can be added later."""
+    budget: Literal["samples", "seconds"] = "samples"
+    """What is equal for all arms: training samples, or the seconds that a run would take alone on
+    this machine (a probe measures the pace of each arm before the first run)."""
+    amount: Positive = 100_000
+    """How many samples, or seconds, each run gets."""
+    evaluations: Count = 10
+    """Evaluations of each run, evenly spaced, the last one at its end."""
+    images: Count = 200
+    """Images of `data.val`, each with its first caption, for retrieval and masked words. All arms
+    rank all pairs by matching, so the cost grows with the square."""
+    edits: str = "scenes:300?seed=31&size=96"
+    """Items of `fine-grained`: captions, minimal edits, paraphrases. Scenes, or a file (benchmarks
+    of that task, or a CSV)."""
+    edits_images: str = ""
+    """Where the images of `edits` are, if the file does not lie beside them."""
+    caption_noise: Share = 0.0
+    """Train each arm a second time with this share of the captions moved to wrong images; 0: off.
+    It doubles the number of runs."""
+    corruptions: bool = True
+    """Measure the final models on damaged images too: blur, JPEG, brightness, occlusion, each at
+    three strengths."""
+    tasks: tuple[str, ...] = ()
+    """Fine-tuning configs (`scenes/snli-ve`): each finished run is fine-tuned with them, all with
+    the same settings."""
+    planned: tuple[str, ...] = ()
+    """Comparisons decided on in advance: `vilta > meter on edits/accuracy`. All others are reported
+    as looked at afterwards."""
+    jobs: Count = 1
+    """Runs at a time; they take turns on the CUDA devices, and several may share one."""
+    minutes: NotNegative = 0.0
+    """Stop the runs in order after so many minutes and report what there is; the same command goes
+    on. 0: no limit."""
+    keep: Literal["all", "models", "records"] = "models"
+    """What is kept of a run that was measured: checkpoints too, the model, or only the log and the
+    measurements (a few hundred KB), which is all that the report reads."""
+    examples: CountOrZero = 6
+    """Items in the report on which arms disagree, for each arm."""
+    program: str = "vilta"
+    """Python module that starts the parts, as `python -m vilta`: name one of yours that registers
+    encoders and then calls vilta's command line."""
+    out: str = ""
+    """Required. Folder of the comparison: a folder for each run, and the report."""
+    part: str = ""
+    """Do one part in this process and nothing else: `probe`, `train ARM/seed-0`, `measure
+    ARM/seed-0` or `report`. The comparison starts its parts in this way."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for values that do not go together."""
+        for name, values in {"arms": self.arms, "seeds": self.seeds}.items():
+            if not values:
+                raise ValueError(f"{name} is empty; name at least one")
+            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            if twice:
+                raise ValueError(f"{name} has {twice[0]} twice")
+        if self.baseline not in self.arms:
+            raise ValueError(
+                f"baseline {self.baseline!r} is none of the arms: {', '.join(self.arms)}"
+            )
+        for planned in self.comparisons():
+            for arm in (planned.arm, planned.other):
+                if arm not in self.arms:
+                    raise ValueError(f"planned: {arm!r} is none of the arms")
+
+    def comparisons(self) -> list[Planned]:
+        """Return the planned comparisons; ``ValueError`` for one that cannot be read."""
+        found = []
+        for text in self.planned:
+            match = _PLANNED.fullmatch(text.strip())
+            if match is None:
+                raise ValueError(
+                    f"planned: cannot read {text!r}; write `vilta > meter on edits/accuracy`"
+                )
+            arm, direction, other, measure = match.groups()
+            found.append(Planned(arm, "<" if direction == "<" else ">", other, measure))
+        return found

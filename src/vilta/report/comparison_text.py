@@ -1,0 +1,29 @@
+"""A comparison as Markdown, for a repository or an article's appendix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vilta.report.comparison_tables import how_computed, sections, setup, verdict
+from vilta.report.html import Table
+
+
+def comparison_markdown(summary: dict[str, Any]) -> str:
+    """Return the report without pictures."""
+    arms = ", ".join(summary["about"]["arms"])
+    blocks = [f"# Comparison: {arms}", " ".join(verdict(summary)), " ".join(setup(summary))]
+    for section in sections(summary):
+        blocks.append(f"## {section.title}")
+        blocks += [section.text] if section.text else []
+        for title, table in section.tables:
+            blocks += [f"### {title}"] if title else []
+            blocks.append(markdown_table(table))
+    blocks.append("## How each figure was computed")
+    blocks += [f"- {text}" for text in how_computed(summary)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table of GitHub's Markdown."""
+    lines = [table.head, tuple("---" for _ in table.head), *table.rows]
+    return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)
