@@ -139,7 +139,7 @@ def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):
         (["report", "runs/x", "y"], ["'y' is one argument too many", "quote"]),
         (["help", "xyzzy"], ["unknown command 'xyzzy'"]),
         (["pretrain", "missing.yaml"], ["no such config file", "missing.yaml", "demo-text"]),
-        (["pretrain", "dmeo"], ["no such config file: dmeo; vilta ships demo,"]),
+        (["pretrain", "dmeo"], ["no such config file: dmeo; vilta ships", " demo,"]),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(monkeypatch, capsys, arguments, words):

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from vilta.ablation.arms import arm_settings
 from vilta.config import PretrainConfig, PretrainTextConfig
+from vilta.config.ablate import AblateConfig
 from vilta.config.finetune import FinetuneConfig
+from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
-from vilta.config.yaml_file import load_yaml, to_dict
+from vilta.config.yaml_file import load_yaml, read_mapping, to_dict
 from vilta.tasks.registry import find_task, load_finetune_config
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +22,12 @@ def test_configs_are_shipped():
     assert {"demo.yaml", "demo-text.yaml"} <= {path.name for path in YAMLS}
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in YAMLS if p.parent.name != "ablate"], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_it_loads_and_differs_from_the_defaults(path):
     cls = PretrainTextConfig if path.stem.split("-")[-1] == "text" else PretrainConfig
+    cls = AblateConfig if path.stem.startswith("ablate") else cls
     if "\ntask: " in path.read_text():
         assert to_dict(load_finetune_config(path)) != to_dict(FinetuneConfig())
     else:
@@ -35,6 +41,24 @@ def test_it_names_the_task_it_is_called_after(path):
     task = load_finetune_config(path).task
     assert task == path.stem
     assert find_task(task).name == task
+
+
+@pytest.mark.parametrize("arm", sorted(p.stem for p in (FOLDER / "ablate").glob("*.yaml")))
+def test_an_arm_says_only_what_the_objectives_are(arm):
+    config = AblateConfig(base="demo", arms=(arm,), baseline=arm)
+    assert set(read_mapping(FOLDER / "ablate" / f"{arm}.yaml")) == {"objective"}
+    assert arm_settings(config, arm).model == load_yaml(FOLDER / "demo.yaml", PretrainConfig).model
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in YAMLS if p.stem.startswith("ablate")], ids=lambda p: p.stem
+)
+def test_every_arm_of_a_comparison_is_known(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_yaml(path, AblateConfig)
+    check_config(config)
+    for arm in config.arms:
+        arm_settings(config, arm)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.json")), ids=lambda p: p.name)

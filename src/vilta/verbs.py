@@ -88,7 +88,7 @@ VERBS = {
         recipe="vilta.commands.ablate",
         config=ablate.AblateConfig,
         positional="[CONFIG.yaml]",
-        example="ablate/demo --out runs/ablate",
+        example="ablate-scenes --out runs/ablate",
         help="compare methods: train each from several seeds, measure, report",
     ),
     "finetune": Verb(

@@ -347,6 +347,17 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
     assert "weights of step 6" in capsys.readouterr().out
 
 
+def test_the_last_weights_are_released_where_nothing_is_to_be_chosen(tmp_path, capsys):
+    task = ToyTask()
+    task.scores = [0.9, 0.1]
+    summary = train_toy(tmp_path, task, release="last", keep=1, patience=1)
+    assert (summary.step, summary.best) == (12, None)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000012"]
+    last = load_file(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors")
+    assert torch.equal(load_file(tmp_path / "model/model.safetensors")["mix"], last["mix.weight"])
+    assert "weights of step 12)" in capsys.readouterr().out
+
+
 def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"selection-metric toy/scroe.*toy/score"):
         train_toy(tmp_path, selection_metric="toy/scroe")

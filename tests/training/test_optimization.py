@@ -74,7 +74,13 @@ def test_a_parameter_in_no_group_or_in_two_is_named():
 
 
 @pytest.mark.parametrize(
-    ("name", "middle", "end"), [("linear", 0.5, 0.0), ("cosine", 0.5, 0.0), ("constant", 1.0, 1.0)]
+    ("name", "middle", "end"),
+    [
+        ("linear", 0.5, 0.0),
+        ("cosine", 0.5, 0.0),
+        ("constant", 1.0, 1.0),
+        ("constant-cooldown", 1.0, 0.0),
+    ],
 )
 def test_the_rate_warms_up_and_falls(name, middle, end):
     config = OptimizationConfig(steps=100, warmup=0.2, schedule=name, lr=2.0)
@@ -87,6 +93,17 @@ def test_the_rate_warms_up_and_falls(name, middle, end):
         schedule.step()
     assert rates[0] == 0 and rates[10] == pytest.approx(0.5) and rates[20] == 1
     assert rates[60] == pytest.approx(middle) and rates[100] == pytest.approx(end)
+
+
+def test_the_cooldown_is_a_line_over_its_share_of_the_steps():
+    for cooldown, warmup, expected in ((0.5, 0.1, 0.5), (1.0, 0.5, 0.5), (0.0, 0.1, 1.0)):
+        config = OptimizationConfig(
+            steps=100, warmup=warmup, schedule="constant-cooldown", cooldown=cooldown
+        )
+        rate = build_schedule(build_optimizer(ToyTask(), config), config).lr_lambdas[0]
+        assert rate(50) == 1
+        assert rate(75) == pytest.approx(expected)
+        assert rate(99) == pytest.approx(1 if cooldown == 0 else 0.02)
 
 
 def test_clipping_returns_the_norm_before_it():

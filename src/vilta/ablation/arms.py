@@ -44,6 +44,8 @@ def changed(settings: PretrainConfig, part: str, where: str) -> PretrainConfig:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ValueError(f"{where}: cannot read the value of {part!r}") from None
+        if isinstance(parsed, bool) and value.strip().lower() not in ("true", "false"):
+            parsed = value.strip()  # YAML 1.1 takes `off` for a truth value
         section, field = _setting(name.strip(), where)
         return from_dict({section: {field: parsed}}, settings, where)
     path = _arm_file(part)

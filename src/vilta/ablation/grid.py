@@ -41,7 +41,7 @@ class ArmPlan:
     flops: tuple[float, ...]
     """Of a step in each phase: matrix products and attention, forward and backward."""
 
-    def cost(self, per_step: tuple[float, ...], step: float) -> float:
+    def cost(self, per_step: tuple[float, ...], step: float | int) -> float:
         """Return what the first ``step`` steps cost."""
         ends = [*self.starts[1:], float("inf")]
         return sum(

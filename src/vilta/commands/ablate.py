@@ -40,7 +40,6 @@ from vilta.ablation.start import start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise, without_nan
 from vilta.commands import pretrain
-from vilta.commands.screen import notes, results
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.yaml_file import read_mapping, save_yaml
@@ -48,6 +47,7 @@ from vilta.decoding import decode_image
 from vilta.locking import only_writer
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_text import comparison_markdown
+from vilta.screen import notes, results
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.folder import CONFIG, LOCK, METRICS, log_lines, replace_text
 
@@ -125,6 +125,7 @@ def measured_on_the_way(
     """Note how the run starts; return what measures it on its way."""
     if not (cell.place / START).is_file():
         hashes = start_hashes(task, settings)
+        cell.place.mkdir(parents=True, exist_ok=True)
         replace_text(cell.place / START, json.dumps(hashes, indent=2) + "\n")
     return Suite(config, settings, task).on_the_way
 

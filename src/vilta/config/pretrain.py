@@ -244,7 +244,7 @@ class RunConfig:
     """Stop after this many evaluations without an improvement of `selection_metric`; 0: never."""
     release: Literal["best", "last"] = "best"
     """Which weights become the released model: of the best evaluation, or of the last step, where a
-    choice on the validation data would spoil a comparison."""
+    choice on the validation data would spoil a comparison; then nothing stops it early."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes the accelerator if there is one."""
 

@@ -41,7 +41,7 @@ def measure_name(measure: str) -> str:
     return NAMES.get(measure, measure.replace("_", " "))
 
 
-def number(value: float | None, digits: int = 1) -> str:
+def number(value: float | int | None, digits: int = 1) -> str:
     """Return a number for people, or a dash where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 

@@ -1,0 +1,80 @@
+"""What an arm's name means."""
+
+import pytest
+
+from vilta.ablation.arms import arm_settings, difference
+from vilta.ablation.grid import all_arms, cells, folder_name
+from vilta.config.ablate import AblateConfig
+from vilta.config.ranges import check_config
+
+CONFIG = AblateConfig(base="demo", arms=("meter", "vilta"), out="x")
+
+
+def test_changes_come_one_after_the_other():
+    settings = arm_settings(CONFIG, "vilta+alpha=0.7+negatives=off+data.workers=3")
+    assert settings.objective.alpha == 0.7
+    assert settings.objective.negatives == "off"
+    assert settings.data.workers == 3
+    assert arm_settings(CONFIG, "vilta-no-written+vilta").objective.negatives == "grounded"
+
+
+def test_common_changes_come_before_the_arm(tmp_path):
+    (tmp_path / "mine.yaml").write_text("objective: {alpha: 0.9}\noptimization: {steps: 7}\n")
+    config = AblateConfig(base="demo", common=("alpha=0.1", "lr=1e-4"), arms=("meter",))
+    settings = arm_settings(config, str(tmp_path / "mine.yaml"))
+    assert (settings.objective.alpha, settings.optimization.lr) == (0.9, 1e-4)
+    assert settings.optimization.steps == 7
+
+
+def test_difference_names_the_settings():
+    one, two = (arm_settings(CONFIG, arm) for arm in ("vilta+alpha=0.7", "vilta"))
+    assert difference(one, two) == {"objective.alpha": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ("viltaa", ["'viltaa' is no file", "meter", "vilta-no-written"]),
+        ("vilta+alhpa=1", ["unknown setting 'alhpa'"]),
+        ("vilta+workers=x", ["data.workers", "a whole number"]),
+        ("vilta+dropout", ["'dropout' is no file"]),
+        ("vilta+alpha=2", ["objective.alpha is 2"]),
+        ("vilta+itc_weight=0", ["mlm_start needs contrast"]),
+        ("vilta+alpha=[", ["cannot read the value"]),
+    ],
+)
+def test_what_is_wrong_is_said(arm, words):
+    with pytest.raises(ValueError) as error:
+        arm_settings(CONFIG, arm)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"arms": ("vilta",)}, ["baseline 'meter' is none of the arms"]),
+        ({"arms": ("meter", "meter")}, ["arms has meter twice"]),
+        ({"seeds": ()}, ["seeds is empty"]),
+        ({"planned": ("vilta beats meter",)}, ["cannot read 'vilta beats meter'"]),
+        ({"planned": ("blip > meter on edits/accuracy",)}, ["'blip' is none of the arms"]),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, words):
+    with pytest.raises(ValueError) as error:
+        check_config(AblateConfig(base="demo", **settings))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_noise_gives_each_arm_a_second_version_and_seeds_come_in_pairs():
+    config = AblateConfig(base="demo", arms=("meter", "vilta"), seeds=(3, 4), caption_noise=0.25)
+    arms = all_arms(config)
+    assert arms == [
+        "meter",
+        "vilta",
+        "meter+data.caption_noise=0.25",
+        "vilta+data.caption_noise=0.25",
+    ]
+    assert arm_settings(config, arms[2]).data.caption_noise == 0.25
+    assert [cell.seed for cell in cells(config)] == [3] * 4 + [4] * 4
+    assert len({cell.place for cell in cells(config)}) == 8
+    assert folder_name("my arms/a b.yaml+alpha=1") == "my-arms-a-b.yaml+alpha=1"

@@ -1,0 +1,165 @@
+"""What is said of runs whose curves and scores were written by hand."""
+
+import math
+
+import pytest
+
+from vilta.ablation.compare import (
+    ITEM_MEASURES,
+    areas,
+    differences,
+    disagreements,
+    faster,
+    final_measures,
+    noise_losses,
+    planned,
+)
+from vilta.ablation.grid import ArmPlan, noisy, steps_for
+from vilta.ablation.records import Point, Records, RunRecord
+from vilta.config import PretrainConfig
+from vilta.config.ablate import AblateConfig
+from vilta.report.comparison import comparison_page
+from vilta.report.comparison_text import comparison_markdown
+from vilta.tasks.fine_grained import Scored, fine_grained_metrics
+
+CONFIG = AblateConfig(
+    base="demo",
+    arms=("meter", "vilta", "albef"),
+    seeds=(0, 1),
+    caption_noise=0.5,
+    planned=("vilta > meter on edits/accuracy", "meter > vilta on retrieval/mean_recall"),
+)
+MEASURE = "retrieval/mean_recall"
+ITEMS = [
+    {"image": f"{i}", "texts": ["a red ball", "a blue ball", "a crimson ball"],
+     "truth": [1, 0, 1], "category": "colour"}
+    for i in range(40)
+]  # fmt: skip
+
+
+def run(arm, seed, scores, right=0, cost=1.0, noise=0.0):
+    """Scores at 100, 200, ... samples; of the 40 items, the first ``right`` are answered well."""
+    points = [
+        Point(
+            cost={"samples": 100.0 * i, "seconds": 100.0 * i * cost, "flops": 100.0 * i * cost},
+            metrics={MEASURE: float(score)},
+        )
+        for i, score in enumerate(scores, 1)
+    ]
+    items = [[1.0, -1.0 if i < right else 2.0, 0.5] for i in range(40)]
+    scored = [Scored([1, 0, 1], [row], row) for row in items]
+    metrics = fine_grained_metrics(scored, ["kind"] * 40, ["colour"] * 40)
+    final = {f"edits/{name.replace('edits_', '')}": value for name, value in metrics.items()}
+    return RunRecord(
+        arm=arm, seed=seed, points=points, items=items, items_wrong_image=[], tasks={},
+        metrics={**final, MEASURE: float(scores[-1] - noise)},
+        training={"seconds": 9.0, "device": "cpu"},
+    )  # fmt: skip
+
+
+def records(**runs):
+    found = {name.replace("_", "+"): {r.seed: r for r in of} for name, of in runs.items()}
+    return Records(runs=found, items=ITEMS, unequal={0: [], 1: []})
+
+
+def example():
+    made = records(
+        meter=[run("meter", s, [10, 20, 30, 40], right=10 + s) for s in (0, 1)],
+        vilta=[run("vilta", s, [20, 40 + s, 60, 80], right=30 + s, cost=1.5) for s in (0, 1)],
+        albef=[run("albef", s, [5, 10, 20, 39 + 2 * s], right=10 + s) for s in (0, 1)],
+    )
+    made.runs[noisy("vilta", 0.5)] = {0: run("x", 0, [1, 1, 1, 80], noise=6)}
+    return made
+
+
+def test_what_the_items_say_is_what_the_task_reports():
+    one = run("meter", 0, [1.0], right=13)
+    for measure, of in ITEM_MEASURES.items():
+        mean = sum(of(item["truth"], scores) for item, scores in zip(ITEMS, one.items, strict=True))
+        assert 100 * mean / 40 == pytest.approx(one.metrics[measure])
+
+
+def test_differences_are_paired_by_seed():
+    found = differences(example(), "vilta", "meter", "edits/accuracy")
+    assert found["mean"] == 50
+    assert found["seeds"] == 2
+    assert 30 < found["low"] < 50 < found["high"] < 70
+    table = final_measures(example(), CONFIG)[MEASURE]
+    assert table["vilta"]["difference"]["mean"] == 40
+    assert table["albef"]["values"] == {0: 39, 1: 41}
+    assert "difference" not in table["meter"]
+
+
+def test_times_are_shares_of_the_baselines():
+    table = faster(example(), CONFIG)[MEASURE]
+    shares = table["vilta"]["samples"]["by_seed"]
+    assert shares[0] == 200 / 400
+    assert shares[1] == pytest.approx((100 + 100 * 20 / 21) / 400)
+    assert table["vilta"]["samples"]["mean"] == pytest.approx(math.sqrt(shares[0] * shares[1]))
+    assert table["vilta"]["flops"]["by_seed"][0] == 1.5 * 0.5
+    late = table["albef"]["samples"]  # 39 of the 40 points that are wanted in seed 0
+    assert (late["reached"], late["seeds"], late["by_seed"][0]) == (1, 2, None)
+    assert math.isnan(late["mean"])
+    assert areas(example(), CONFIG)[MEASURE]["vilta"]["mean"] == pytest.approx((150 + 151) / 6)
+
+
+def test_the_first_evaluation_is_no_extrapolation():
+    quick = records(meter=[run("meter", 0, [10, 20])], vilta=[run("vilta", 0, [50, 60])], albef=[])
+    assert faster(quick, CONFIG)[MEASURE]["vilta"]["samples"]["by_seed"] == {0: 0.5}
+
+
+def test_planned_comparisons_hold_together():
+    first, second = planned(example(), CONFIG)
+    assert first["verdict"] == "holds"
+    assert first["level"] == 1 - 0.05 / 2
+    assert second["verdict"] == "the opposite holds"
+    one = records(meter=[run("meter", 0, [1])], vilta=[run("vilta", 0, [2], right=9)], albef=[])
+    assert [row["verdict"] for row in planned(one, CONFIG)] == ["one seed: open"] * 2
+    none = records(meter=[run("meter", 0, [1])], vilta=[], albef=[])
+    assert {row["verdict"] for row in planned(none, CONFIG)} == {"not measured"}
+
+
+def test_noise_is_what_an_arm_loses_itself():
+    table = noise_losses(example(), CONFIG)
+    assert table[MEASURE] == {"vilta": {"mean": 6, "low": pytest.approx(math.nan, nan_ok=True),
+                                        "high": pytest.approx(math.nan, nan_ok=True),
+                                        "seeds": 1}}  # fmt: skip
+
+
+def test_disagreements_are_items_that_one_gets_right():
+    found = disagreements(example(), CONFIG, "vilta")
+    assert len(found) == CONFIG.examples // 2  # none that meter alone gets right
+    assert {item["right"] for item in found} == {"vilta"}
+    assert all(11 <= int(item["image"]) < 30 for item in found)
+    assert disagreements(example(), CONFIG, "albef") == []
+
+
+def test_a_budget_in_seconds_buys_steps_phase_by_phase():
+    plan = ArmPlan(steps=0, batch=10, starts=(0, 50), seconds=(0.1, 0.5), flops=(1.0, 3.0))
+    assert plan.cost(plan.flops, 60) == 50 + 30
+    config = AblateConfig(base="demo", budget="seconds", amount=30.0, evaluations=5)
+    assert steps_for(config, PretrainConfig(), plan) == 50 + 50
+    short = AblateConfig(base="demo", budget="seconds", amount=2.0, evaluations=5)
+    assert steps_for(short, PretrainConfig(), plan) == 20
+    samples = AblateConfig(base="demo", amount=1_000.0, evaluations=7)
+    assert steps_for(samples, PretrainConfig(), plan) == 98  # a multiple of the evaluations
+
+
+def test_the_report_says_first_what_does_not_help(tmp_path):
+    from vilta.ablation.grid import Plan
+    from vilta.ablation.summary import summarise
+
+    arm = ArmPlan(steps=4, batch=100, starts=(0,), seconds=(1.0,), flops=(2.0,))
+    plan = Plan(
+        budget="samples", amount=400.0, evaluations=4, precision="float32", device="a machine",
+        arms=dict.fromkeys(CONFIG.arms, arm),
+    )  # fmt: skip
+    summary = summarise(CONFIG, plan, example())
+    text = comparison_markdown(summary)
+    opening = text.split("\n\n")[1]
+    assert opening.index("albef in") < opening.index("Better than meter: vilta in")
+    assert "| vilta > meter on edits/accuracy | holds |" in text
+    page = comparison_page(summary, {})
+    assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
+    assert "<mark>blue</mark>" in page
+    assert 'class="was">red' in page

@@ -1,0 +1,61 @@
+"""Intervals against tables and slow versions; times to a score on curves drawn by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vilta.ablation.statistics import area, reached, t_interval, t_quantile, two_level_interval
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "value"),  # a printed table of Student's t
+    [
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.303),
+        (0.975, 4, 2.776),
+        (0.995, 1, 63.657),
+        (0.995, 9, 3.250),
+        (0.975, 120, 1.980),
+    ],
+)
+def test_quantiles_are_those_of_the_table(share, freedom, value):
+    assert t_quantile(share, freedom) == pytest.approx(value, rel=3e-4)
+
+
+def test_an_interval_over_seeds():
+    found = t_interval([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.high - 2 == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert found.low == pytest.approx(4 - found.high)
+    assert math.isnan(t_interval([1.0]).low)
+    assert t_interval([1.0]).mean == 1
+
+
+def test_two_levels_against_a_plain_loop():
+    rng = np.random.default_rng(1)
+    groups = [f"photo-{i // 3}" for i in range(60)]
+    photos = rng.normal(0, 4, 20).repeat(3)
+    values = 2 + photos + rng.normal(0, 3, (4, 60)) + rng.normal(0, 2, (4, 1))
+    values[:, 5] = np.nan
+    found = two_level_interval(groups, values)
+    assert found.mean == pytest.approx(np.nanmean(values))
+    means = []
+    for _ in range(3000):
+        chosen = rng.integers(20, size=20)
+        items = [3 * photo + i for photo in chosen for i in range(3)]
+        means.append(np.nanmean(values[rng.integers(4, size=4)][:, items]))
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert found.low == pytest.approx(low, abs=0.15)
+    assert found.high == pytest.approx(high, abs=0.15)
+
+
+def test_time_to_a_score_is_interpolated():
+    curve = [(10.0, 0.0), (20.0, 50.0), (30.0, 40.0), (40.0, 80.0)]
+    assert reached(curve, 25.0) == 15
+    assert reached(curve, 50.0) == 20
+    assert reached(curve, 60.0) == 35
+    assert reached(curve, 81.0) is None
+    assert reached(curve, -1.0) == 10  # not earlier than the first point that is known
+    assert area(curve) == pytest.approx((25 + 45 + 60) / 3)
+    assert area(curve[:1]) == 0

@@ -1,0 +1,91 @@
+"""Processes that are started, fail, run out of time, and end with who started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from vilta.ablation.runner import Job, Runner
+
+NAP = "import time; time.sleep(60)"
+POLITE = """
+import pathlib, signal, sys, time
+def stop(*_):
+    pathlib.Path(sys.argv[1]).write_text("saved"); sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[2]).write_text("begun")
+time.sleep(60)
+"""
+
+
+def job(tmp_path, name, *codes, done=None):
+    commands = [[sys.executable, "-c", *(code if isinstance(code, list) else [code])]
+                for code in codes]  # fmt: skip
+    return Job(name, commands, tmp_path / name / "log.txt", done or (lambda: None))
+
+
+def test_jobs_run_in_order_and_a_failure_leaves_the_others_alone(tmp_path):
+    said, done = [], []
+    runner = Runner(2, 0.0, said.append)
+    runner.run(
+        [
+            job(tmp_path, "good", "print('one')", "print('two')", done=lambda: done.append("good")),
+            job(tmp_path, "bad", "raise ValueError('no such data')", "print('never')",
+                done=lambda: done.append("bad")),
+            job(tmp_path, "last", "import os; print(os.environ['OMP_NUM_THREADS'])",
+                done=lambda: done.append("last")),
+        ],
+        lambda: "progress",
+    )  # fmt: skip
+    assert (tmp_path / "good" / "log.txt").read_text() == "one\ntwo\n"
+    assert "never" not in (tmp_path / "bad" / "log.txt").read_text()
+    assert runner.failed == {"bad": "ValueError: no such data"}
+    assert sorted(done) == ["good", "last"]
+    assert not runner.stopped
+
+
+def test_when_the_time_is_up_a_job_may_save_and_none_follows(tmp_path):
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    done = []
+    runner = Runner(1, 3 / 60, lambda _: None)
+    runner.run(
+        [
+            job(tmp_path, "a", [POLITE, str(saved), str(begun)], done=lambda: done.append("a")),
+            job(tmp_path, "b", NAP, done=lambda: done.append("b")),
+        ],
+        lambda: "",
+    )
+    assert saved.read_text() == "saved"
+    assert (runner.stopped, runner.failed, done) == ("the time is up", {}, [])
+    assert not (tmp_path / "b").exists()
+
+
+def test_parts_end_with_the_process_that_started_them(tmp_path):
+    """The runner is killed and cannot say anything to its jobs."""
+    part = (
+        "import os, pathlib, signal, sys, time; "
+        "from vilta.ablation.runner import end_with_parent; end_with_parent(); "
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(120)"
+    )
+    program = (
+        "import sys, pathlib; from vilta.ablation.runner import Job, Runner; "
+        f"Runner(1, 0, print).run([Job('x', [[sys.executable, '-c', {part!r}]], "
+        f"pathlib.Path({str(tmp_path / 'log')!r}), lambda: None)], lambda: '')"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", program])
+    path = tmp_path / "pid"
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            break
+        time.sleep(0.1)
+    pid = int(path.read_text())
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the part goes on alone")

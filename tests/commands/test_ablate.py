@@ -1,0 +1,264 @@
+"""A comparison on a few scenes: planned, trained, measured, resumed and reported."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from vilta.ablation.arms import arm_settings
+from vilta.ablation.grid import cells, load_plan, run_settings
+from vilta.ablation.probe import build_task, phases, probe_arm
+from vilta.ablation.records import read_records
+from vilta.ablation.start import differences, start_hashes
+from vilta.commands import ablate, pretrain_text
+from vilta.config import (
+    ObjectiveConfig,
+    OptimizationConfig,
+    PretrainConfig,
+    PretrainTextConfig,
+    RunConfig,
+    TextDataConfig,
+    TextModelConfig,
+)
+from vilta.config.ablate import AblateConfig
+from vilta.config.shipped import FOLDER
+from vilta.config.yaml_file import load_yaml, save_yaml
+from vilta.training.folder import METRICS, log_lines
+
+IMAGE = {
+    "model_type": "vilta-conv-vit",
+    "stem_widths": [8, 16, 16],
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
+BASE = {
+    "data": {"train": TRAIN, "val": VAL, "image_size": 32, "workers": 0, "max_text_tokens": 32},
+    "model": {
+        "fusion": "cross-attention", "fusion_layers": 1, "fusion_width": 16, "fusion_heads": 2,
+        "contrastive_width": 8,
+    },
+    "optimization": {
+        "batch_size": 8, "lr": 1e-3, "precision": "float32", "schedule": "constant-cooldown",
+    },
+    "run": {"device": "cpu", "log_every": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ablate")
+    pretrain_text.run(
+        PretrainTextConfig(
+            data=TextDataConfig(train=TRAIN, workers=0),
+            model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
+            optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
+            run=RunConfig(out=str(folder / "text"), device="cpu", selection_metric="text/top1"),
+        )
+    )
+    (folder / "image.json").write_text(json.dumps(IMAGE))
+    encoders = {"image": str(folder / "image.json"), "text": str(folder / "text/model")}
+    base = BASE | {"model": BASE["model"] | encoders}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    return AblateConfig(
+        base=str(folder / "base.yaml"),
+        arms=("meter", "vilta"),
+        seeds=(0, 1),
+        amount=48.0,
+        evaluations=3,
+        images=6,
+        edits="scenes:6?seed=31&size=32",
+        planned=("vilta > meter on edits/accuracy",),
+        keep="records",
+        out=str(folder / "out"),
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(config):
+    """All parts of the comparison in this process, in the order of the command."""
+    out = ablate.Path(config.out)
+    out.mkdir()
+    save_yaml(config, out / "ablate.yaml")
+    parts = ["probe"]
+    for cell in cells(config):
+        parts += [f"train {cell.name}", f"measure {cell.name}"]
+    for part in parts:
+        ablate.run(replace(config, part=part))
+        if part.startswith("measure"):
+            ablate.finish(config, next(c for c in cells(config) if part.endswith(c.name)))
+    ablate.run(config)  # all is done: only the report is left
+    return out
+
+
+def test_the_report_has_every_arm_and_seed(compared, config):
+    summary = json.loads((compared / "report.json").read_text())
+    assert summary["finished"] == {"meter": [0, 1], "vilta": [0, 1]}
+    assert (summary["missing"], summary["unequal_starts"]) == ([], {})
+    assert summary["starts_compared"] == [0, 1]
+    assert summary["planned"][0]["found"]["seeds"] == 2
+    measures = summary["measures"]
+    wanted = {
+        "retrieval/mean_recall", "edits/accuracy", "edits/paraphrases_accepted",
+        "edits/accuracy_wrong_image", "masked_words/with_image", "corrupted/jpeg-3/edits",
+        "corrupted/occlusion-1/retrieval", "synonyms/synonym", "synonyms/wrong",
+    }  # fmt: skip
+    assert wanted <= measures.keys()
+    for row in (row for row in measures.values() if "meter" in row):  # it has no contrast
+        values = row["meter"]["values"].values()
+        assert row["meter"]["mean"] == pytest.approx(sum(values) / 2)
+    costs = summary["cost"]
+    assert {arm: cost["samples"] for arm, cost in costs.items()} == {"meter": 48, "vilta": 48}
+    assert costs["vilta"]["flops"] > costs["meter"]["flops"] > 0
+    page = (compared / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert (compared / "report.md").read_text().startswith("# Comparison: meter, vilta\n\n")
+
+
+def test_each_run_is_measured_where_it_should_be(compared, config):
+    records = read_records(config, load_plan(config))
+    for arm in config.arms:
+        for record in records.finished(arm).values():
+            assert [point.cost["samples"] for point in record.points] == [16, 32, 48]
+            last = record.points[-1].metrics
+            for name in ("retrieval/mean_recall", "edits/accuracy", "masked_words/with_image"):
+                assert record.metrics[name] == pytest.approx(last[name], abs=1e-3)
+            assert len(record.items) == len(records.items) == len(record.items_wrong_image)
+
+
+def test_the_records_are_all_that_is_kept_and_all_that_is_needed(compared, config, capsys):
+    for cell in cells(config):
+        kept = {path.name for path in cell.run.iterdir()}
+        assert kept == {"config.yaml", "metrics.jsonl"}
+        assert cell.measured
+        assert ablate.job_of(config, cell).commands == []
+    before = (compared / "report.json").read_text()
+    ablate.run(replace(config, part="report"))
+    assert (compared / "report.json").read_text() == before
+
+
+def test_another_budget_is_another_comparison(compared, config):
+    with pytest.raises(ValueError, match=r"amount 48\.0, not 96\.0; choose another --out"):
+        ablate.run(replace(config, amount=96.0))
+
+
+def test_what_is_left_to_do_of_a_run(compared, config, tmp_path):
+    fresh = replace(config, out=str(tmp_path), tasks=("scenes/snli-ve",))
+    cell = cells(fresh)[0]
+    train, measure, tune = ablate.job_of(fresh, cell).commands
+    assert train[-2:] == ["--part", "train meter/seed-0"]
+    assert measure[-1] == "measure meter/seed-0"
+    assert tune[3:7] == ["finetune", "scenes/snli-ve", "--from", str(cell.run)]
+    (cell.run / "model").mkdir(parents=True)
+    (cell.run / "model/config.json").write_text("{}")
+    assert ablate.job_of(fresh, cell).commands == [measure, tune]
+
+
+def test_all_shipped_arms_start_alike(config):
+    arms = sorted(path.stem for path in (FOLDER / "ablate").glob("*.yaml"))
+    starts = {}
+    for arm in arms:
+        settings = arm_settings(config, arm)
+        starts[arm] = start_hashes(build_task(settings), settings)
+    assert len(starts) >= 5
+    assert differences(starts) == []
+
+
+def test_a_different_start_is_seen(config):
+    settings = arm_settings(config, "vilta")
+    plain = start_hashes(build_task(settings), settings)
+    other = replace(settings, run=replace(settings.run, seed=1))
+    starts = {"a": plain, "b": start_hashes(build_task(other), other)}
+    assert {"pixels", "captions", "masks"} < set(differences(starts))
+    assert any("vilta.fusion" in part for part in differences(starts))
+    scheme = arm_settings(config, "vilta+mask_rate=0.5")
+    starts["b"] = start_hashes(build_task(scheme), scheme)
+    assert differences(starts) == ["masks"]
+    separate = arm_settings(config, "vilta+word_head=separate")
+    starts["b"] = start_hashes(build_task(separate), separate)
+    assert set(differences(starts)) <= {
+        f"initial weights of {part}" for part in ("itc_head.image", "itc_head.text",
+        "itm_head.dense", "itm_head.out", "mlm_head.bias", "mlm_head.weight")
+    }  # fmt: skip
+
+
+def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
+    """Killed after its first evaluation, a run ends with the curve of one that was not."""
+    whole = replace(config, out=str(tmp_path / "out"), arms=("vilta",), baseline="vilta",
+                    planned=(), seeds=(0,), corruptions=False)  # fmt: skip
+    ablate.Path(whole.out).mkdir()
+    ablate.run(replace(whole, part="probe"))
+    cell = cells(whole)[0]
+    settings = run_settings(whole, load_plan(whole), cell)
+    assert settings.optimization.steps == 6
+    assert (settings.run.resume, settings.run.release) == ("auto", "last")
+
+    from vilta.ablation.suite import Suite
+
+    class Killed(BaseException):
+        pass
+
+    real, calls = Suite.on_the_way, []
+
+    def second_kills(suite):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return real(suite)
+
+    monkeypatch.setattr(Suite, "on_the_way", second_kills)
+    from vilta.training.session import Session
+
+    step = Session.step
+
+    def saving(session, *arguments):
+        stopping = step(session, *arguments)
+        if session.state.step == 3:
+            session.save()
+        return stopping
+
+    monkeypatch.setattr(Session, "step", saving)
+    with pytest.raises(Killed):
+        ablate.run(replace(whole, part="train vilta/seed-0"))
+    assert not cell.trained
+    monkeypatch.setattr(Suite, "on_the_way", real)
+    ablate.run(replace(whole, part="train vilta/seed-0"))
+    assert cell.trained
+    lines = [x for x in log_lines(cell.run / METRICS) if "evaluation" in x]
+    first = [
+        x for x in log_lines(ablate.Path(config.out) / "vilta/seed-0/run" / METRICS)
+        if "evaluation" in x
+    ]  # fmt: skip
+    assert [x["step"] for x in lines] == [2, 4, 6]
+    assert lines == first
+
+
+def test_the_probe_counts_phases_and_products(config):
+    objective = ObjectiveConfig(mlm_start=3, itm_start=5)
+    assert [start for start, _ in phases(objective)] == [0, 3, 5]
+    base = arm_settings(config, "vilta+mlm_start=3+itm_start=5")
+    plan, precision, _ = probe_arm(base, "")
+    assert precision == "float32"
+    contrast, words, matching = plan.flops
+    assert 0 < contrast < words < matching
+    twice = replace(base, optimization=replace(base.optimization, accumulate=2))
+    assert probe_arm(twice, "")[0].flops == (2 * contrast, 2 * words, 2 * matching)
+    assert torch.is_grad_enabled()
+
+
+def test_a_part_that_there_is_not(config, tmp_path):
+    fresh = replace(config, out=str(tmp_path))
+    with pytest.raises(ValueError, match="has no plan yet"):
+        ablate.run(replace(fresh, part="train meter/seed-0"))
+    with pytest.raises(ValueError, match="--out must name"):
+        ablate.run(replace(config, out=""))
+
+
+def test_a_base_is_a_pretraining_config(config):
+    settings = load_yaml(config.base, PretrainConfig)
+    assert settings.data.train == TRAIN
+    with pytest.raises(ValueError, match="no such config file: nowhere"):
+        arm_settings(replace(config, base="nowhere"), "vilta")

@@ -1,0 +1,40 @@
+"""Probability of synonyms against a plain sum over words."""
+
+import pytest
+import torch
+from pretraining_case import TOKENIZER, make_batch, make_task
+
+from vilta.evaluation.synonyms import synonym_metrics
+
+GROUPS = {"colour": (("red", "crimson"), ("blue",), ("green",)), "thing": (("cube",), ("boat",))}
+
+
+def test_it_is_the_sum_over_the_words_of_each_side():
+    task = make_task().eval()
+    batches = [make_batch(task, rate=0.9, seed=seed) for seed in (0, 1)]
+    found = synonym_metrics(task.model, batches, TOKENIZER, GROUPS)
+    red, crimson, blue, green = TOKENIZER.convert_tokens_to_ids(["red", "crimson", "blue", "green"])
+    rows = []
+    for batch in batches:
+        out = task.model(batch.masked_input_ids, batch.attention_mask, batch.pixel_values)
+        logits = task.model.predict_words(
+            out.last_hidden_state.flatten(0, 1), out.text_states.flatten(0, 1)
+        )
+        for at in batch.masked_positions.tolist():
+            p, word = logits[at].softmax(0), batch.input_ids.flatten()[at].item()
+            if word in (red, crimson):
+                other = crimson if word == red else red
+                rows.append(torch.stack([p[word], p[other], p[blue] + p[green]]))
+    true, synonym, wrong = (100 * torch.stack(rows).mean(0)).tolist()
+    assert found["count"] == len(rows) >= 2
+    assert found["true"] == pytest.approx(true, rel=1e-4)
+    assert found["synonym"] == pytest.approx(synonym, rel=1e-4)
+    assert found["wrong"] == pytest.approx(wrong, rel=1e-4)
+
+
+def test_words_without_a_synonym_are_not_counted():
+    task = make_task().eval()
+    batch = make_batch(task, rate=0.9)
+    assert synonym_metrics(task.model, [batch], TOKENIZER, {"a": (("red",), ("blue",))}) == {}
+    several = {"a": (("skateboarder", "boat"), ("cube",))}  # a word of several pieces has no token
+    assert synonym_metrics(task.model, [batch], TOKENIZER, several) == {}
