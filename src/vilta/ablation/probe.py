@@ -19,8 +19,10 @@ from vilta.finished_run import build_model, load_teacher
 from vilta.model.language_model import load_tokenizer
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
+from vilta.training.gradients import StepGradient
 from vilta.training.optimization import build_optimizer, clip_gradient
-from vilta.training.precision import NAMES, autocast, choose_device, choose_dtype, describe_device
+from vilta.training.precision import NAMES, choose_dtype, describe_device
+from vilta.training.processes import start_processes
 
 WARM_UP, TIMED = 2, 7
 """Steps before the clock, and steps on it, of which the median counts (our choice)."""
@@ -49,19 +51,18 @@ def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, s
 
     ``steps`` of the plan is still 0.
     """
-    device = choose_device(settings.run.device)
-    steps = settings.optimization
+    accelerator, steps = start_processes(settings.run), settings.optimization
     task = build_task(settings)
-    batch = first_batches(task, settings, 1)[0].to(device)
-    dtype, _ = choose_dtype(steps.precision, device, task.model, precision)
+    batches = first_batches(task, settings, steps.accumulate)
+    dtype, _ = choose_dtype(steps.precision, accelerator.device, task.model, precision)
     flops, seconds, starts = [], [], []
     for start, objective in phases(settings.objective):
-        task = build_task(replace(settings, objective=objective)).to(device).train()
-        one, each = _measure(task, settings, batch, dtype, device)
+        task = build_task(replace(settings, objective=objective)).train()
+        gradient = StepGradient(task, accelerator, dtype, steps.accumulate)
+        count, each = _measure(task, gradient, settings, batches)
         starts.append(start)
-        # A step is ``accumulate`` such batches.
-        flops.append(one * steps.accumulate)
-        seconds.append(each * steps.accumulate)
+        flops.append(count)
+        seconds.append(each)
     plan = ArmPlan(
         steps=0,
         batch=steps.batch_size * steps.accumulate,
@@ -69,7 +70,7 @@ def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, s
         seconds=tuple(seconds),
         flops=tuple(flops),
     )
-    return plan, NAMES[dtype], describe_device(device)
+    return plan, NAMES[dtype], describe_device(accelerator.device)
 
 
 def phases(objective: ObjectiveConfig) -> list[tuple[int, ObjectiveConfig]]:
@@ -85,19 +86,17 @@ def phases(objective: ObjectiveConfig) -> list[tuple[int, ObjectiveConfig]]:
 
 def _measure(
     task: PretrainingTask,
+    gradient: StepGradient,
     settings: PretrainConfig,
-    batch: Any,
-    dtype: torch.dtype,
-    device: torch.device,
+    batches: list[Any],
 ) -> tuple[float, float]:
-    """Return FLOPs and seconds of one step on ``batch``."""
+    """Return FLOPs and seconds of one step on ``batches``, the same each time."""
     optimizer = build_optimizer(task, settings.optimization)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
+    device = task.model.device
 
     def step() -> None:
-        with autocast(device, dtype):
-            loss = task(batch).total
-        loss.backward()
+        gradient.add(batches, list(range(len(batches))))
         clip_gradient(trained, settings.optimization.clip)
         optimizer.step()
         optimizer.zero_grad()
