@@ -4,9 +4,11 @@ import functools
 import http.server
 import importlib.util
 import io
+import json
 import tarfile
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import pyarrow as pa
@@ -80,7 +82,6 @@ def write_shards(folder, kinds=("tar", "parquet", "arrow")):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(streaming, "CHUNK", 4)
-    monkeypatch.setattr(streaming, "LANES", 4)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def collator():
     return PairCollator(words, 12, lambda ids, words, noise: (ids, noise[..., 0] < 0.3), 4)
 
 
-CONFIG = DataConfig(image_size=16, augmentation="crop-flip")
+CONFIG = DataConfig(image_size=16, augmentation="crop-flip", lanes=4, mixed_lanes=1)
 
 
 def stream(folder, seed=4, config=CONFIG):
@@ -146,10 +147,9 @@ def test_a_resume_may_change_workers_and_ranks(folder, collator):
         assert [list(chain(*step)) for step in parts] == whole
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 6])
-def test_every_pair_comes_once_an_epoch(folder, collator, monkeypatch, lanes):
-    monkeypatch.setattr(streaming, "LANES", lanes)
-    dataset = stream(folder)
+@pytest.mark.parametrize(("lanes", "mixed"), [(1, 1), (3, 1), (6, 1), (6, 2), (4, 4)])
+def test_every_pair_comes_once_an_epoch(folder, lanes, mixed):
+    dataset = stream(folder, config=replace(CONFIG, lanes=lanes, mixed_lanes=mixed))
     total = sum(SIZES)
     keys = [dataset.key_at(2, position) for position in range(20 * total)]
     counts = Counter((sample.epoch, sample.name) for sample in map(dataset.__getitem__, keys))
@@ -159,6 +159,46 @@ def test_every_pair_comes_once_an_epoch(folder, collator, monkeypatch, lanes):
         assert sum(1 for e, _ in counts if e == epoch) == total
     orders = [[n for e, n in counts if e == epoch] for epoch in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+
+
+def test_a_micro_batch_draws_evenly_from_a_group_of_lanes(folder, collator):
+    dataset = stream(folder, config=replace(CONFIG, lanes=6, mixed_lanes=3))
+    keys = [[dataset.key_at(6, 6 * batch + place)[0] for place in range(6)] for batch in range(4)]
+    assert [sorted(lanes) for lanes in keys] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]] * 2
+    # Lowered to what divides lanes and batch size.
+    assert [dataset.mixed(size) for size in (6, 4, 9, 5)] == [3, 2, 3, 1]
+    whole = read(dataset, collator, batch_size=6, steps=6)
+    other = stream(folder, config=replace(CONFIG, lanes=6, mixed_lanes=3))
+    assert read(other, collator, batch_size=6, steps=6, start_step=4, workers=2) == whole[4:]
+
+
+def test_shards_that_are_read_over_are_told(folder, collator, caplog):
+    dataset = stream(folder, config=replace(CONFIG, lanes=6, mixed_lanes=2))
+    assert dataset.read_over(4, processes=3, accumulate=1, workers=0) == ""
+    told = dataset.read_over(4, processes=2, accumulate=1, workers=3)
+    assert "read 2 times over: 3 groups of lanes, 6 readers" in told and "12 shards" in told
+    read(stream(folder), collator, accumulate=3, steps=1)
+    assert "read 3 times over" in caplog.text and "6 shards" not in caplog.text
+
+
+def test_other_lanes_are_another_order_which_a_resume_refuses(folder):
+    contents = {
+        training_data(replace(CONFIG, train=f"stream:{folder}", lanes=n), 0)[1] for n in (2, 3)
+    }
+    assert len(contents) == 2
+
+
+def test_a_tar_is_not_read_to_be_counted_where_a_file_beside_it_says_it(tmp_path, monkeypatch):
+    write_shards(tmp_path, ("tar",))
+    shards = find_shards(str(tmp_path))
+    assert [patterns.stored_count(shard) for shard in shards] == [None] * 6
+    (tmp_path / "sizes.json").write_text(json.dumps({"00000.tar": 3, "00001.tar": -1}))
+    (tmp_path / "00002_stats.json").write_text(json.dumps({"count": 9, "successes": 4}))
+    (tmp_path / "00003_stats.json").write_text("{")
+    found = [patterns.stored_count(shard) for shard in shards]
+    assert found == [3, None, 4, None, None, None]
+    monkeypatch.setattr(streaming, "shard_reader", None)  # reading would fail
+    assert stream(tmp_path).count(shards[2]) == SIZES[2]
 
 
 def test_shards_know_how_many_pairs_they_hold(folder):

@@ -37,6 +37,13 @@ class DataConfig:
     bucket_steps: CountOrZero = 0
     """Sort samples by caption length within windows of this many steps before cutting them into
     batches, which reduces padding; 0: off. Try 50."""
+    lanes: Count = 64
+    """Of a stream: how many shards are read side by side; at most as many as there are. Where
+    lanes / mixed_lanes is a multiple of processes x accumulate x workers, each shard is read by one
+    of them, otherwise by several. A run goes on with the number that it began with."""
+    mixed_lanes: Count = 4
+    """Of a stream: how many lanes a micro-batch draws from, so that it is not all of one shard;
+    lowered to a divisor of the lanes and of the batch size."""
     workers: CountOrZero = 2
     """Loader processes. The batches are the same for any number of them."""
     cache: bool = False

@@ -5,6 +5,7 @@ They are the same for any number of loader processes; a resumed run reads what i
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from vilta.data.order import Buckets, Key, TrainingOrder, sample_at
 from vilta.data.samples import BadData, Samples
 from vilta.data.streaming import StreamedPairs
 from vilta.types import Batch, Sample
+
+log = logging.getLogger("vilta.data")
 
 Collator = Callable[[Any], Any]
 """Turns samples into a batch. Must be picklable."""
@@ -46,6 +49,9 @@ def training_loader(
     """
     if isinstance(dataset, StreamedPairs):
         key_at, buckets = partial(dataset.key_at, batch_size), None
+        told = dataset.read_over(batch_size, world_size, accumulate, workers)
+        if told and rank == 0:
+            log.warning(told)
     else:
         key_at = partial(sample_at, seed, len(dataset))
         buckets = Buckets(bucket_steps, dataset.caption_lengths, seed) if bucket_steps else None

@@ -35,7 +35,7 @@ def training_data(
 ) -> tuple[PairDataset | Mixture | StreamedPairs, str]:
     """Return the samples of ``config.train``, and a hash of their content.
 
-    For a stream, only the names of its shards are hashed.
+    For a stream, the names of its shards are hashed, and how they are read side by side.
 
     Raises ``ValueError`` with one line for a source, or a mixture, that cannot be read.
     """
@@ -49,7 +49,7 @@ def training_data(
         if config.caption_noise:
             raise ValueError("data.caption_noise is not for streams; pack the data first")
         shards = find_shards(config.train.removeprefix(STREAM))
-        content = derived(*map(file_name, shards))
+        content = derived(config.lanes, config.mixed_lanes, *map(file_name, shards))
         return StreamedPairs(shards, config, seed, config.train), f"{content:x}"
     if not config.train.endswith(SUFFIXES):
         pairs = load(config.train, seed)

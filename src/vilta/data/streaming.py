@@ -1,16 +1,19 @@
 """Samples from shards that are read sequentially, for data too large or too far away for a table.
 
-The shards of all epochs, each epoch in an order of its own, are dealt to lanes in turn, and the
-micro-batches of a run take from the lanes in turn. A lane is read forward in chunks, each shuffled
-within itself. Which sample stands where is hence a pure function of the seed, the batch size and
-the shards, for any number of processes: each pair comes once an epoch, and a run that was stopped
-repeats none and skips none. What it costs to go on: the shards before its place must be counted,
-which Parquet files store, while tars and Arrow files have to be read.
+The shards of all epochs, each epoch in an order of its own, are dealt to lanes in turn. A few lanes
+form a group, and the micro-batches of a run draw from the groups in turn, evenly from all lanes of
+a group. A lane is read forward in chunks, each shuffled within itself. Which sample stands where is
+hence a pure function of the seed, the batch size, the lanes and the shards, for any number of
+processes: each pair comes once an epoch, and a run that was stopped repeats none and skips none.
+What it costs to go on: the shards before its place must be counted. Parquet files store how many
+pairs they hold, and tars may have a file beside them that says it (``patterns.stored_count``);
+other tars, and Arrow files, have to be read.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
@@ -18,16 +21,12 @@ from vilta.config import DataConfig
 from vilta.data.order import Key, permutation
 from vilta.data.samples import BadData, SampleMaker
 from vilta.data.sources.base import Item, clean_captions
-from vilta.data.sources.patterns import file_name, shard_reader
+from vilta.data.sources.patterns import file_name, shard_reader, stored_count
 from vilta.seeds import generator_for, stable_hash
 from vilta.types import Sample
 
 log = logging.getLogger("vilta.data")
 
-LANES = 64
-"""Lanes at most (our choice). With ranks x accumulated micro-batches x loader processes a divisor
-of it, each lane is read by one process; otherwise by several, each of which passes over the rest.
-"""
 CHUNK = 256
 """Pairs of a lane that are shuffled together, and held in memory as files (our choice)."""
 
@@ -44,15 +43,36 @@ class StreamedPairs(SampleMaker):
     def __init__(self, shards: Sequence[str], config: DataConfig, seed: int, name: str) -> None:
         super().__init__(config, seed, train=True)
         self.shards, self.name = list(shards), name
-        self.lanes = min(LANES, len(self.shards))
+        self.lanes = min(config.lanes, len(self.shards))
         self._open: dict[int, _Lane] = {}
         self._lengths: dict[str, int] = {}
 
+    def mixed(self, batch_size: int) -> int:
+        """Return how many lanes a micro-batch draws from."""
+        wanted = min(self.config.mixed_lanes, self.lanes)
+        return next(m for m in range(wanted, 0, -1) if not self.lanes % m and not batch_size % m)
+
     def key_at(self, batch_size: int, position: int) -> Key:
-        """Return lane and number of the sample at a position; lanes take turns by micro-batch."""
+        """Return lane and number of the sample at a position; groups of lanes take turns."""
         batch, place = divmod(position, batch_size)
-        turn, lane = divmod(batch, self.lanes)
-        return lane, turn * batch_size + place
+        mixed = self.mixed(batch_size)
+        turn, group = divmod(batch, self.lanes // mixed)
+        row, lane = divmod(place, mixed)
+        return group * mixed + lane, turn * (batch_size // mixed) + row
+
+    def read_over(self, batch_size: int, processes: int, accumulate: int, workers: int) -> str:
+        """Say how many processes read each shard, if it is more than one; else nothing."""
+        groups, readers = self.lanes // self.mixed(batch_size), processes * accumulate
+        readers *= max(workers, 1)
+        times = readers // math.gcd(groups, readers)
+        if times == 1:
+            return ""
+        wanted = self.mixed(batch_size) * readers
+        way = f"--data.lanes {wanted}" if wanted <= len(self.shards) else f"{wanted} shards or more"
+        return (
+            f"each shard is read {times} times over: {groups} groups of lanes, {readers} readers "
+            f"(processes x accumulate x workers); {way} would have each read it once"
+        )
 
     def __getitem__(self, key: Key) -> Sample:
         """Return the sample of (lane, number); fast if requested in order."""
@@ -84,7 +104,8 @@ class StreamedPairs(SampleMaker):
     def count(self, shard: str) -> int:
         """Return how many pairs a shard has; it is counted once."""
         if shard not in self._lengths:
-            self._lengths[shard] = shard_reader(shard).count()
+            stored = stored_count(shard)
+            self._lengths[shard] = shard_reader(shard).count() if stored is None else stored
         return self._lengths[shard]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,26 @@ def shard_reader(shard: str) -> Reader:
     if place.name.endswith(TARS):
         return WebDatasetReader([place], shard, options)
     return columnar_reader([place], shard, options)
+
+
+def stored_count(shard: str) -> int | None:
+    """Return how many pairs a tar holds, if a file beside it says so.
+
+    ``NAME_stats.json`` is what img2dataset writes, ``sizes.json`` with the count of each tar is
+    WebDataset's habit.
+    """
+    place = _place(named_options(shard, SourceOptions())[0])
+    if not place.name.endswith(TARS):
+        return None
+    stem = place.name.partition(".")[0]
+    for name, key in ((f"{stem}_stats.json", "successes"), ("sizes.json", place.name)):
+        try:
+            count = json.loads((place.parent / name).read_text(encoding="utf-8"))[key]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if type(count) is int and count >= 0:
+            return count
+    return None
 
 
 def file_name(shard: str) -> str:

@@ -1,0 +1,185 @@
+"""What training on many GPUs needs, on paper: writes docs/scaling.md.
+
+    python -m benchmarks.speed.scaling
+
+Measured figures come from benchmarks/results; the order of a stream is simulated with the package's
+own code, on shards that have a size and no content.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.speed.step_arms import SIZES, make_batch, vilta_step
+from torch.utils.flop_counter import FlopCounterMode
+
+from vilta.config import DataConfig
+from vilta.data.order import permutation
+from vilta.data.streaming import CHUNK, StreamedPairs
+
+ROOT = Path(__file__).parents[2]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
+PAIRS, SHARD, SPREAD = 100_000_000, 7_300, 200
+"""Pairs in all; pairs of a shard and their standard deviation, as where a quarter of 10,000
+addresses no longer answers."""
+PATCHES, WIDTH, TOKENS = 197, 768, 24
+"""States of an image and of a caption that are gathered, base size."""
+WORKERS, MIXED, BATCH = 6, 4, 128
+NVLINK, NETWORK = 300e9, 40e9
+"""Bytes a second that a GPU sends in a ring, inside a machine and between machines: assumptions."""
+PEAK, UTILISATION = 989e12, 0.35
+"""bf16 FLOP/s of an H100 by its data sheet, and the share that a step reaches: an assumption."""
+GPUS = (8, 64)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of base size."""
+
+    trained: int
+    frozen: int
+    flops: float
+    """Of a pair, in a step of the whole method."""
+
+
+def base_model(fusion: str) -> Model:
+    """Count weights and FLOPs of the whole method, by running it on two pairs."""
+    size = replace(SIZES["base"], batch=2)
+    model, losses = vilta_step(size, "vilta", fusion)
+    with FlopCounterMode(display=False) as counter:
+        losses(make_batch(size, 0)).backward()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in model.parameters())
+    return Model(trained, every - trained, counter.get_total_flops() / size.batch)
+
+
+def plan(model: Model, gpus: int, rates: dict[str, Any], pairs_per_s: float) -> dict[str, str]:
+    """Return what a run on ``gpus`` needs."""
+    data = rates["packing"]["short_side_384_bytes_per_pair"]
+    share, wire = (gpus - 1) / gpus, NVLINK if gpus <= 8 else NETWORK
+    gradients = 2 * share * 4 * model.trained
+    state = 4 * WIDTH * (PATCHES + TOKENS)
+    # Gathered once, and the gradient of all of it summed: a ring sends twice what it gathers.
+    states = 3 * share * gpus * BATCH * state
+    compute = BATCH / pairs_per_s
+    sending = (gradients + states) / wire
+    seconds = compute + states / wire + max(0.0, gradients / wire - compute / 2)
+    total = gpus * BATCH / seconds
+    held = 16 * model.trained + 4 * model.frozen
+    return {
+        "pairs a step": f"{gpus * BATCH:,}",
+        "steps an epoch": f"{PAIRS / (gpus * BATCH):,.0f}",
+        "weights, gradients, AdamW and teacher, GB a GPU": f"{held / 1e9:.1f}",
+        "gathered states and their gradient, GB a GPU": f"{2 * gpus * BATCH * state / 1e9:.1f}",
+        "gradients sent, GB a GPU and step": f"{gradients / 1e9:.1f}",
+        "states sent, GB a GPU and step": f"{states / 1e9:.1f}",
+        "computing, ms a step": f"{1e3 * compute:,.0f}",
+        "sending, ms a step": f"{1e3 * sending:,.0f}",
+        "a step, ms (gradients sent while going back)": f"{1e3 * seconds:,.0f}",
+        "pairs a second": f"{total:,.0f}",
+        "hours for 100 M pairs": f"{PAIRS / total / 3600:,.1f}",
+        "cores that read and crop, a GPU": f"{total / gpus / rates['images_per_s']['crop']:.1f}",
+        "data read, GB/s": f"{total * data / 1e9:.2f}",
+    }
+
+
+def simulate(gpus: int) -> dict[str, str]:
+    """Follow the order of a stream on ``gpus`` through two epochs."""
+    generator = np.random.default_rng(0)
+    shards = PAIRS // SHARD
+    sizes = generator.normal(SHARD, SPREAD, shards).round().astype(int)
+    lanes = gpus * WORKERS * MIXED
+    config = DataConfig(lanes=lanes, mixed_lanes=MIXED)
+    stream = StreamedPairs([f"{i}.tar" for i in range(shards)], config, 0, "simulated")
+    step = [stream.key_at(BATCH, place)[0] for place in range(gpus * BATCH)]
+    turn = next(n for n in range(1, 10**6) if stream.key_at(BATCH, n * BATCH)[0] == step[0])
+    # What each lane reads of two epochs, shard by shard.
+    order = np.concatenate([permutation(0, shards, epoch).numpy() for epoch in range(2)])
+    ends = np.array([sizes[order[lane:shards:lanes]].sum() for lane in range(lanes)])
+    mean = ends.mean()
+    random = shards * (1 - (1 - 1 / shards) ** (gpus * BATCH))
+    spread = CHUNK * MIXED // BATCH * turn // gpus
+    told = stream.read_over(BATCH, gpus, 1, WORKERS)
+    return {
+        "readers (GPUs x workers)": f"{gpus * WORKERS:,}",
+        "lanes, `--data.lanes`": f"{lanes:,}",
+        "each shard is read by": told or "one process",
+        "shards in a step": f"{len(set(step)):,} (at random {random:,.0f})",
+        "negatives of a pair from its own shard": f"{100 * BATCH / MIXED / (gpus * BATCH):.2f} %",
+        "256 neighbours of a shard are spread over": f"{spread:,} steps",
+        "pairs of epoch 2 before epoch 1 is whole": f"{100 * (ends.max() - mean) / mean:.0f} %",
+        "encoded images held, GB in all": f"{lanes * CHUNK * 48594 / 1e9:.1f}",
+    }
+
+
+def rows(columns: dict[str, dict[str, str]]) -> list[str]:
+    """Return a table in Markdown with a column for each."""
+    names = list(next(iter(columns.values())))
+    return [
+        f"| | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+        *(
+            f"| {name} | {' | '.join(column[name] for column in columns.values())} |"
+            for name in names
+        ),
+        "",
+    ]
+
+
+def measured_rate(fusion: str) -> tuple[float, str] | None:
+    """Return pairs a second of one GPU at base, and where from; None if nobody measured it."""
+    path = RESULTS / "training_step_gpu.json"
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text())
+    found = [
+        row
+        for row in result["rows"]
+        if row["row"] == f"vilta `vilta`, {fusion}" and row["size"] == "base"
+    ]
+    if not found:
+        return None
+    best = max(found, key=lambda row: row["pairs_per_s"])
+    return best["pairs_per_s"], f"{best['pairs_per_s']:,.0f} on one {result['machine']}, measured"
+
+
+def main() -> None:
+    """Write the page."""
+    torch.manual_seed(0)
+    rates = json.loads((RESULTS / "data.json").read_text())
+    lines = (Path(__file__).with_name("scaling_head.md")).read_text().splitlines()
+    for fusion in ("cross-attention", "co-attention"):
+        model = base_model(fusion)
+        assumed = UTILISATION * PEAK / model.flops
+        rate, source = measured_rate(fusion) or (
+            assumed,
+            f"{assumed:,.0f}, assumed: {UTILISATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s",
+        )
+        lines += [
+            "",
+            f"## {fusion}",
+            "",
+            f"{model.trained / 1e6:.0f} M trained weights, {model.flops / 1e9:.0f} GFLOP a pair.",
+            f"Pairs a second of a GPU alone: {source}.",
+            "",
+            *rows({f"{gpus} GPUs": plan(model, gpus, rates, rate) for gpus in GPUS}),
+        ]
+    lines += [
+        "## The order of a stream",
+        "",
+        f"Simulated with the package's own code: {PAIRS // SHARD:,} shards of {SHARD:,} pairs"
+        f" (standard deviation {SPREAD}), {BATCH} pairs a GPU, {WORKERS} loader processes each.",
+        "",
+        *rows({f"{gpus} GPUs": simulate(gpus) for gpus in GPUS}),
+    ]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
