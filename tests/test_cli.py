@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -97,15 +98,33 @@ def test_q_silences_the_notes_and_nothing_else(recipe, capsys):
         screen.results.print("a result")
 
     recipe.run = says
-    try:
-        cli.run(["report", "runs/demo", "-q"])
-    finally:
-        screen.notes.quiet = False
+    cli.run(["report", "runs/demo", "-q"])
     quiet = capsys.readouterr()
     cli.run(["report", "runs/demo"])
     loud = capsys.readouterr()
     assert (quiet.out, quiet.err) == ("a result\n", "")
     assert (loud.out, loud.err) == ("a result\n", "a note\n")
+
+
+def test_json_prints_what_the_command_returns_in_place_of_its_results(recipe, capsys):
+    def measures(*_):
+        screen.notes.print("a note")
+        screen.results.print("a table")
+        return {"r1": 50.0, "mrr": float("nan"), "parts": {"loss": [1.5, float("inf")]}}
+
+    recipe.run = measures
+    cli.run(["report", "--json", "runs/demo"])
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"r1": 50, "mrr": None, "parts": {"loss": [1.5, None]}}
+    assert said.err == "a note\n"
+    cli.run(["report", "runs/demo", "--json", "-q"])
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and said.err == ""
+    recipe.run = lambda *_: None  # another process of the run
+    cli.run(["finetune", "vqa", "--json"])
+    assert capsys.readouterr().out == ""
+    cli.run(["report", "runs/demo"])
+    assert not screen.results.quiet
 
 
 def test_help_and_version_are_verbs_too(monkeypatch, capsys):

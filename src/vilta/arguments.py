@@ -45,7 +45,7 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
             continue
         flags.append(word)
         name = word.lstrip("-").replace("-", "_")
-        if "=" in word or word in ("-h", "--help", "-q", "--quiet"):
+        if "=" in word or word in ("-h", "--help", "-q", "--quiet", "--json"):
             continue
         if name in optional:
             chosen = bool(rest) and rest[0] in optional[name]

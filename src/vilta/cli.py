@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ class Call:
     """The positional arguments, as returned by ``Verb.bind``."""
     config: Any
     quiet: bool
+    """Whether to hide notes and progress."""
+    json: bool
+    """Whether to print what the command returns, as JSON, in place of its results."""
 
 
 def main() -> None:
@@ -59,13 +62,14 @@ def run(arguments: Sequence[str]) -> None:
         print(f"vilta {__version__}")
         return
     call = parse([arguments[1], "--help"] if first == "help" else arguments)
-    recipe: Callable[..., None] = importlib.import_module(call.verb.recipe).run
+    recipe: Callable[..., Mapping[str, Any] | None] = importlib.import_module(call.verb.recipe).run
     _show_downloads_only()
-    if call.quiet:
-        from vilta.screen import notes
+    from vilta.screen import notes, print_json, quiet, results
 
-        notes.quiet = True
-    recipe(*([] if call.verb.takes_yaml else call.arguments), call.config)
+    with quiet(*[notes] * call.quiet, *[results] * call.json):
+        found = recipe(*([] if call.verb.takes_yaml else call.arguments), call.config)
+        if call.json and found is not None:  # None: another process of the run prints it
+            print_json(found)
 
 
 def parse(arguments: Sequence[str]) -> Call:
@@ -91,8 +95,9 @@ def parse(arguments: Sequence[str]) -> Call:
         alone, flags = split_arguments(arguments[1:], default)
     if alone and "CONFIG.yaml" in verb.positional:
         alone[0] = find_shipped(alone[0])
-    quiet = [flag for flag in flags if flag in ("-q", "--quiet")]
-    flags = [flag for flag in flags if flag not in quiet]
+    own = ["-q", "--quiet"] if hasattr(default, "json") else ["-q", "--quiet", "--json"]
+    ours = [flag for flag in flags if flag in own]
+    flags = [flag for flag in flags if flag not in own]
     bound: list[str | list[str]] = []
     if not {"-h", "--help"} & set(flags):
         try:
@@ -115,7 +120,9 @@ def parse(arguments: Sequence[str]) -> Call:
         prog=f"vilta {name} {verb.positional}",
     )
     check_config(settings)
-    return Call(verb=verb, arguments=bound, config=settings, quiet=bool(quiet))
+    as_json = "--json" in ours
+    quiet = bool(set(ours) - {"--json"})
+    return Call(verb=verb, arguments=bound, config=settings, quiet=quiet, json=as_json)
 
 
 def _show_downloads_only() -> None:
@@ -135,7 +142,7 @@ def _overview() -> str:
     width = max(map(len, calls))
     return "\n".join(
         [
-            "usage: vilta COMMAND ... [--flag value ...] [-o OUT] [-q]",
+            "usage: vilta COMMAND ... [--flag value ...] [-o OUT] [-q] [--json]",
             "",
             "Vision-language pre-training through textual augmentation (ViLTA, ICCV 2023).",
             "",
@@ -143,8 +150,8 @@ def _overview() -> str:
             "",
             "`vilta COMMAND --help` lists the flags of a command, to be given in any order. Flags",
             "override the YAML file, which overrides the defaults. -o is short for --out or",
-            "--run.out; -q prints only results; VILTA_DEBUG=1 shows the traceback of an error.",
-            "CONFIG.yaml is a file of your own, or the name of one that vilta ships:",
+            "--run.out; -q prints only results, --json prints them as JSON. VILTA_DEBUG=1 shows",
+            "tracebacks. CONFIG.yaml is a file of your own, or the name of one that vilta ships:",
             *textwrap.wrap(", ".join(shipped_names()) + f" (in {FOLDER}).", 88),
         ]
     )

@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig, PretrainConfig
@@ -20,6 +19,7 @@ from vilta.model.encoders import load_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
+from vilta.screen import notes
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.registry import TASKS, load_finetune_config
@@ -117,10 +117,11 @@ def recorded_path(path: str, run_folder: Path) -> str:
     A record holds paths as they were given, relative to the folder that training was started in.
     Where that is not the current folder, it is one of those that the run lies in.
     """
-    if not path or Path(path).exists():
+    place, mark, query = path.partition("?")  # a source may name a split: data.json?split=val
+    if not place or Path(place).exists():
         return path
-    near = (str(parent / path) for parent in run_folder.resolve().parents)
-    return next((place for place in near if Path(place).exists()), path)
+    near = (parent / place for parent in run_folder.resolve().parents)
+    return next((f"{found}{mark}{query}" for found in near if found.exists()), path)
 
 
 def _located(config: PretrainConfig, run_folder: Path) -> PretrainConfig:
@@ -133,10 +134,10 @@ def _located(config: PretrainConfig, run_folder: Path) -> PretrainConfig:
     )
 
 
-def say_missing_teacher(console: Console, teacher: str) -> None:
-    """Return ``load_run``'s one-line message about a missing teacher."""
+def say_missing_teacher(teacher: str) -> None:
+    """Print ``load_run``'s one-line message about a missing teacher."""
     if teacher.startswith("not found"):
-        console.print(f"teacher {teacher}", markup=False)
+        notes.print(f"teacher {teacher}")
 
 
 def load_task(

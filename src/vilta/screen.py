@@ -1,11 +1,13 @@
 """Console output of the commands: results to stdout; progress, notes and warnings to stderr.
 
-``vilta -q`` hides everything but results and errors.
+``vilta -q`` hides everything but results and errors; ``vilta --json`` prints what the command
+returns in place of its results.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,9 +26,29 @@ def say_next(*words: str) -> None:
 
 
 def print_json(line: Mapping[str, Any]) -> None:
-    """Print one line of JSON to stdout; NaN becomes null."""
-    plain = {k: None if isinstance(v, float) and v != v else v for k, v in line.items()}
-    results.file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+    """Print one line of JSON to stdout; numbers that are not finite become null."""
+    results.file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def quiet(*consoles: Console) -> Iterator[None]:
+    """Hide what is printed to these consoles while the block runs."""
+    before = [console.quiet for console in consoles]
+    for console in consoles:
+        console.quiet = True
+    try:
+        yield
+    finally:
+        for console, value in zip(consoles, before, strict=True):
+            console.quiet = value
 
 
 @contextmanager

@@ -13,7 +13,8 @@ class Verb:
     """A command of the command line."""
 
     recipe: str
-    """Module whose ``run`` does the work: ``run(config)``, or ``run(positional, config)``."""
+    """Module whose ``run`` does the work: ``run(config)``, or ``run(positional, config)``. What it
+    returns is printed by ``--json``."""
     config: type
     """Config class: its fields are the flags."""
     positional: str

@@ -46,5 +46,5 @@ def test_evaluate_calibrates_and_tells_the_error(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     data = "scenes:12?seed=1&size=32"
     evaluate.run(str(run), EvaluateConfig(data=data, device="cpu", top_k=3, calibrate=True))
-    assert "calibrated on 12 images of scenes" in " ".join(capsys.readouterr().out.split())
+    assert "calibrated on 12 images of scenes" in " ".join(capsys.readouterr().err.split())
     assert Matcher(run, device="cpu").model.config.calibrated_on.startswith("12 images")

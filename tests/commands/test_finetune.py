@@ -110,16 +110,16 @@ def test_from_a_run_to_test_metrics(start, data, capsys):
     assert model.config.id2label == {0: "dark", 1: "light"}
 
     evaluate(out, data)
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "checkpoints are chosen on 6 of" in said
     assert "(test)" in said and "next" in said
     result = json.loads((out / "classification-test.json").read_text())
     assert result["role"] == "test"
     assert result["metrics"]["accuracy"] == 100.0  # dark from light is easy to see
     evaluate(out, data)
-    assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
+    assert "evaluation 2 of the run on these test data" in "".join(capsys.readouterr())
     evaluate(out, data, "val")
-    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+    assert "validation: the checkpoint was chosen on these" in "".join(capsys.readouterr())
 
     # The same images under another name, and some of them among others, stay what they are.
     val, test = ((data / f"{split}.csv").read_text() for split in ("val", "test"))
@@ -127,7 +127,7 @@ def test_from_a_run_to_test_metrics(start, data, capsys):
     (data / "mixed.csv").write_text(test + val.splitlines()[1] + "\n")
     for name in ("copy", "mixed"):
         evaluate(out, data, name)
-        assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+        assert "validation: the checkpoint was chosen on these" in "".join(capsys.readouterr())
 
 
 def test_longer_texts_than_the_encoder_reads_are_refused_before_training(start, data, capsys):
@@ -139,7 +139,7 @@ def test_longer_texts_than_the_encoder_reads_are_refused_before_training(start, 
 def test_the_released_model_of_a_run_is_the_run(start, data, capsys):
     out = finetune(start, data, "--epochs", "1")
     evaluate(f"{out}/model", data, "val")
-    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+    assert "validation: the checkpoint was chosen on these" in "".join(capsys.readouterr())
     assert "was trained on 12 of these images" in refused(
         capsys, evaluate, f"{out}/model", data, "train"
     )
@@ -147,7 +147,7 @@ def test_the_released_model_of_a_run_is_the_run(start, data, capsys):
     said = refused(capsys, evaluate, data / "released", data)
     assert "no config.yaml that names its task; add --task" in said
     evaluate(data / "released", data, task="classification")
-    assert "zero-shot" in capsys.readouterr().out, "nothing is known of how it was trained"
+    assert "zero-shot" in "".join(capsys.readouterr()), "nothing is known of how it was trained"
 
 
 def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
@@ -155,7 +155,7 @@ def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
     where = [str(out), "--task", "fine-grained", "--device", "cpu", "--batch-size", "4"]
     told = "trained on 12 of these images"
     run(["evaluate", *where, "--data", f"scenes:6?{TINY}2"])
-    assert "validation: the checkpoint was chosen on these" in capsys.readouterr().out
+    assert "validation: the checkpoint was chosen on these" in "".join(capsys.readouterr())
     assert told in refused(capsys, run, ["evaluate", *where, "--data", f"scenes:12?{TINY}1"])
 
 
@@ -166,9 +166,9 @@ def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
     (data / "other.csv").write_text((data / "test.csv").read_text())
     for split in ("test", "other", "test"):
         evaluate(out, data, split, *target)
-        assert "of the run on these test data" not in capsys.readouterr().out
+        assert "of the run on these test data" not in "".join(capsys.readouterr())
     evaluate(out, data, "test", *target)
-    assert "evaluation 2 of the run on these test data" in capsys.readouterr().out
+    assert "evaluation 2 of the run on these test data" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("step", [2, 3])
@@ -379,7 +379,7 @@ def test_items_without_answers_are_answered_and_nothing_else(start, learnt, tmp_
     run([*call, "--device", "cpu", "--submission", str(answers)])
     text = answers.read_text()
     assert len(json.loads(text) if task == "vqa" else text.splitlines()) == 3
-    assert "no metrics: 3 of 3 items have no answer" in capsys.readouterr().out
+    assert "no metrics: 3 of 3 items have no answer" in "".join(capsys.readouterr())
     assert not out.exists()
 
     for train, val in ((path, f"scenes:6?{TINY}2"), (f"scenes:6?{TINY}2", path)):
@@ -432,6 +432,6 @@ def test_a_folder_called_like_a_task_does_not_hide_it(learnt, tmp_path, monkeypa
     (place / "vqa").mkdir(parents=True)
     monkeypatch.chdir(place)
     run(["evaluate", str(out), "--data", f"scenes:4?{TINY}3", "--device", "cpu"])
-    assert "accuracy" in capsys.readouterr().out
+    assert "accuracy" in "".join(capsys.readouterr())
     said = refused(capsys, run, ["evaluate", str(out), "--task", "vqq", "--data", "x.csv"])
     assert "did you mean 'vqa'?" in said

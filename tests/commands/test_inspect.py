@@ -1,5 +1,6 @@
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -36,15 +37,14 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     run(source, InspectConfig(against=other, out=str(page), examples=4))
     captured = capsys.readouterr()
     said = " ".join(captured.out.split())
-    assert captured.err == (
-        f"open {page} in a browser\nnext: vilta pack {source} --out data/NAME\n"
+    assert captured.err.endswith(
+        f"wrote {page}; open it in a browser\nnext: vilta pack {source} --out data/NAME\n"
     )
     for line in (
         " images 8 ",
         "same bytes as another 1",
         "cannot be decoded 1",
         "1 of 2 (50.0 %)",
-        f"wrote {page}",
     ):
         assert line in said, line
     html = page.read_text()
@@ -52,6 +52,14 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     assert "picture &lt;b&gt;" in html and "picture <b>" not in html
     assert "http" not in html.replace("http-equiv", "") and "<script" not in html
     assert "4.png" in html and "50.0 %" in html
+
+
+def test_what_is_returned_are_the_numbers_of_the_tables(source, tmp_path):
+    other = write_pairs(tmp_path / "val", [4, 77], "another {}")
+    found = run(source, InspectConfig(against=other, out=str(tmp_path / "page.html")))
+    assert (found["images"], found["broken_images"], found["identical_images"]) == (8, 1, 1)
+    assert (found["shared_images"], found["shared_captions"]) == (1, 0)
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_nothing_usable_is_told(tmp_path):

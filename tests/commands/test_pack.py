@@ -1,6 +1,9 @@
+import json
+
 import datasets
 import pytest
 
+from vilta import cli
 from vilta.commands.pack import run
 from vilta.config.tools import PackConfig
 from vilta.data.pack import packing
@@ -12,7 +15,7 @@ def test_pack_says_what_it_wrote_and_what_comes_next(tmp_path, capsys):
     assert len(datasets.load_from_disk(out)) == 12
     captured = capsys.readouterr()
     assert "12 images" in captured.out and "3 shards" in captured.out
-    assert captured.err == f"next: vilta inspect {out}\n"
+    assert captured.err.endswith(f"next: vilta inspect {out}\n")
 
 
 def test_skipped_items_are_shown(tmp_path, capsys):
@@ -38,7 +41,24 @@ def test_an_interrupted_packing_says_how_to_go_on(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(packing.Shard, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run("scenes:4?size=32", PackConfig(out=str(tmp_path / "out")))
-    assert "the same command continues" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_json_and_quiet(tmp_path, capsys):
+    cli.run(["pack", "scenes:12?seed=1&size=32", "--out", str(tmp_path / "a"), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said.pop("bytes") > 1000
+    assert said == {
+        "out": str(tmp_path / "a"),
+        "shards": 1,
+        "rows": 12,
+        "captions": 60,
+        "merged": 0,
+        "skipped": 0,
+    }
+    cli.run(["pack", "scenes:12?seed=1&size=32", "--out", str(tmp_path / "b"), "-q"])
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and said.err == ""
 
 
 def test_merged_images_are_counted(tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_evaluation_of_the_run(whole_run, capsys):
     assert set(metrics["masked_words"]) == {"with_image", "wrong_image", "text_only"}
     assert set(metrics["negatives"]) == {"none", "soft_label", "grounded"}
     assert all(0 <= value <= 100 for value in metrics["scenes"].values())
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert "combined" in printed and f"next: vilta report {whole_run}" in printed
     again = f"{whole_run}/again.json"
     evaluate.run(whole_run, EvaluateConfig(data=VAL, full=True, device="cpu", out=again))
@@ -242,10 +242,10 @@ def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplo
     pretrain.run(changed)
     for name in paths:
         assert f"{paths[name]}: 1 items skipped, the first: " in caplog.text
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert int(re.search(r"bad samples replaced by others: (\d+)", said)[1]) >= 2
     evaluate.run(str(tmp_path / "run"), EvaluateConfig(data=paths["val"], device="cpu"))
-    assert "note: 1 of 3 items cannot be read" in capsys.readouterr().out
+    assert "note: 1 of 3 items cannot be read" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/evaluation-val.json").read_text())["blank_images"] == 1
 
     for clean in ({"val": ""}, {"train": TRAIN}):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +22,11 @@ from vilta.config.tools import EvaluateConfig, ReportConfig
 from vilta.config.yaml_file import save_yaml
 from vilta.finished_run import load_run
 from vilta.model import ViltaForPreTraining
-from vilta.report.examples import _pieces
+from vilta.report.caption_examples import _pieces, _stays_true
+from vilta.report.examples import collect_examples
+from vilta.scenes import captions, is_true, parse, scene_from_id, synonyms
 from vilta.tasks.pretraining import PretrainingTask
+from vilta.types import Sample
 
 PICTURES = ("loss-curves.png", "retrieval.png", "masked-words.png", "negatives.png")
 NASTY = '<script>alert("x")</script> & a $red ball lies'
@@ -136,7 +140,7 @@ def test_tiles_show_the_figures_of_the_evaluation(on_scenes):
         "masked colours right": metrics["scenes"]["colour"],
         "true caption beats a one-word edit": metrics["scenes"]["edit"],
         "paraphrases accepted": metrics["scenes"]["paraphrase"],
-        "negatives still true": metrics["negatives"]["grounded"]["still_true"],
+        "negatives that are true": metrics["negatives"]["grounded"]["still_true"],
     }
     assert shown == {label: f"{value:.1f}" for label, value in expected.items()}
 
@@ -171,16 +175,80 @@ def test_negatives_differ_from_their_captions_where_marked(on_photos, on_scenes)
 
 def test_says_where_to_look(on_photos, capsys):
     run(str(on_photos), ReportConfig(examples=2))
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"wrote {on_photos}/report/report.html" in said
     assert "next: open" in said
+
+
+def test_from_another_folder_and_with_the_keys_of_older_versions(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "project" / "runs" / "mine")
+    photos(tmp_path / "project" / "data", CAPTIONS[:5])
+    monkeypatch.chdir(tmp_path / "project")
+    evaluate.run("runs/mine", EvaluateConfig(data="data", device="cpu"))
+    file = tmp_path / "project" / "runs" / "mine" / "evaluation-data.json"
+    evaluation = json.loads(file.read_text())
+    evaluation["figures"] = evaluation.pop("metrics")
+    evaluation["figures"]["negatives"] = {
+        "grounded": {"written": 9.0, "still_true": 1.0, "no_sentence": 0.0}
+    }
+    file.write_text(json.dumps(evaluation))
+    monkeypatch.chdir(tmp_path)
+    written = run(path, ReportConfig(examples=3))
+    assert written["evaluation"] == str(file) and written["data"] == "data"
+    page = (tmp_path / "project/runs/mine/report/report.html").read_text()
+    assert "9 % of the captions have one" in page
+
+
+def test_the_rank_of_the_right_one_is_told_where_it_is_not_first(on_photos):
+    page = (on_photos / "report" / "report.html").read_text()
+    cards = re.findall(r'<div class="found">(.*?)</div>(.*)', page)
+    assert cards
+    for images, told in cards:
+        first = images.startswith("<img") and 'class="right"' in images.split(">")[0]
+        ranks = re.findall(r"the right image is at rank (\d+)", told)
+        assert first == (not ranks)
+        if ranks and int(ranks[0]) <= 5:
+            assert 'class="right"' in images.split(">")[int(ranks[0]) - 1]
+
+
+def test_words_with_which_a_scene_stays_true_are_right(on_scenes):
+    task, trained, _ = load_run(str(on_scenes / "run"))
+    (file,) = (on_scenes / "run").glob("evaluation-*.json")
+    examples = collect_examples(task, trained, json.loads(file.read_text()), 8)
+    assert len(examples.edited) >= 6
+    for edited in examples.edited:
+        scene = scene_from_id(f"scene-1-{edited.image}")
+        assert is_true(scene, "".join(piece.text for piece in edited.caption))
+        assert not is_true(scene, "".join(piece.text for piece in edited.negative))
+    for masked in examples.masked:
+        scene = scene_from_id(f"scene-1-{masked.image}")
+        places = [i for i, piece in enumerate(masked.caption) if piece.mark]
+        for place, views in zip(places, masked.guesses, strict=True):
+            for guess in (guess for guesses in views.values() for guess in guesses):
+                texts = [piece.text for piece in masked.caption]
+                same = texts[place].lower() == guess.word.removeprefix("##")
+                texts[place] = guess.word
+                sentence = "".join(texts)
+                true = parse(sentence) is not None and is_true(scene, sentence)
+                assert guess.right == (same or true)
+
+
+def test_a_synonym_keeps_a_scene_true():
+    scene = scene_from_id("scene-1-0")
+    caption = next(c for c in captions(scene, 5) if any(map(synonyms, c.split())))
+    word = next(word for word in caption.split() if synonyms(word))
+    about = {"image_id": scene.image_id, "image_hash": 0, "index": 0, "epoch": 0, "name": ""}
+    sample = Sample(pixels=torch.zeros(3, 8, 8, dtype=torch.uint8), caption=caption, **about)
+    span = (caption.index(word), caption.index(word) + len(word))
+    assert all(_stays_true(sample, span, other) for other in synonyms(word))
+    assert not _stays_true(sample, span, "nonsense")
 
 
 def test_a_run_without_negatives_says_so(tmp_path):
     path = make_run(tmp_path / "run", negatives="off")
     evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
     run(path, ReportConfig(examples=2))
-    assert "writes no negatives" in (tmp_path / "run/report/report.html").read_text()
+    assert "generates no negatives" in (tmp_path / "run/report/report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +262,7 @@ def test_a_run_of_one_stage_is_ranked_by_that_alone(tmp_path, capsys, weights, s
     assert evaluation["candidates"] == ("all" if stage == "matching" else 1)
     run(path, ReportConfig(examples=3))
     page = (tmp_path / "run/report/report.html").read_text()
-    assert f"{stage} alone, chance 25" in page
+    assert f"{stage} alone, chance 25.0" in page
     for text in (capsys.readouterr().out, page):
         assert f"image to text, {stage}" in text and "combined" not in text
     captions = re.findall(r"<ol>(.*?)</ol>", page)
@@ -217,7 +285,7 @@ def test_a_missing_teacher_is_told_and_recorded(tmp_path, capsys, objective, dif
     assert recorded.startswith("not found: ") and difference in recorded
     assert str(tmp_path / "gone") in recorded and "\n" not in recorded
     run(path, ReportConfig(examples=2))
-    assert capsys.readouterr().out.count(f"teacher {recorded}\n") == 2
+    assert capsys.readouterr().err.count(f"teacher {recorded}\n") == 2
 
 
 def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):

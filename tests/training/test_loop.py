@@ -33,7 +33,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model"}
     assert any((tmp_path / "run" / "tensorboard").iterdir())
-    screen = capsys.readouterr().out
+    screen = capsys.readouterr().err
     assert "float32" in screen and "step 60/60" in screen and "samples/s" in screen
 
 
@@ -47,7 +47,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at, optimizer)
     with pytest.raises(SystemExit) as end:
         stopped.exit_if_stopped()
     assert end.value.code == 130, "make and scripts see that there is no model yet"
-    assert "vilta toy --run.resume" in capsys.readouterr().out
+    assert "vilta toy --run.resume" in capsys.readouterr().err
     assert not (tmp_path / "pieces" / "model").exists()
     torch.manual_seed(stop_at)  # whatever the new process did before must not matter
     assert not train_toy(tmp_path / "pieces", pieces, resume=True, optimizer=optimizer).stopped
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(tmp_path, c
     *_, before, newest = sorted((tmp_path / "damaged" / "checkpoints").iterdir())
     (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:-100])
     train_toy(tmp_path / "damaged", resume=True)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"optimizer.pt is not what was written; going on from {before.name}" in said
     assert metrics(tmp_path / "damaged") == metrics(tmp_path / "whole")
 
@@ -183,14 +183,14 @@ def test_lost_best_weights_are_told_and_chosen_anew(tmp_path, capsys):
     task = ToyTask()
     task.scores = [0.2, 0.3]
     summary = train_toy(tmp_path, task, steps=8, evaluate_every=2, keep=1, resume=True)
-    assert "the best weights are lost" in capsys.readouterr().out
+    assert "the best weights are lost" in capsys.readouterr().err
     assert summary.best["step"] == 8
 
 
 def test_precision_and_frozen_parts(tmp_path, capsys):
     task, before = ToyTask(), ToyTask()
     train_toy(tmp_path, task, precision="bf16")
-    assert "bf16" in capsys.readouterr().out
+    assert "bf16" in capsys.readouterr().err
     assert all(p.dtype == torch.float32 for p in task.parameters())
     assert torch.equal(task.teacher.weight, before.teacher.weight)
     assert not torch.equal(task.average, before.average), "after_step was not called"
@@ -199,10 +199,10 @@ def test_precision_and_frozen_parts(tmp_path, capsys):
 def test_a_resumed_run_keeps_its_precision_unless_told_otherwise(tmp_path, capsys):
     train_toy(tmp_path, steps=2, precision="bf16")
     train_toy(tmp_path, steps=4, precision="auto", resume=True)
-    assert "bf16 (as the run began)" in capsys.readouterr().out
+    assert "bf16 (as the run began)" in capsys.readouterr().err
     train_toy(tmp_path, steps=6, precision="float32", resume=True)
     train_toy(tmp_path, steps=8, precision="auto", resume=True)
-    assert "float32 (as the run began)" in capsys.readouterr().out
+    assert "float32 (as the run began)" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +344,7 @@ def test_the_best_checkpoint_is_kept_released_and_ends_a_stale_run(tmp_path, cap
     released = load_file(tmp_path / "model" / "model.safetensors")
     assert torch.equal(released["mix"], best["mix.weight"])
     assert torch.equal(task.mix.weight, best["mix.weight"])
-    assert "weights of step 6" in capsys.readouterr().out
+    assert "weights of step 6" in capsys.readouterr().err
 
 
 def test_the_last_weights_are_released_where_nothing_is_to_be_chosen(tmp_path, capsys):
@@ -367,9 +367,9 @@ def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
 
 def test_replaced_samples_are_told_at_the_end(tmp_path, capsys):
     train_toy(tmp_path / "clean", steps=1)
-    assert "bad samples" not in capsys.readouterr().out
+    assert "bad samples" not in capsys.readouterr().err
     train_toy(tmp_path / "spoilt", steps=1, bad=3)
-    assert "bad samples replaced by others: 3; warnings above" in capsys.readouterr().out
+    assert "bad samples replaced by others: 3; warnings above" in capsys.readouterr().err
 
 
 def test_too_few_samples_for_a_step_are_an_error(tmp_path, monkeypatch):
@@ -473,9 +473,9 @@ def test_exhausted_memory_says_what_to_lower(tmp_path):
 
 def test_steps_and_batches_beyond_the_data_are_said(tmp_path, capsys):
     train_toy(tmp_path / "a", steps=2)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "0.4 epochs of 37 training samples\n" in said and "more than once" not in said
     train_toy(tmp_path / "b", steps=1, batch_size=20)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "a step takes 40 samples, more than the 37 there are" in said
     assert "many times what teaches" not in said

@@ -34,7 +34,7 @@ def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
     events.Reload()
     assert {"train/loss", "loss/mlm", "evaluation/r1", "train/lr"} <= set(events.Tags()["scalars"])
     assert events.Images("cat")[0].width == 6
-    screen = capsys.readouterr().out.splitlines()
+    screen = capsys.readouterr().err.splitlines()
     assert screen[0] == "step 10/20  loss 1.500  mlm 0.500  123 samples/s  10 min left"
     assert [line.split() for line in screen[1:]] == [
         ["step", "10,", "evaluation"],
@@ -65,7 +65,7 @@ def test_other_processes_write_nothing(tmp_path, capsys):
         tracker.skipped(1, ["a"])
         tracker.evaluation(1, {"r1": 1.0}, {})
         tracker.say("hello")
-    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().err == ""
 
 
 def test_at_80_columns_only_losses_are_cut():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vilta.apps.pair_rows import Progress, Rows, readable_rows
 from vilta.data.collate import PairCollator
-from vilta.metrics.calibration import calibrated
+from vilta.evaluation.match_probability import match_probabilities
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.types import Batch, Sample
 
@@ -112,8 +112,8 @@ def _generated(
     expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
     found = task.write_negatives(batch, expected.text_logits, expected.logits, soft, filter_name)
-    true = _match(task, batch.input_ids, batch.attention_mask, image_states)
-    false = _match(task, found.input_ids, batch.attention_mask, image_states)
+    true = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
+    false = match_probabilities(task.model, found.input_ids, batch.attention_mask, image_states)
     by_text, by_image = (
         logits.float().softmax(dim=1) for logits in (expected.text_logits, expected.logits)
     )
@@ -149,12 +149,3 @@ def _generated(
         }
         lines.append((row, line))
     return lines
-
-
-def _match(
-    task: PretrainingTask, ids: Tensor, mask: Tensor, image_states: Float[Tensor, "B P C"]
-) -> list[float]:
-    """Return the calibrated probability that caption i belongs to image i."""
-    logits = task.model.match(task.model.vilta.encode_text(ids, mask), mask, image_states).float()
-    odds, config = (logits[:, 1] - logits[:, 0]).cpu().numpy(), task.model.config
-    return calibrated(odds, config.match_temperature, config.match_bias).tolist()

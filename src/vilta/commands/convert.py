@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from vilta.config.tools import ConvertConfig
 from vilta.model import ViltaProcessor
 from vilta.model.language_model import load_tokenizer
 from vilta.model.meter import convert_meter, read_checkpoint
+from vilta.screen import results, say_next
 from vilta.training.folder import replaced_folder
 
 
-def run(checkpoint: str, config: ConvertConfig) -> None:
+def run(checkpoint: str, config: ConvertConfig) -> dict[str, str]:
     """Write ``config.out``.
 
     Raises ``ValueError`` in one line for a checkpoint that cannot be converted.
@@ -23,14 +22,12 @@ def run(checkpoint: str, config: ConvertConfig) -> None:
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out")
-    console = Console(soft_wrap=True, markup=False, emoji=False)
     model = convert_meter(read_checkpoint(checkpoint), config.text)
     tokenizer = load_tokenizer(config.text)
     with replaced_folder(out) as place:
         model.save_pretrained(place)
         ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(place)
-    console.print(f"wrote {out}: METER's encoders, fusion, match head and word head", markup=False)
-    console.print(
-        f"next: vilta finetune retrieval --from {out} --data.train DATA --run.out runs/mine",
-        markup=False,
-    )
+    results.print(f"wrote {out}: METER's encoders, fusion, match head and word head")
+    finetune = ["finetune", "retrieval", "--from", str(out), "--data.train", "DATA"]
+    say_next("vilta", *finetune, "--run.out", "runs/mine")
+    return {"out": str(out)}

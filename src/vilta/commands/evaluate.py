@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -37,6 +36,7 @@ from vilta.finished_run import (
 )
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
+from vilta.screen import notes, results, say_next
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_of
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -45,8 +45,8 @@ from vilta.training.folder import MODEL, replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 
 
-def run(run_folder: str, config: EvaluateConfig) -> None:
-    """Measure a run on ``config.data``: tables on screen, JSON on disk.
+def run(run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Measure a run on ``config.data``: print tables, write JSON, and return what is written.
 
     The task is ``config.task``, or the one that the run was trained for. Raises ``ValueError`` in
     one line for anything the user can fix.
@@ -55,9 +55,8 @@ def run(run_folder: str, config: EvaluateConfig) -> None:
     refuse_old_spelling(run_folder, config)
     name = config.task or task_of(run_folder)
     measure = evaluate_run if name == PRETRAINING else evaluate_task
-    console = Console(soft_wrap=True, markup=False, emoji=False)
     keep_freed_memory()
-    measure(name, run_folder, config, console)
+    return measure(name, run_folder, config)
 
 
 def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
@@ -69,7 +68,7 @@ def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
         raise ValueError(f"the run comes first; use: {shlex.join(now)}")
 
 
-def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Console) -> None:
+def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
     """Measure a pre-training run: retrieval, masked words, matching, and more on scenes."""
     device = choose_device(config.device)
     task, trained, teacher = load_run(run_folder)
@@ -85,14 +84,14 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Co
         workers=config.workers,
     )
     dtype, reason = choose_dtype(config.precision, device, task.model)
-    console.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
-    say_missing_teacher(console, teacher)
+    notes.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
+    say_missing_teacher(teacher)
     if config.calibrate:
         captions = dataset.table["captions"][:]
         pixels = (batch.pixel_values for batch in loader)
-        console.print(calibrate(task.model, task.tokenizer, pixels, captions, config.data))
+        notes.print(calibrate(task.model, task.tokenizer, pixels, captions, config.data))
         task.model.config.save_pretrained(Path(run_folder) / MODEL)
-    with Progress(console=console, transient=True) as bar, autocast(device, dtype):
+    with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
         metrics = evaluate_pretraining(
             task,
@@ -105,33 +104,32 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig, console: Co
                 line, description=what, completed=done, total=total
             ),
         )
-    for title, table in metric_tables(metrics).items():
+    for title, table in metric_tables(metrics, len(dataset)).items():
         shown = Table(title, *table.head[1:])
         for row in table.rows:
             shown.add_row(*row)
-        console.print(shown)
+        results.print(shown)
     if dataset.blanks:
-        console.print(blanks_told(dataset.blanks, len(dataset)))
+        notes.print(blanks_told(dataset.blanks, len(dataset)))
     stages = trained_stages(trained.objective)
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
-    write_result(
-        out,
-        {
-            "run": run_folder,
-            "data": config.data,
-            "images": len(dataset),
-            "blank_images": dataset.blanks,
-            "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
-            "precision": reason,
-            "seed": config.seed,
-            "teacher": teacher,
-            "metrics": metrics,
-        },
-    )
-    console.print(f"wrote {out}\nnext: {shlex.join(['vilta', 'report', run_folder])}")
+    result = {
+        "run": run_folder,
+        "data": config.data,
+        "images": len(dataset),
+        "blank_images": dataset.blanks,
+        "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
+        "precision": reason,
+        "seed": config.seed,
+        "teacher": teacher,
+        "metrics": metrics,
+    }
+    write_result(out, result)
+    say_next("vilta", "report", run_folder)
+    return result
 
 
-def evaluate_task(name: str, run_folder: str, config: EvaluateConfig, console: Console) -> None:
+def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
     """Measure a downstream task by its official rules, and write its submission file if asked."""
     device = choose_device(config.device)
     kind = find_task(name)
@@ -149,53 +147,57 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig, console: C
     task.to(device).eval()
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
     dtype, precision = choose_dtype(config.precision, device, task.model)
-    console.print(
+    notes.print(
         f"evaluating {run_folder} on {len(items):,} items of {items.name} ({role}), {device} in "
         f"{precision}"
     )
     lacking = kind.unanswered(items)
-    with Progress(console=console, transient=True) as bar, autocast(device, dtype):
+    with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
         watched = bar.track(loader, total=len(loader), description="evaluating")
         predictions = task.predict(watched)
         metrics = {} if lacking else task.evaluate(predictions, items)
     if config.submission:
         replace_text(Path(config.submission), task.submission(predictions, items))
-        console.print(f"wrote {config.submission}")
+        notes.print(f"wrote {config.submission}")
     if lacking:
-        console.print(f"no metrics: {len(lacking):,} of {len(items):,} items have no answer")
-        return
+        notes.print(f"no metrics: {len(lacking):,} of {len(items):,} items have no answer")
+        return {
+            "task": name,
+            "run": run_folder,
+            "data": config.data,
+            "submission": config.submission,
+        }
     table = Table(name, "", title_justify="left")
     for figure, value in metrics.items():
         table.add_row(figure.replace("_", " "), f"{value:.2f}")
-    console.print(table)
+    results.print(table)
     if remark := kind.remark(items):
-        console.print(f"note: {remark}")
+        notes.print(f"note: {remark}")
     before = earlier_evaluations(out, run_folder, config)
     dataset = loader.dataset
     blanks = dataset.blanks if isinstance(dataset, ImageMaker) else 0
     if blanks:
-        console.print(blanks_told(blanks, len(items)))
-    write_result(
-        out,
-        {
-            "task": name,
-            "run": run_folder,
-            "data": config.data,
-            "items": len(items),
-            "blank_items": blanks,
-            "role": role,
-            "precision": precision,
-            "evaluations": [*before, datetime.now(UTC).date().isoformat()],
-            "metrics": metrics,
-        },
-    )
+        notes.print(blanks_told(blanks, len(items)))
+    result = {
+        "task": name,
+        "run": run_folder,
+        "data": config.data,
+        "items": len(items),
+        "blank_items": blanks,
+        "role": role,
+        "precision": precision,
+        "evaluations": [*before, datetime.now(UTC).date().isoformat()],
+        "metrics": metrics,
+    }
+    write_result(out, result)
     if role.startswith("test") and before:
-        console.print(
+        notes.print(
             f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
             "made after the first are choices made on the test set"
         )
     model = f'vilta.{kind.model_class.__name__}.from_pretrained("{model_folder(run_folder)}")'
-    console.print(f"wrote {out}\nnext, in Python: {model}")
+    notes.print(f"next, in Python: {model}")
+    return result
 
 
 def require_head(kind: type[FinetuningTask], name: str, run_folder: str) -> None:
@@ -249,3 +251,4 @@ def write_result(out: Path, result: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(result, indent=2) + "\n")
     update_card(result["run"])
+    notes.print(f"wrote {out}")

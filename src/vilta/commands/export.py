@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from vilta.apps.onnx_export import SCRIPT, TOLERANCE, export_onnx, largest_difference
@@ -19,10 +19,11 @@ from vilta.data.sources import load_pairs
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image
 from vilta.finished_run import model_folder
+from vilta.screen import notes, results, say_next
 from vilta.training.folder import MODEL, replace_text
 
 
-def run(run_folder: str, config: ExportConfig) -> None:
+def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
     """Write ``RUN/onnx``, check it against torch and, given ``data``, measure what int8 costs.
 
     Raises ``ValueError`` in one line for anything the user can fix.
@@ -30,7 +31,6 @@ def run(run_folder: str, config: ExportConfig) -> None:
     check_config(config)
     if not config.onnx:
         raise ValueError("nothing to write: --onnx is the only format so far")
-    console = Console(soft_wrap=True, markup=False, emoji=False)
     released = load_released(run_folder)
     place = model_folder(run_folder)
     out = Path(config.out) if config.out else place.parent / "onnx"
@@ -38,7 +38,7 @@ def run(run_folder: str, config: ExportConfig) -> None:
         raise ValueError(f"{run_folder} is not a run; --out must name the folder to write")
     if out.exists() and not (out / SCRIPT).is_file():
         raise ValueError(f"{out} exists and is not an export; choose another --out")
-    with console.status("exporting (half a minute for a small model)"):
+    with notes.status("exporting (half a minute for a small model)"):
         export_onnx(released.model, released.tokenizer, out, int8=config.int8)
         difference = largest_difference(released.model.float().eval(), out)
     if difference > TOLERANCE:
@@ -46,17 +46,17 @@ def run(run_folder: str, config: ExportConfig) -> None:
             f"the export differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}; "
             f"do not use {out}"
         )
-    console.print(f"wrote {out}: equal to torch within {difference:.1e}", markup=False)
+    results.print(f"wrote {out}: equal to torch within {difference:.1e}")
+    summary: dict[str, Any] = {"out": str(out), "largest_difference": difference}
     if config.data:
-        measure(console, released, out, config)
-    flag = " --int8" if config.int8 else ""
-    console.print(
-        f'next: python {out / SCRIPT} PHOTOS "two dogs run on a beach"{flag}', markup=False
-    )
+        summary |= measure(released, out, config)
+    flag = ["--int8"] if config.int8 else []
+    say_next("python", str(out / SCRIPT), "PHOTOS", "two dogs run on a beach", *flag)
+    return summary
 
 
-def measure(console: Console, released: Released, out: Path, config: ExportConfig) -> None:
-    """Print and store R@1 of torch, of the ONNX models, and of the quantised ones."""
+def measure(released: Released, out: Path, config: ExportConfig) -> dict[str, Any]:
+    """Print, store and return R@1 of torch, of the ONNX models, and of the quantised ones."""
     from vilta.apps.onnx_ranker import Ranker  # needs the extra, which export_onnx has checked
     from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
 
@@ -65,7 +65,7 @@ def measure(console: Console, released: Released, out: Path, config: ExportConfi
     size = released.model.config.image_size
     images = [evaluation_tensor(decode_image(image_bytes(row["image"])), size) for row in rows]
     data = (np.stack(images), rows["captions"], config.top_k)
-    with console.status(f"R@1 among {len(rows):,} images"):
+    with notes.status(f"R@1 among {len(rows):,} images"):
         recalls = {
             "torch": recall_by_torch(released.model, released.tokenizer, *data),
             "onnx": recall_by_onnx(Ranker(out), *data),
@@ -75,6 +75,7 @@ def measure(console: Console, released: Released, out: Path, config: ExportConfi
     table = Table(f"R@1 among {len(rows):,} images", *next(iter(recalls.values())))
     for name, values in recalls.items():
         table.add_row(name, *(f"{value:.1f}" for value in values.values()))
-    console.print(table)
+    results.print(table)
     content = {"data": config.data, "images": len(rows), "top_k": config.top_k, "R@1": recalls}
     replace_text(out / "recall.json", json.dumps(content, indent=2) + "\n")
+    return content

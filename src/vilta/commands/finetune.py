@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from vilta.config.finetune import FinetuneConfig
@@ -25,6 +25,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
+from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -35,10 +36,11 @@ from vilta.training.loop import train
 EVALUATION_BATCH = 128
 
 
-def run(task: str, config: FinetuneConfig) -> None:
+def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
     """Fine-tune on ``data.train`` and release ``run.out/model``, the best one on ``data.val``.
 
-    ``task`` is a task's name, or the YAML file that ``config`` was read from. Raises ``ValueError``
+    ``task`` is a task's name, or the YAML file that ``config`` was read from. Returns a summary, on
+    the first process. Raises ``ValueError``
     in one line for anything the user can fix.
     """
     if not task.endswith((".yaml", ".yml")):
@@ -47,7 +49,6 @@ def run(task: str, config: FinetuneConfig) -> None:
         raise ValueError(f"{task} names no task; add a line such as `task: vqa`")
     check_config(config)
     check_run_folder(config.run)
-    console = Console(soft_wrap=True, markup=False, emoji=False)
     kind = find_task(config.task)
     if not kind.trainable:
         raise ValueError(
@@ -60,7 +61,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
         kind.require_answers(held_out)
         refuse_overlap(config, items, held_out)
-    console.print(
+    notes.print(
         f"{len(items):,} training items from {items.name}"
         + (f"; checkpoints are chosen on {len(held_out):,} of {held_out.name}" if held_out else "")
     )
@@ -87,7 +88,7 @@ def run(task: str, config: FinetuneConfig) -> None:
         def evaluate() -> dict[str, float]:
             return trained.evaluate(trained.predict(loader), held_out)
 
-    train(
+    summary = train(
         trained,
         loader_for(dataset, collator, config.optimization, config.data, seed=config.run.seed),
         optimization=config.optimization,
@@ -95,13 +96,21 @@ def run(task: str, config: FinetuneConfig) -> None:
         config=config,
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
-        resume=f"vilta finetune {config.run.out}/{CONFIG} --run.resume",
-        then=f"vilta evaluate {config.run.out} --data TEST, once",
+        resume=shlex.join(["vilta", "finetune", f"{config.run.out}/{CONFIG}", "--run.resume"]),
+        then=next_command(config),
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
-    ).exit_if_stopped()
+    )
+    summary.exit_if_stopped()
     update_card(config.run.out)
+    return summary.released(config.run)
+
+
+def next_command(config: FinetuneConfig) -> str:
+    """Return the call that evaluates the run, on the validation data if there are any."""
+    words = ["vilta", "evaluate", config.run.out, "--data", config.data.val or "TEST"]
+    return shlex.join([*words, *(["--images", config.data.images] if config.data.images else [])])
 
 
 def start_model(

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
@@ -39,7 +39,7 @@ from vilta.report.html import (
     table_element,
     tile_element,
 )
-from vilta.screen import notes, say_next
+from vilta.screen import notes, results, say_next
 from vilta.training.folder import replace_text
 
 NAMED = 10
@@ -51,32 +51,32 @@ FREQUENT = 20
 BLUE = "#3f7fd6"
 
 
-def run(source: str, config: InspectConfig) -> None:
-    """Read ``source`` once, print tables of statistics and write a page.
+def run(source: str, config: InspectConfig) -> dict[str, Any]:
+    """Read ``source`` once, print tables of statistics, write a page, and return the numbers.
 
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
     check_config(config)
-    console = Console(soft_wrap=True, markup=False, emoji=False)
     reader = find_reader(source, source_options(config))
     sheet = ContactSheet(config.examples)
-    found = _read(reader, console, sheet)
-    tables = _tables(reader, found)
+    found = _read(reader, sheet)
+    tables, other = _tables(reader, found), None
     if config.against:
         there = replace(source_options(config), split=config.against_split, images="")
         others = find_reader(config.against, there)
-        tables["overlap with the other data"] = _leakage(found, _read(others, console), others.name)
+        other = _read(others)
+        tables["overlap with the other data"] = _leakage(found, other, others.name)
     for title, table in tables.items():
         shown = ScreenTable(*table.head, title=title, title_justify="left", box=None)
         for row in table.rows:
             shown.add_row(*row)
-        console.print(shown, "", markup=False)
+        results.print(shown, "")
     out = Path(config.out or "inspection.html")
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
-    console.print(f"wrote {out}", markup=False)
-    notes.print(f"open {out} in a browser")
+    notes.print(f"wrote {out}; open it in a browser")
     say_next("vilta", "pack", source, "--out", "data/NAME")
+    return {**_numbers(reader, found), **(_shared(found, other) if other else {}), "page": str(out)}
 
 
 class ContactSheet:
@@ -95,7 +95,7 @@ class ContactSheet:
         self.seen += 1
 
 
-def _read(reader: Reader, console: Console, sheet: ContactSheet | None = None) -> Inspection:
+def _read(reader: Reader, sheet: ContactSheet | None = None) -> Inspection:
     def rows() -> Iterator[PairRow]:
         for row in reader.rows():
             if sheet is not None:
@@ -103,12 +103,40 @@ def _read(reader: Reader, console: Console, sheet: ContactSheet | None = None) -
             yield row
 
     columns = (TextColumn("reading {task.description}: {task.completed:,} images", markup=False),)
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+    with Progress(*columns, TimeElapsedColumn(), console=notes) as bar:
         task = bar.add_task(reader.name, total=reader.total)
         found = inspect_pairs(rows(), lambda: bar.update(task, advance=1))
     if not found.images:
         raise ValueError(nothing_usable(reader, reader.skipped))
     return found
+
+
+def _numbers(reader: Reader, found: Inspection) -> dict[str, Any]:
+    """Return the statistics of one source by name."""
+    width, height = found.median_size()
+    copies, looks = repeated(found.by_content.values()), repeated(found.by_hash.values())
+    return {
+        "format": reader.what,
+        "images": found.images,
+        "captions": found.captions,
+        "bytes": found.total_bytes,
+        "median_width": width,
+        "median_height": height,
+        "distinct_words": len(found.words),
+        "repeated_captions": found.repeated_captions(),
+        "identical_images": sum(map(len, copies)) - len(copies),
+        "similar_images": sum(map(len, looks)) - len(looks),
+        "broken_images": len(found.broken),
+        "skipped": len(reader.skipped),
+    }
+
+
+def _shared(found: Inspection, other: Inspection) -> dict[str, int]:
+    """Return how much of the other data these data contain."""
+    return {
+        "shared_images": len(same_images(found, other)),
+        "shared_captions": same_captions(found, other),
+    }
 
 
 def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:

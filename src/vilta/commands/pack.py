@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import Any
+
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
-from vilta.screen import say_next
+from vilta.screen import notes, results, say_next
 
 SHOWN = 5
 """Number of skipped items printed; the manifest lists all."""
 
 
-def run(source: str, config: PackConfig) -> None:
-    """Pack ``source`` into ``config.out`` and print a summary and the next command.
+def run(source: str, config: PackConfig) -> dict[str, Any]:
+    """Pack ``source`` into ``config.out``; print and return a summary.
 
     Raises ``ValueError`` with one line, see :func:`vilta.data.pack.packing.pack`.
     """
-    console = Console(markup=False, emoji=False)
     columns = (
         TextColumn("packing"),
         BarColumn(),
@@ -26,7 +26,7 @@ def run(source: str, config: PackConfig) -> None:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=notes) as bar:
         task = bar.add_task("packing", total=None, rate="")
 
         def advance(rows: int, total: int | None) -> None:
@@ -38,22 +38,22 @@ def run(source: str, config: PackConfig) -> None:
         try:
             manifest = pack(source, config, advance)
         except KeyboardInterrupt:
-            console.print("stopped; the same command continues after the last complete shard")
+            notes.print("stopped; the same command continues after the last complete shard")
             raise
 
     size = manifest["bytes"] / 2**20
-    console.print(
+    results.print(
         f"{manifest['reader']}: {manifest['rows']:,} images with {manifest['captions']:,} captions"
-        f" -> {config.out} ({len(manifest['shards'])} shards, {size:,.1f} MiB, manifest.json)",
-        soft_wrap=True,
-        highlight=False,
+        f" -> {config.out} ({len(manifest['shards'])} shards, {size:,.1f} MiB, manifest.json)"
     )
     if manifest["merged"]:
-        console.print(f"{manifest['merged']:,} duplicates were merged with their captions")
+        results.print(f"{manifest['merged']:,} duplicates were merged with their captions")
     if config.push:
-        console.print(f"uploaded to {config.push}", markup=False)
+        notes.print(f"uploaded to {config.push}")
     if manifest["skipped"]:
-        console.print(f"{manifest['skipped']:,} skipped; each is named in manifest.json:")
+        results.print(f"{manifest['skipped']:,} skipped; each is named in manifest.json:")
         for item in manifest["skipped_items"][:SHOWN]:
-            console.print(f"  {item['source']}: {item['reason']}", markup=False, soft_wrap=True)
+            results.print(f"  {item['source']}: {item['reason']}")
     say_next("vilta", "inspect", config.out)
+    numbers = {name: manifest[name] for name in ("rows", "captions", "bytes", "merged", "skipped")}
+    return {"out": config.out, "shards": len(manifest["shards"]), **numbers}

@@ -166,7 +166,7 @@ def example_pictures(
 ) -> dict[str, UInt8[np.ndarray, "3 H W"]]:
     """Masked words and generated negatives of a few held-out pairs, drawn for TensorBoard."""
     # Only here: drawing takes matplotlib, and the report imports this module.
-    from vilta.report.examples import caption_examples
+    from vilta.report.caption_examples import caption_examples
     from vilta.report.pictures import draw_masked_words, draw_negatives
 
     examples = caption_examples(task, dataset, collator, PICTURED)

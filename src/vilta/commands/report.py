@@ -8,11 +8,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from vilta.config.ranges import check_config
 from vilta.config.tools import ReportConfig
-from vilta.finished_run import load_run, say_missing_teacher
+from vilta.finished_run import load_run, recorded_path, say_missing_teacher
 from vilta.report.curves import DARK, draw_curves
 from vilta.report.examples import collect_examples
 from vilta.report.metrics import key_tiles, metric_tables
@@ -20,13 +18,16 @@ from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_metrics, read_record, training_summary
 from vilta.report.reliability import reliability_pictures
+from vilta.screen import notes
 from vilta.training.folder import REPORT, SUMMARY, replace_text
 
 __all__ = ["run"]
 
 
-def run(run_folder: str, config: ReportConfig) -> None:
-    """Write the page, its pictures beside it, and all metrics to ``run_folder/metrics.json``.
+def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
+    """Write the page with its pictures, and all metrics to ``run_folder/metrics.json``.
+
+    Draws the newest evaluation of the run, and returns the paths of what it wrote.
 
     Raises ``ValueError`` in one line for anything the user can fix.
     """
@@ -35,10 +36,11 @@ def run(run_folder: str, config: ReportConfig) -> None:
         raise ValueError(f"--out must name an HTML file, such as report.html; got {config.out}")
     task, trained, teacher = load_run(run_folder)
     record = read_record(run_folder)
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    console.print(f"drawing {run_folder}, examples from {record.evaluation['data']}", markup=False)
-    say_missing_teacher(console, teacher)
-    examples = collect_examples(task, trained, record.evaluation, config.examples)
+    evaluation = record.evaluation
+    notes.print(f"drawing {record.path}, examples from {evaluation['data']}")
+    say_missing_teacher(teacher)
+    here = recorded_path(evaluation["data"], Path(run_folder))
+    examples = collect_examples(task, trained, {**evaluation, "data": here}, config.examples)
     summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
     everything = all_metrics(record, summary)
     curves = draw_curves(record)
@@ -49,7 +51,7 @@ def run(run_folder: str, config: ReportConfig) -> None:
         curves=(curves, draw_curves(record, DARK)),
         reliability=reliability_pictures(record.metrics),
         examples=examples,
-        tables=metric_tables(record.metrics),
+        tables=metric_tables(record.metrics, record.evaluation["images"]),
         everything=everything,
         commands=_commands(run_folder, config, record),
     )
@@ -67,11 +69,14 @@ def run(run_folder: str, config: ReportConfig) -> None:
         os.replace(temporary, out.parent / name)
     replace_text(Path(run_folder) / SUMMARY, json.dumps(everything, indent=2) + "\n")
     replace_text(out, page)
-    console.print(
-        f"wrote {out}, beside it {', '.join(pictures)}, and {Path(run_folder) / SUMMARY}",
-        markup=False,
-    )
-    console.print(f"next: open {out} in a browser", markup=False)
+    notes.print(f"wrote {out}, {', '.join(pictures)} next to it, and {Path(run_folder) / SUMMARY}")
+    notes.print(f"next: open {out} in a browser")
+    return {
+        "report": str(out),
+        "metrics": str(Path(run_folder) / SUMMARY),
+        "evaluation": str(record.path),
+        "data": evaluation["data"],
+    }
 
 
 def _about(record: Record, summary: dict[str, Any]) -> str:

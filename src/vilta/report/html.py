@@ -1,4 +1,4 @@
-"""What pages are made of. A page needs no other file; every text that comes in is escaped."""
+"""Elements of self-contained HTML pages. All inserted text is escaped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL_SIDE = 128
 
 
 class Tile(NamedTuple):
-    """A key number: its value, what it is, and what to compare it with."""
+    """A key number: its value, its name, and what to compare it with."""
 
     value: str
     label: str
@@ -26,7 +26,7 @@ class Tile(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Head and rows, all as text."""
+    """A table of text: its head and rows."""
 
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -79,7 +79,7 @@ def picture_element(light: bytes, dark: bytes, text: str) -> str:
 
 
 def data_uri(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    """Return an image as an address that holds it."""
+    """Return an image as a data URI."""
     kind = "png" if max(pixels.shape) <= SMALL_SIDE else "jpeg"
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=kind, quality=88)

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file. Every text that comes in is escaped."""
+"""The report as one self-contained HTML page. All inserted text is escaped."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from vilta.report.examples import (
-    FoundCaptions,
-    FoundImages,
-    Guess,
-    MaskedCaption,
-    ModelExamples,
-    Piece,
-    RewrittenCaption,
-)
+from vilta.report.caption_examples import Guess, MaskedCaption, Piece, RewrittenCaption
+from vilta.report.examples import FoundCaptions, FoundImages, ModelExamples
 from vilta.report.html import (
     Table,
     Tile,
@@ -28,26 +21,29 @@ from vilta.report.html import (
 Show = Callable[[int, str], str]
 """``show(row, attributes)`` is the img element of an image of the data."""
 
-FIRST_ROWS = "These are the first rows of the data; nothing was chosen."
+FIRST_ROWS = "These are the first rows of the data; none was selected."
 VIEWS = {
     "with_image": "with the image",
     "wrong_image": "with a wrong image",
     "text_only": "without an image",
 }
 FILTERS = {
-    "grounded": "a word is dropped if the model, looking at the image, finds it plausible",
-    "soft_label": "a word is dropped if the teacher finds it plausible",
-    "none": "only the word itself and its inflections are left out",
+    "grounded": "the grounded filter rejects words that the model finds plausible for the image",
+    "soft_label": "the soft-label filter rejects words that the teacher finds plausible",
+    "none": "without a filter, only the word itself and its inflections are excluded",
 }
 RANKINGS = {
-    "combined": "contrast picks candidates, contrast and matching together rank them",
-    "matching": "matching ranks them, for the run trained no contrast",
-    "contrastive": "contrast ranks them, for the run trained no matching",
+    "combined": "contrast selects candidates, and contrast and matching together rank them",
+    "matching": "matching ranks all, because the run did not train contrast",
+    "contrastive": "contrast ranks all, because the run did not train matching",
 }
-
+TERMS = (
+    "R@1 is the share of queries whose first result is right. Contrast compares an image and a "
+    "text by their embeddings; matching reads both together and returns a probability."
+)
 VERDICTS = (
-    "The scenes' oracle marks a negative that is still true of the picture, and one that is no "
-    "sentence of its grammar, so that it cannot tell."
+    "The oracle of the scenes marks negatives that are in fact true of the picture, and those that "
+    "are ungrammatical, which it cannot judge."
 )
 
 
@@ -65,7 +61,7 @@ def render_page(
 ) -> str:
     """Return the page; plots are two PNG files, for a light and for a dark screen.
 
-    ``everything`` is listed as it is, and ``commands`` are the command lines behind the page.
+    ``everything`` is listed as it is; ``commands`` reproduce the page.
     """
     inlined = {row: data_uri(pixels) for row, pixels in examples.pixels.items()}
 
@@ -78,20 +74,24 @@ def render_page(
         '<div class="tiles">',
         *(tile_element(tile) for tile in tiles),
         "</div>",
+        f'<p class="faint terms">{TERMS}</p>',
+        *_negatives(examples, show),
+        *_edits(examples, show),
+        *_searches(examples, show),
+        *_masked_words(examples, show),
+        *_reliability(reliability),
         "<h2>Training</h2>",
         '<p class="faint">Dots are evaluations on held-out data.</p>',
         picture_element(*curves, "losses and statistics over the training steps"),
-        *_examples(examples, show),
-        *_reliability(reliability),
         "<h2>All metrics</h2>",
-        '<p class="faint">In percent, except for the losses.</p>',
+        '<p class="faint">In percent, except for losses.</p>',
         '<div class="tables">',
         *(table_element(name, table) for name, table in tables.items()),
         "</div>",
         "<details><summary>Everything in metrics.json</summary>",
         table_element("", Table(("name", "value"), [(k, str(v)) for k, v in everything.items()])),
         "</details>",
-        "<h2>The same again</h2>",
+        "<h2>Commands to reproduce this page</h2>",
         f"<pre>{escape(chr(10).join(commands))}</pre>",
     ]
     return document(title, parts)
@@ -101,40 +101,60 @@ def _reliability(pictures: tuple[bytes, bytes] | None) -> list[str]:
     if pictures is None:
         return []
     return [
-        "<h2>Is a probability to be believed?</h2>",
-        '<p class="faint">Of the pairs that were given a probability, how many belong together. '
-        "Half of all pairs do, and half of the others are the most alike. On the diagonal the "
-        "probability is honest.</p>",
+        "<h2>Calibration</h2>",
+        '<p class="faint">Pairs are grouped by their predicted probability of a match; each point '
+        "is the share of a group that really matches. Half of all pairs match, and half of the "
+        "others are hard. A perfectly calibrated model lies on the diagonal.</p>",
         picture_element(*pictures, "reliability diagrams, raw and calibrated"),
     ]
 
 
-def _examples(examples: ModelExamples, show: Show) -> list[str]:
-    """The four kinds of examples, each under its heading."""
-    parts = [
-        "<h2>Retrieval</h2>",
-        f"<p>All of the data are searched: {RANKINGS[examples.ranking]}. The right ones are "
-        f"outlined or ticked. {FIRST_ROWS}</p>",
-        "<h3>Caption to images</h3>",
-        *_grid(_found_images(found, show) for found in examples.found_images),
-        "<h3>Image to captions</h3>",
-        *_grid(_found_captions(found, show) for found in examples.found_captions),
-        "<h2>Masked words</h2>",
-        "<p>The words in blue were hidden. Beside each guess stands its probability; right ones "
-        f"are green. {FIRST_ROWS}</p>",
-        *_grid(_masked(masked, show) for masked in examples.masked),
-        "<h2>Synthesised hard negatives</h2>",
-    ]
+def _negatives(examples: ModelExamples, show: Show) -> list[str]:
+    heading = "<h2>Hard negatives that the model generates</h2>"
     if examples.filter_name == "off":
-        return [*parts, "<p>This run writes no negatives.</p>"]
+        return [heading, "<p>This run generates no negatives.</p>"]
     if not examples.rewritten:
-        return [*parts, "<p>The filter left no word for any of these captions.</p>"]
+        return [heading, "<p>The filter rejected every word for these captions.</p>"]
+    judged = any(rewritten.verdict for rewritten in examples.rewritten)
     return [
-        *parts,
-        f"<p>Each caption and the negative written from it; filter {examples.filter_name}: "
-        f"{FILTERS[examples.filter_name]}. The bar is the probability of a match with the image. "
-        f"{VERDICTS if any(r.verdict for r in examples.rewritten) else ''} {FIRST_ROWS}</p>",
+        heading,
+        "<p>Below each caption, the negative that the text encoder generates from it without the "
+        f"image; {FILTERS[examples.filter_name]}. The bar is the probability that the text matches "
+        f"the image. {VERDICTS if judged else ''} {FIRST_ROWS}</p>",
         *_grid(_rewritten(rewritten, show) for rewritten in examples.rewritten),
+    ]
+
+
+def _edits(examples: ModelExamples, show: Show) -> list[str]:
+    if not examples.edited:
+        return []
+    return [
+        "<h2>One-word edits</h2>",
+        "<p>Below each caption, a copy that one word makes false, and the probabilities that both "
+        f"match the image. {FIRST_ROWS}</p>",
+        *_grid(_rewritten(edited, show) for edited in examples.edited),
+    ]
+
+
+def _searches(examples: ModelExamples, show: Show) -> list[str]:
+    return [
+        "<h2>Search</h2>",
+        f"<p>Every query searches all of the data: {RANKINGS[examples.ranking]}. Right images are "
+        f"outlined, right captions ticked. {FIRST_ROWS}</p>",
+        "<h3>Text to image</h3>",
+        *_grid(_found_images(found, show) for found in examples.found_images),
+        "<h3>Image to text</h3>",
+        *_grid(_found_captions(found, show) for found in examples.found_captions),
+    ]
+
+
+def _masked_words(examples: ModelExamples, show: Show) -> list[str]:
+    return [
+        "<h2>Masked words</h2>",
+        "<p>The words in blue are masked. Next to each guess is its probability. The masked word "
+        "is green, and on scenes so is any other word with which the caption is true, such as a "
+        f"synonym. {FIRST_ROWS}</p>",
+        *_grid(_masked(masked, show) for masked in examples.masked),
     ]
 
 
@@ -144,7 +164,10 @@ def _grid(cards: Any) -> list[str]:
 
 def _found_images(found: FoundImages, show: Show) -> str:
     images = (show(row, 'class="right"' if row == found.right else "") for row in found.images)
-    return f'<p class="text">{escape(found.caption)}</p><div class="found">{"".join(images)}</div>'
+    return (
+        f'<p class="text">{escape(found.caption)}</p><div class="found">{"".join(images)}</div>'
+        f"{_rank('the right image is', found.rank)}"
+    )
 
 
 def _found_captions(found: FoundCaptions, show: Show) -> str:
@@ -153,12 +176,18 @@ def _found_captions(found: FoundCaptions, show: Show) -> str:
         for caption, right in found.captions
     )
     return (
-        f'<div class="pair">{show(found.image, "")}<div class="text"><ol>{items}</ol></div></div>'
+        f'<div class="pair">{show(found.image, "")}<div class="text"><ol>{items}</ol>'
+        f"{_rank('the first right caption is', found.rank)}</div></div>"
     )
 
 
+def _rank(what: str, rank: int) -> str:
+    """Say at which rank the right result is, if it is not the first."""
+    return "" if rank == 1 else f'<p class="faint rank">{what} at rank {rank:,}</p>'
+
+
 def _masked(masked: MaskedCaption, show: Show) -> str:
-    """The caption with its hidden words, and for each of them the guesses side by side."""
+    """A caption with its masked words, and the guesses for each of them side by side."""
     heads = []
     for view, title in VIEWS.items():
         other = show(masked.wrong_image, "") if view == "wrong_image" else ""
@@ -187,7 +216,7 @@ def _guess(guess: Guess) -> str:
 def _rewritten(rewritten: RewrittenCaption, show: Show) -> str:
     """A caption and its negative, the changed word marked in both."""
     badge = ""
-    if rewritten.verdict in ("still true", "no sentence"):
+    if rewritten.verdict in ("in fact true", "ungrammatical"):
         badge = f'<span class="badge">{escape(rewritten.verdict)}</span>'
     return (
         f'<div class="pair">{show(rewritten.image, "")}<div class="text">'
@@ -205,7 +234,7 @@ def _bar(probability: float, colour: str, badge: str) -> str:
 
 
 def _text(pieces: Sequence[Piece], element: str, kind: str) -> str:
-    """Escaped text, the marked pieces inside ``element``."""
+    """Return escaped text with the marked pieces inside ``element``."""
     attribute = f' class="{kind}"' if kind else ""
     return "".join(
         f"<{element}{attribute}>{escape(piece.text)}</{element}>"

@@ -1,4 +1,4 @@
-"""The examples as pictures: images beside coloured text, good enough for a README."""
+"""The examples as PNG pictures, images next to coloured text, for READMEs and slides."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from vilta.report.examples import (
-    SHOWN,
+from vilta.report.caption_examples import (
+    CaptionExamples,
     Guess,
     MaskedCaption,
-    ModelExamples,
     Piece,
     RewrittenCaption,
 )
+from vilta.report.examples import SHOWN, ModelExamples
 
 INK, FAINT, RIGHT, WRONG, BAR = "#262b32", "#7d8590", "#1a7f4b", "#c03a2b", "#e9ecf0"
 UNIT = 100
 """Lengths of an inch."""
 QUERIES, BLANKS, NEGATIVES = 5, 6, 12
-"""Most examples on one picture; the page shows all. Our choice."""
+"""Maximum number of examples in a picture; the page shows all. Our choice."""
 
 Length = int | float
 """In hundredths of an inch; type sizes are in points."""
 
 
 class Sheet:
-    """A white page on which things are placed by their left upper corner."""
+    """A white canvas; positions are those of the upper left corner."""
 
     def __init__(self, width: Length, height: Length) -> None:
         self.figure = Figure(figsize=(width / UNIT, height / UNIT), dpi=150, facecolor="white")
@@ -61,7 +61,7 @@ class Sheet:
         size: Length = 9,
         bold: bool = False,
     ) -> None:
-        """Write one line; ``$`` and the like mean nothing special."""
+        """Write one line of literal text; ``$`` is not special."""
         weight = "bold" if bold else "normal"
         self.axes.text(
             x, y, words, color=colour, size=size, weight=weight, va="top", parse_math=False
@@ -76,7 +76,7 @@ class Sheet:
         colour: str,
         lines: int = 3,
     ) -> float:
-        """Write pieces as wrapped text, marked ones bold in ``colour``; return where it ends."""
+        """Write wrapped text, marked pieces bold in ``colour``; return the y position below."""
         size, line, left, used = 10.5, 19.0, 0.0, 1
         space = self._width("a b", size, False) - self._width("ab", size, False)
         for piece in pieces:
@@ -97,7 +97,7 @@ class Sheet:
     def bar(
         self, x: Length, y: Length, width: Length, height: Length, share: Length, colour: str
     ) -> None:
-        """Draw how much of 1 ``share`` is."""
+        """Draw a bar filled to ``share`` of its length."""
         for part, fill in ((1.0, BAR), (share, colour)):
             shape = "round,pad=0,rounding_size=2" if part * width > 4 else "square,pad=0"
             self.axes.add_patch(
@@ -128,14 +128,14 @@ def draw_retrieval(examples: ModelExamples) -> bytes:
     side, step = 96.0, 112.0
     middle = 60 + step * len(found_images)
     sheet = Sheet(960, middle + 40 + step * len(found_captions))
-    sheet.text("caption to images (the right one is outlined)", 20, 14, FAINT, 9)
+    sheet.text("text to image (the right image is outlined)", 20, 14, FAINT, 9)
     for row, found in enumerate(found_images):
         y = 38 + row * step
         sheet.flow([Piece(found.caption, False)], 20, y + 10, 370, INK, lines=4)
         for place, image in enumerate(found.images):
             edge = RIGHT if image == found.right else ""
             sheet.image(examples.pixels[image], 410 + place * (side + 12), y, side, edge)
-    sheet.text("image to captions (right ones in green)", 20, middle - 8, FAINT, 9)
+    sheet.text("image to text (right captions are green)", 20, middle - 8, FAINT, 9)
     for row, given in enumerate(found_captions):
         y = middle + 16 + row * step
         sheet.image(examples.pixels[given.image], 20, y, side)
@@ -146,10 +146,10 @@ def draw_retrieval(examples: ModelExamples) -> bytes:
     return sheet.png()
 
 
-def draw_masked_words(examples: ModelExamples) -> bytes:
+def draw_masked_words(examples: CaptionExamples) -> bytes:
     """Draw masked captions with the guesses for one blank of each, in each view; PNG.
 
-    That blank is the first that hides a word rather than a comma.
+    It is the first blank that is a word rather than punctuation.
     """
     shown, step = examples.masked[:BLANKS], 176.0
     sheet = Sheet(960, 20 + step * max(1, len(shown)))
@@ -175,8 +175,8 @@ def draw_masked_words(examples: ModelExamples) -> bytes:
     return sheet.png()
 
 
-def draw_negatives(examples: ModelExamples) -> bytes:
-    """Draw captions and the negatives written from them, with their match probability; PNG."""
+def draw_negatives(examples: CaptionExamples) -> bytes:
+    """Draw captions and the negatives generated from them, with their match probability; PNG."""
     shown, step, columns = examples.rewritten[:NEGATIVES], 168.0, 2
     sheet = Sheet(1200, 16 + step * max(1, math.ceil(len(shown) / columns)))
     for index, rewritten in enumerate(shown):
@@ -184,12 +184,12 @@ def draw_negatives(examples: ModelExamples) -> bytes:
         sheet.image(examples.pixels[rewritten.image], x, y, 146)
         _negative(sheet, rewritten, x + 164, y)
     if not shown:
-        sheet.text("no negatives were written for these captions", 20, 16, FAINT)
+        sheet.text("no negatives were generated for these captions", 20, 16, FAINT)
     return sheet.png()
 
 
 def _negative(sheet: Sheet, rewritten: RewrittenCaption, x: Length, y: Length) -> None:
-    """Write a caption above its negative, each with a bar for its match probability."""
+    """Draw a caption above its negative, each with a bar for its match probability."""
     for pieces, probability, colour, name in (
         (rewritten.caption, rewritten.match, RIGHT, "caption"),
         (rewritten.negative, rewritten.negative_match, WRONG, "negative"),
@@ -197,7 +197,7 @@ def _negative(sheet: Sheet, rewritten: RewrittenCaption, x: Length, y: Length) -
         sheet.text(name, x, y, FAINT, 8)
         sheet.bar(x + 62, y + 2, 120, 8, probability, colour)
         sheet.text(f"{100 * probability:.0f} % match", x + 192, y - 1, INK, 8.5)
-        if name == "negative" and rewritten.verdict in ("still true", "no sentence"):
+        if name == "negative" and rewritten.verdict in ("in fact true", "ungrammatical"):
             sheet.text(rewritten.verdict, x + 290, y - 1, WRONG, 8.5, True)
         sheet.flow(pieces, x, y + 18, 385, colour, lines=3)
         y += 78
@@ -225,7 +225,7 @@ def _blanks(masked: MaskedCaption, asked: int) -> list[Piece]:
 
 
 def _words_with_space(text: str) -> list[str]:
-    """Split into words that keep the blank before them; a last blank stays with its word."""
+    """Split into words, each with the space before it; a trailing space stays with the last."""
     words = [(" " if i else "") + word for i, word in enumerate(text.split())]
     if words and text[0].isspace():
         words[0] = " " + words[0]

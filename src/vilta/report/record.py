@@ -23,6 +23,8 @@ class Record:
     """The ``device`` and ``precision`` that the last steps were computed in."""
     evaluation: dict[str, Any]
     """Content of the newest ``evaluation-*.json``."""
+    path: Path
+    """That file."""
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def read_record(run_folder: str) -> Record:
         )
     try:
         evaluation = json.loads(found[-1].read_text(encoding="utf-8"))
+        with_names_of_today(evaluation)
     except ValueError:
         evaluation = None
     if not isinstance(evaluation, dict) or not {"data", "metrics"} <= evaluation.keys():
@@ -60,7 +63,16 @@ def read_record(run_folder: str) -> Record:
         ],
         machine={name: line[name] for line in machines for name in ("device", "precision")},
         evaluation=evaluation,
+        path=found[-1],
     )
+
+
+def with_names_of_today(evaluation: Any) -> None:
+    """Rename, in place, the keys that older versions wrote."""
+    if isinstance(evaluation, dict) and "figures" in evaluation:
+        evaluation["metrics"] = evaluation.pop("figures")
+        for shares in evaluation["metrics"].get("negatives", {}).values():
+            shares["generated"] = shares.pop("written", math.nan)
 
 
 def training_summary(record: Record, parameters: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reliability diagram: how often pairs belong together, against the probability they were given."""
+"""Reliability diagram: the share of pairs that match, against their predicted probability."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilta.report.curves import DARK, LIGHT, LINES, Theme, style_axes
 
 
 def draw_reliability(bins: dict[str, Any], theme: Theme = LIGHT) -> bytes:
-    """Draw raw and calibrated probabilities beside each other; the diagonal is honest. PNG.
+    """Draw raw and calibrated probabilities side by side; a perfect model is on the diagonal. PNG.
 
     ``bins`` holds those of a ``Reliability`` for ``raw`` and for ``calibrated``.
     """
@@ -29,7 +29,7 @@ def draw_reliability(bins: dict[str, Any], theme: Theme = LIGHT) -> bytes:
         style_axes(axes, f"{name}: calibration error {100 * error:.1f} %", theme)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.set_xlabel("probability of a match", color=theme.ink, fontsize=8)
-    figure.axes[0].set_ylabel("pairs that belong together", color=theme.ink, fontsize=8)
+    figure.axes[0].set_ylabel("share of pairs that match", color=theme.ink, fontsize=8)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from vilta.config import OptimizationConfig, RunConfig
@@ -51,6 +52,21 @@ class Summary:
     """``step``, ``metric``, ``value`` and ``metrics`` of the evaluation that chose the model."""
     exit_code: int = 0
     """128 + the signal that stopped it, as in shells; 0 otherwise."""
+
+    def released(self, run: RunConfig) -> dict[str, Any] | None:
+        """Return what a finished run has released, ready for JSON; None on other processes."""
+        if not PartialState().is_main_process:
+            return None
+        chosen = self.best or {"step": self.step}
+        return {
+            "model": str(Path(run.out) / folder.MODEL),
+            "steps": self.step,
+            "skipped_steps": self.skipped,
+            "seconds": self.seconds,
+            "released": {
+                name: chosen[name] for name in ("step", "metric", "value") if name in chosen
+            },
+        }
 
     def exit_if_stopped(self) -> None:
         """End this process with ``exit_code`` if the run was stopped: it has no model yet."""

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
+from vilta.screen import notes
 from vilta.training.folder import EVENTS, METRICS, replace_text
 
 PLAIN_SECONDS = 15.0
@@ -32,7 +32,7 @@ class Tracker:
         """Open the run's files; lines after step ``start`` are of an abandoned attempt and go."""
         self.main, self.start, self.steps = main, start, steps
         self.folder = folder
-        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = notes
         self._shown = ""
         self._said = -math.inf
 
@@ -69,7 +69,7 @@ class Tracker:
     def say(self, text: str) -> None:
         """Show a line of text above the live one."""
         if self.main:
-            self._live.console.print(text, markup=False)
+            self._live.console.print(text)
 
     def machine(self, step: int, device: str, precision: str) -> None:
         """Write what the steps after ``step`` are computed on."""
