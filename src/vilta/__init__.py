@@ -26,6 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vilta.registration import register_with_transformers
+from vilta.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from vilta.apps.matcher import Matcher
@@ -56,7 +57,6 @@ __all__ = [
     "ViltaProcessor",
 ]
 
-__version__ = "0.1.0"
 
 register_with_transformers()
 

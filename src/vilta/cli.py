@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
         print(_overview())
         return
     if first in ("version", "--version"):
-        from vilta import __version__
+        from vilta.version import __version__
 
         print(f"vilta {__version__}")
         return

@@ -293,7 +293,7 @@ def test_the_old_spelling_of_evaluate_tells_the_new_one(learnt, capsys):
     for old in (["vqa", "--from", str(out)], ["vqa"]):
         said = refused(capsys, run, ["evaluate", *old, "--data", "x.csv"])
         run_folder = out if len(old) > 1 else "RUN"
-        assert f"write: vilta evaluate {run_folder} --task vqa --data x.csv" in said
+        assert f"use: vilta evaluate {run_folder} --task vqa --data x.csv" in said
 
 
 def test_items_are_predicted_once_for_figures_and_submission(learnt, tmp_path, monkeypatch):

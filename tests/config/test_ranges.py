@@ -6,6 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from vilta.config import PretrainConfig, PretrainTextConfig
+from vilta.config.ablate import AblateConfig
 from vilta.config.apps import (
     CleanConfig,
     MatchConfig,
@@ -34,6 +35,7 @@ EVERY = [
     FinetuneConfig(),
     FinetuneConfig(settings=VqaSettings()),
     FinetuneConfig(settings=RetrievalSettings()),
+    AblateConfig(),
     EvaluateConfig(),
     PackConfig(),
     InspectConfig(),

@@ -355,7 +355,7 @@ def test_the_last_weights_are_released_where_nothing_is_to_be_chosen(tmp_path, c
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000012"]
     last = load_file(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors")
     assert torch.equal(load_file(tmp_path / "model/model.safetensors")["mix"], last["mix.weight"])
-    assert "weights of step 12)" in capsys.readouterr().out
+    assert "weights of step 12)" in capsys.readouterr().err
 
 
 def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):

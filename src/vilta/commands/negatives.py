@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from vilta import __version__
 from vilta.apps.generated_negatives import SCHEMA, generate_negatives
 from vilta.config.apps import NegativesConfig
 from vilta.config.ranges import check_config
@@ -19,6 +18,7 @@ from vilta.finished_run import load_run
 from vilta.screen import notes, print_json, progress, results
 from vilta.training.folder import replace_text
 from vilta.training.precision import choose_device
+from vilta.version import __version__
 
 SHOWN = 5
 """Negatives that are printed."""

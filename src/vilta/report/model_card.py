@@ -18,9 +18,9 @@ from accelerate import PartialState
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from vilta import __version__
 from vilta.metrics.names import flat
 from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
+from vilta.version import __version__
 
 CARD = "README.md"
 UNKNOWN = "not recorded: look it up before you pass the weights on"
