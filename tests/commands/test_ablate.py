@@ -34,7 +34,7 @@ IMAGE = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
+TRAIN, VAL = "scenes:16?seed=0&size=32", "scenes:6?seed=1&size=32"
 BASE = {
     "data": {"train": TRAIN, "val": VAL, "image_size": 32, "workers": 0, "max_text_tokens": 32},
     "model": {
@@ -69,8 +69,8 @@ def config(tmp_path_factory):
         seeds=(0, 1),
         amount=48.0,
         evaluations=3,
-        images=6,
-        edits="scenes:6?seed=31&size=32",
+        images=5,
+        edits="scenes:4?seed=31&size=32",
         planned=("vilta > meter on edits/accuracy",),
         keep="records",
         out=str(folder / "out"),

@@ -28,7 +28,9 @@ def comparison_page(
         f"<h1>{escape(arms)}</h1>",
         f'<p class="faint">A comparison by <code>vilta ablate</code>, {escape(summary["made"])}; '
         f"{escape(about['budget'])} a run, {len(about['seeds'])} seeds</p>",
-        *(f"<p>{escape(text)}</p>" for text in verdict(summary)),
+        '<ul class="verdict">',
+        *(f"<li>{escape(text)}</li>" for text in verdict(summary)),
+        "</ul>",
         "<h2>On the way</h2>",
         '<p class="faint">Mean over seeds, the band from the lowest seed to the highest; dotted: '
         f"where {escape(about['baseline'])} ends.</p>",
@@ -40,7 +42,10 @@ def comparison_page(
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.text:
             parts.append(f'<p class="faint">{_code(section.text)}</p>')
-        parts += [table_element(title, table) for title, table in section.tables]
+        shown = [table_element(title, table) for title, table in section.tables]
+        narrow = all(len(table.head) <= 4 for _, table in section.tables)
+        many = len(shown) > 1 and narrow
+        parts += ['<div class="tables">', *shown, "</div>"] if many else shown
     parts += _disagreements(summary, pictures)
     parts.append("<h2>What is equal, and what was measured</h2>")
     parts += [f"<p>{escape(text)}</p>" for text in setup(summary)]
@@ -48,7 +53,7 @@ def comparison_page(
     parts += [f"<p>{_code(text)}</p>" for text in how_computed(summary)]
     settings = escape(json.dumps(about, indent=1))
     parts.append(f"<details><summary>The settings</summary><pre>{settings}</pre></details>")
-    return document(f"Comparison: {arms}", parts)
+    return document(f"Comparison: {arms}", ['<div class="comparison">', *parts, "</div>"])
 
 
 def _disagreements(

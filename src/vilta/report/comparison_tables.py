@@ -37,7 +37,8 @@ class Section(NamedTuple):
 def measure_name(measure: str) -> str:
     """Return what a measure is called in the report."""
     if measure.startswith("edits/kind/"):
-        return f"caption above its edit: {measure.removeprefix('edits/kind/').replace('_', ' ')}"
+        kind = measure.removeprefix("edits/kind/").replace("_", " ")
+        return "mean of the kinds" if kind == "macro" else kind
     return NAMES.get(measure, measure.replace("_", " "))
 
 
@@ -57,22 +58,28 @@ def signed(change: dict[str, Any] | None, digits: int = 1) -> str:
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
-    """Return the first paragraph in sentences: what does not help comes first."""
+    """Return the opening in sentences: what does not help comes first."""
     base, found = summary["about"]["baseline"], summary["headlines"]
+    openings = {
+        "worse": f"Worse than {base}",
+        "unclear": f"No difference to {base} shown",
+        "better": f"Better than {base}",
+        "single": "From one seed, which decides nothing",
+    }
     said = []
-    if found["worse"]:
-        said.append(f"Worse than {base}: {_listed(found['worse'])}.")
-    if found["unclear"]:
-        said.append(f"No difference to {base} shown: {_listed(found['unclear'])}.")
-    if found["better"]:
-        said.append(f"Better than {base}: {_listed(found['better'])}.")
-    if found["single"]:
-        said.append(f"From one seed, which decides nothing: {_listed(found['single'])}.")
+    for kind, opening in openings.items():
+        for arm in dict.fromkeys(one["arm"] for one in found[kind]):
+            changes = [
+                f"{measure_name(one['measure'])} {signed({**one, 'seeds': 2})}"
+                for one in found[kind]
+                if one["arm"] == arm
+            ]
+            said.append(f"{opening}: {arm} in {'; '.join(changes)}.")
     if summary["missing"]:
         said.append(f"Not finished: {', '.join(summary['missing'])}.")
     said.append(
-        "Percentage points with 95 % intervals, each comparison by itself; those that were planned "
-        "are in the next table."
+        "Percentage points with 95 % intervals, each comparison by itself; what was planned before "
+        "training is in the table of planned comparisons."
     )
     return said
 
@@ -151,7 +158,9 @@ def how_computed(summary: dict[str, Any]) -> list[str]:
         "second very wide.",
         "Time to a score: the first time that the curve is at the baseline's final score, straight "
         "lines between evaluations, divided by what the baseline needs by the same rule; "
-        "geometric mean over seeds. Seconds are steps at the pace that a probe measured with "
+        "geometric mean over seeds. A curve that is there at its first evaluation counts with all "
+        "that came before it, so shares near the first evaluation are upper bounds. Seconds are "
+        "steps at the pace that a probe measured with "
         f"nothing else running ({summary['about']['probed_on']}), without reading data; FLOPs are "
         "counted in matrix products and attention of one step, teachers included, evaluation and "
         "optimizer not.",
@@ -160,13 +169,6 @@ def how_computed(summary: dict[str, Any]) -> list[str]:
         "hold together at 95 % (Bonferroni). All other figures were looked at afterwards: of "
         "twenty such intervals one is expected to exclude zero by chance.",
     ]
-
-
-def _listed(found: list[dict[str, Any]]) -> str:
-    return "; ".join(
-        f"{one['arm']} in {measure_name(one['measure'])} {signed({**one, 'seeds': 2})}"
-        for one in found
-    )
 
 
 def _planned(summary: dict[str, Any]) -> Section | None:
@@ -213,15 +215,23 @@ def _faster(summary: dict[str, Any]) -> Section | None:
         for arm, units in arms.items():
             shown = [_share_shown(units[unit]) for unit in UNITS]
             reached = f"{units['samples']['reached']} of {units['samples']['seeds']}"
-            change = summary["area"].get(measure, {}).get(arm, {}).get("difference")
-            rows.append((measure_name(measure), arm, *shown, reached, signed(change)))
+            rows.append((measure_name(measure), arm, *shown, reached))
     base = summary["about"]["baseline"]
-    head = ("measure", "arm", *UNITS.values(), "seeds that got there", f"area, minus {base}")
+    head = ("measure", "arm", *UNITS.values(), "seeds there")
+    others = [arm for arm in _arms(summary) if arm != base]
+    areas = [
+        (measure_name(measure), *(signed(row.get(arm, {}).get("difference")) for arm in others))
+        for measure, row in summary["area"].items()
+    ]
     text = (
         f"What an arm needs to reach the final score of {base}, as a share of what {base} needs: "
         "below 1 is faster. `never` means that no seed got there within the budget."
     )
-    return Section("Faster?", text, [("", Table(head, rows))])
+    tables = [
+        (f"Time to the final score of {base}", Table(head, rows)),
+        (f"Mean height of the curve, minus {base}", Table(("measure", *others), areas)),
+    ]
+    return Section("Faster?", text, tables)
 
 
 def _share_shown(found: dict[str, Any]) -> str:
@@ -240,7 +250,7 @@ def _kinds(summary: dict[str, Any]) -> Section | None:
     rows = _arm_rows(summary, kinds)
     if not rows:
         return None
-    text = "Caption above its edit, in percent; the accuracy of each kind, and their mean (macro)."
+    text = "Caption above its edit, in percent; by the kind of word that was changed."
     return Section("Edits by kind", text, [("", Table(_head(summary, "kind"), rows))])
 
 
@@ -289,7 +299,7 @@ def _cost(summary: dict[str, Any]) -> Section:
             number(cost["samples"], 0),
             number(cost["seconds"], 0),
             number(cost["logged_seconds"], 0),
-            number(cost["flops"] / 1e15, 2),
+            f"{cost['flops'] / 1e15:.3g}",
         )
         for arm, cost in summary["cost"].items()
     ]
@@ -299,7 +309,10 @@ def _cost(summary: dict[str, Any]) -> Section:
     ]
     jobs = summary["about"]["jobs"]
     text = f"`alone`: at the probe's pace. `logged`: as the runs took, up to {jobs} at a time."
-    tables = [("", Table(head, rows)), ("Settings, where they differ", Table(("arm", ""), differs))]
+    tables = [
+        ("", Table(head, rows)),
+        ("Settings, where they differ", Table(("arm", "settings"), differs)),
+    ]
     return Section("What the arms are, and what they cost", text, tables)
 
 

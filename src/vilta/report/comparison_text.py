@@ -11,7 +11,8 @@ from vilta.report.html import Table
 def comparison_markdown(summary: dict[str, Any]) -> str:
     """Return the report without pictures."""
     arms = ", ".join(summary["about"]["arms"])
-    blocks = [f"# Comparison: {arms}", " ".join(verdict(summary)), " ".join(setup(summary))]
+    blocks = [f"# Comparison: {arms}", "\n".join(f"- {text}" for text in verdict(summary))]
+    blocks.append(" ".join(setup(summary)))
     for section in sections(summary):
         blocks.append(f"## {section.title}")
         blocks += [section.text] if section.text else []

@@ -57,10 +57,17 @@ def tile_element(tile: Tile) -> str:
 
 
 def table_element(title: str, table: Table) -> str:
-    """Return a table; a title makes it a card."""
+    """Return a table as a card. A row without a first cell belongs to the one above it."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    following = [*table.rows[1:], ("-",)]
+    kinds = [
+        "change" if not row[0] else "level" if not after[0] else ""
+        for row, after in zip(table.rows, following, strict=True)
+    ]
     rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+        f"<tr{f' class={kind}' if kind else ''}>"
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for kind, row in zip(kinds, table.rows, strict=True)
     )
     heading = f'<h3 style="margin-top:0">{escape(title)}</h3>' if title else ""
     return f'<div class="card scroll">{heading}<table><tr>{head}</tr>{rows}</table></div>'
