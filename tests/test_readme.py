@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/comparing.md",
     "docs/data.md",
     "docs/interoperability.md",
     "docs/tasks.md",

@@ -109,19 +109,23 @@ def vilta(*arguments: str, module: str = "vilta") -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def read_results() -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
-    """Return the committed results of the tasks, of retrieval's speed, and of a step's."""
+def read_results() -> tuple[
+    list[dict[str, Any]], dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]
+]:
+    """Return what is committed: results of tasks, of retrieval's speed, of a step's, of comparisons."""
+    compared = sorted((RESULTS.parent / "ablate").glob("*.json"))
     results, *steps = (
         [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
         for folder, pattern in ((RESULTS, "*.json"), (RESULTS.parent, "training_step*.json"))
     )
-    return results, json.loads((RESULTS.parent / "retrieval.json").read_text()), *steps
+    speed = json.loads((RESULTS.parent / "retrieval.json").read_text())
+    return results, speed, *steps, {path.stem: json.loads(path.read_text()) for path in compared}
 
 
 def table() -> None:
     """Write docs/results.md."""
-    results, speed, steps = read_results()
-    TABLE.write_text(page(results, speed, steps))
+    results, speed, steps, comparisons = read_results()
+    TABLE.write_text(page(results, speed, steps, comparisons))
     print(f"wrote {TABLE.relative_to(ROOT)} from {len(results)} results")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.speed.training_step import table as step_table
+
+from vilta.report.comparison_text import comparison_section
 
 ARMS = {
     "pretrained": "from the pre-trained run",
@@ -42,11 +44,12 @@ def page(
     results: list[dict[str, Any]],
     speed: dict[str, Any] | None = None,
     steps: Sequence[dict[str, Any]] = (),
+    comparisons: Mapping[str, dict[str, Any]] | None = None,
 ) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
     ``speed`` is what benchmarks/speed/retrieval.py measured, ``steps`` what training_step.py did,
-    one for each machine.
+    one for each machine, ``comparisons`` the report.json of each `vilta ablate`, by name.
     """
     lines = [
         "# Results",
@@ -55,6 +58,9 @@ def page(
         "which also has the metrics per kind, the device and the command of each run.",
         "",
     ]
+    for name, summary in (comparisons or {}).items():
+        place = f"benchmarks/results/ablate/{name}.md"
+        lines += comparison_section(summary, f"Methods compared: {name}", place)
     plain = [r for r in results if "intervals" not in r and r["task"] != WORDS]
     for source in dict.fromkeys(r["source"] for r in plain):
         lines += [f"## {TITLES[source]}", "", *_table(COLUMNS)]

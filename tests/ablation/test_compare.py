@@ -1,5 +1,6 @@
 """What is said of runs whose curves and scores were written by hand."""
 
+import json
 import math
 
 import pytest
@@ -19,7 +20,7 @@ from vilta.ablation.records import Point, Records, RunRecord
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
-from vilta.report.comparison_text import comparison_markdown
+from vilta.report.comparison_text import comparison_markdown, comparison_section
 from vilta.tasks.fine_grained import Scored, fine_grained_metrics
 
 CONFIG = AblateConfig(
@@ -147,7 +148,7 @@ def test_a_budget_in_seconds_buys_steps_phase_by_phase():
 
 def test_the_report_says_first_what_does_not_help(tmp_path):
     from vilta.ablation.grid import Plan
-    from vilta.ablation.summary import summarise
+    from vilta.ablation.summary import summarise, without_nan
 
     arm = ArmPlan(steps=4, batch=100, starts=(0,), seconds=(1.0,), flops=(2.0,))
     plan = Plan(
@@ -159,6 +160,10 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     opening = text.split("\n\n")[1]
     assert opening.index("albef in") < opening.index("Better than meter: vilta in")
     assert "| vilta > meter on edits/accuracy | holds |" in text
+    kept = json.loads(json.dumps(without_nan(summary)))  # as report.json holds it
+    assert comparison_markdown(kept) == text
+    lines = comparison_section(kept, "Methods compared: x", "x.md")
+    assert lines[0] == "## Methods compared: x" and lines[2].startswith("- No difference")
     page = comparison_page(summary, {})
     assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
     assert "<mark>blue</mark>" in page

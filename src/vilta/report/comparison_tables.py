@@ -44,7 +44,7 @@ def measure_name(measure: str) -> str:
 
 def number(value: float | int | None, digits: int = 1) -> str:
     """Return a number for people, or a dash where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+    return f"{value:,.{digits}f}" if value is not None and _known(value) else "-"
 
 
 def signed(change: dict[str, Any] | None, digits: int = 1) -> str:
@@ -52,7 +52,7 @@ def signed(change: dict[str, Any] | None, digits: int = 1) -> str:
     if change is None:
         return "-"
     shown = f"{change['mean']:+.{digits}f}"
-    if math.isfinite(change["low"]):
+    if _known(change["low"]):
         shown += f" ({change['low']:+.{digits}f} to {change['high']:+.{digits}f})"
     return shown + (" [one seed]" if change["seeds"] < 2 else "")
 
@@ -240,7 +240,7 @@ def _share_shown(found: dict[str, Any]) -> str:
     if found["reached"] < found["seeds"]:
         each = [number(v, 2) if v is not None else "never" for v in found["by_seed"].values()]
         return ", ".join(each)
-    if not math.isfinite(found["low"]):
+    if not _known(found["low"]):
         return f"{number(found['mean'], 2)} [one seed]"
     return f"{number(found['mean'], 2)} ({number(found['low'], 2)} to {number(found['high'], 2)})"
 
@@ -328,3 +328,8 @@ def _head(summary: dict[str, Any], first: str) -> tuple[str, ...]:
 
 def _arms(summary: dict[str, Any]) -> list[str]:
     return [arm for arm, seeds in summary["finished"].items() if seeds]
+
+
+def _known(value: float | int | None) -> bool:
+    """Whether there is a number: JSON has null where a summary has NaN."""
+    return value is not None and math.isfinite(value)

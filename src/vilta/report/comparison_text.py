@@ -24,6 +24,18 @@ def comparison_markdown(summary: dict[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def comparison_section(summary: dict[str, Any], title: str, place: str) -> list[str]:
+    """Return the main tables as lines of a longer page, naming the file of the whole report."""
+    about = summary["about"]
+    lines = [f"## {title}", "", *(f"- {text}" for text in verdict(summary)), ""]
+    lines += [f"{' '.join(setup(summary))} The whole report: `{place}`.", ""]
+    for section in sections(summary)[: 3 if summary["planned"] else 2]:
+        for name, table in section.tables:
+            lines += [f"### {name or section.title}", "", markdown_table(table), ""]
+    cost = ", ".join(f"{arm} {len(seeds)}" for arm, seeds in summary["finished"].items())
+    return [*lines, f"Runs: {cost}; base `{about['base']}`, probed on {about['probed_on']}.", ""]
+
+
 def markdown_table(table: Table) -> str:
     """Return a table of GitHub's Markdown."""
     lines = [table.head, tuple("---" for _ in table.head), *table.rows]
