@@ -112,7 +112,7 @@ def vilta(*arguments: str, module: str = "vilta") -> None:
 def read_results() -> tuple[
     list[dict[str, Any]], dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]
 ]:
-    """Return what is committed: results of tasks, of retrieval's speed, of a step's, of comparisons."""
+    """Return what is committed on the tasks, retrieval's speed, a step's speed, and methods."""
     compared = sorted((RESULTS.parent / "ablate").glob("*.json"))
     results, *steps = (
         [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]

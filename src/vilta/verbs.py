@@ -89,7 +89,7 @@ VERBS = {
         recipe="vilta.commands.ablate",
         config=ablate.AblateConfig,
         positional="[CONFIG.yaml]",
-        example="ablate-scenes --out runs/ablate",
+        example="--base demo --common mlm_start=0 itm_start=0 --out runs/ablate",
         help="compare methods: train each from several seeds, measure, report",
     ),
     "finetune": Verb(
