@@ -27,8 +27,10 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
 PAIRS, SHARD, SPREAD = 100_000_000, 7_300, 200
 """Pairs in all; pairs of a shard and their standard deviation, as where a quarter of 10,000
 addresses no longer answers."""
-PATCHES, WIDTH, TOKENS = 197, 768, 24
-"""States of an image and of a caption that are gathered, base size."""
+PATCHES, WIDTH, TOKENS, EMBEDDING = 197, 768, 24, 256
+"""States of an image and of a caption that are gathered, base size, and their embeddings."""
+MACHINE = 8
+"""GPUs of a machine."""
 WORKERS, MIXED, BATCH = 6, 4, 128
 NVLINK, NETWORK = 300e9, 40e9
 """Bytes a second that a GPU sends in a ring, inside a machine and between machines: assumptions."""
@@ -61,31 +63,40 @@ def base_model(fusion: str) -> Model:
 def plan(model: Model, gpus: int, rates: dict[str, Any], pairs_per_s: float) -> dict[str, str]:
     """Return what a run on ``gpus`` needs."""
     data = rates["packing"]["short_side_384_bytes_per_pair"]
-    share, wire = (gpus - 1) / gpus, NVLINK if gpus <= 8 else NETWORK
-    gradients = 2 * share * 4 * model.trained
-    state = 4 * WIDTH * (PATCHES + TOKENS)
+    wire, here = NVLINK if gpus <= MACHINE else NETWORK, min(gpus, MACHINE)
+    gradients = ring(gpus, 2 * 4 * model.trained)
     # Gathered once, and the gradient of all of it summed: a ring sends twice what it gathers.
-    states = 3 * share * gpus * BATCH * state
+    state, pair = 4 * WIDTH * (PATCHES + TOKENS), 3 * 2 * 4 * EMBEDDING
+    states, embeddings = ring(here, 3 * here * BATCH * state), ring(gpus, gpus * BATCH * pair)
+    everywhere = ring(gpus, 3 * gpus * BATCH * state) / wire
     compute = BATCH / pairs_per_s
-    sending = (gradients + states) / wire
-    seconds = compute + states / wire + max(0.0, gradients / wire - compute / 2)
+    waiting = states / NVLINK + embeddings / wire
+    sending = waiting + gradients / wire
+    seconds = compute + waiting + max(0.0, gradients / wire - compute / 2)
     total = gpus * BATCH / seconds
     held = 16 * model.trained + 4 * model.frozen
     return {
         "pairs a step": f"{gpus * BATCH:,}",
         "steps an epoch": f"{PAIRS / (gpus * BATCH):,.0f}",
         "weights, gradients, AdamW and teacher, GB a GPU": f"{held / 1e9:.1f}",
-        "gathered states and their gradient, GB a GPU": f"{2 * gpus * BATCH * state / 1e9:.1f}",
+        "gathered states and their gradient, GB a GPU": f"{2 * here * BATCH * state / 1e9:.1f}",
         "gradients sent, GB a GPU and step": f"{gradients / 1e9:.1f}",
-        "states sent, GB a GPU and step": f"{states / 1e9:.1f}",
+        "states sent within a machine, GB a GPU and step": f"{states / 1e9:.1f}",
+        "embeddings sent, GB a GPU and step": f"{embeddings / 1e9:.2f}",
         "computing, ms a step": f"{1e3 * compute:,.0f}",
         "sending, ms a step": f"{1e3 * sending:,.0f}",
+        "sending, ms, if states went everywhere": f"{1e3 * (everywhere + gradients / wire):,.0f}",
         "a step, ms (gradients sent while going back)": f"{1e3 * seconds:,.0f}",
         "pairs a second": f"{total:,.0f}",
         "hours for 100 M pairs": f"{PAIRS / total / 3600:,.1f}",
         "cores that read and crop, a GPU": f"{total / gpus / rates['images_per_s']['crop']:.1f}",
         "data read, GB/s": f"{total * data / 1e9:.2f}",
     }
+
+
+def ring(gpus: int, size: float) -> float:
+    """Return the bytes that each GPU sends to pass on ``size`` bytes in a ring."""
+    return size * (gpus - 1) / gpus
 
 
 def simulate(gpus: int) -> dict[str, str]:

@@ -176,6 +176,9 @@ class SharesRows(Protocol):
     it computes the loss of its own pairs; called with a batch alone it encodes that itself.
     """
 
+    near: int
+    """How many of the encoded tensors, the first ones, are only needed of the same machine."""
+
     def __call__(  # noqa: D102
         self, batch: Batch, everyone: Sequence[Tensor] | None = None, first: int = 0
     ) -> Losses: ...

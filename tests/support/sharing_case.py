@@ -66,6 +66,8 @@ def hardest(monkeypatch=None) -> None:
 
 if __name__ == "__main__":
     accelerator = start_processes(RunConfig(out="unused", device="cpu"))
+    if int(sys.argv[2]):
+        os.environ["LOCAL_WORLD_SIZE"] = sys.argv[2]
     for out, (objective, accumulate, dropout) in json.loads(sys.argv[1]).items():
         drawn = matching.gumbel_like
         if not dropout:

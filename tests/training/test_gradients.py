@@ -70,20 +70,7 @@ def test_processes_are_one_large_batch(tmp_path, processes, accumulate, monkeypa
     negatives they are one process that has the same micro-batches."""
     runs = {name: (OBJECTIVES[name], accumulate, False) for name in ("vilta", "late")}
     runs["random"] = ({}, accumulate, True)
-    for name in runs:
-        (tmp_path / name).mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", sharing_case.__file__]
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
-    done = subprocess.run(
-        [*command, json.dumps({str(tmp_path / name): run for name, run in runs.items()})],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    under_torchrun(processes, {str(tmp_path / name): run for name, run in runs.items()})
     alone, cuts = Accelerator(cpu=True), processes * accumulate
     assert PAIRS % cuts == 0
     for name, (settings, _, dropout) in runs.items():
@@ -98,3 +85,37 @@ def test_processes_are_one_large_batch(tmp_path, processes, accumulate, monkeypa
         for report in expected.keys() - gradients:
             mean = torch.stack([found[report] for found in every]).mean()
             assert mean.item() == pytest.approx(expected[report].item(), abs=1e-5, nan_ok=True)
+
+
+def test_negatives_come_from_the_machine_and_contrast_from_all(tmp_path):
+    """Two machines of two processes are two of one that has twice as many micro-batches."""
+    found = {}
+    for processes, accumulate in ((4, 1), (2, 2)):
+        out = tmp_path / str(processes)
+        under_torchrun(processes, {str(out): ({}, accumulate, True)}, on_each=processes // 2)
+        found[processes] = [torch.load(out / f"rank{rank}.pt") for rank in range(processes)]
+    gradients = {n: t for n, t in found[2][0].items() if not n.startswith("report/")}
+    for other in [found[2][1], *found[4]]:
+        same({n: t for n, t in other.items() if n in gradients}, gradients)
+    one = step(make_task(), Accelerator(cpu=True), 4, dropout=True)
+    for every in found.values():
+        contrast = torch.stack([result["report/itc"] for result in every]).mean()
+        assert contrast.item() == pytest.approx(one["report/itc"].item(), abs=1e-5)
+
+
+def under_torchrun(processes: int, runs: dict, on_each: int = 0) -> None:
+    """Run the steps of ``sharing_case``, ``on_each`` processes on what counts as a machine."""
+    for out in runs:
+        Path(out).mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", sharing_case.__file__]
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    done = subprocess.run(
+        [*command, json.dumps(runs), str(on_each)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

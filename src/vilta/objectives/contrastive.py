@@ -20,6 +20,8 @@ class PairIds(NamedTuple):
     caption: Int[Tensor, "G"]
     first: int = 0
     """Where the own pairs begin among them."""
+    near: tuple[int, int] | None = None
+    """From where to where the pairs are whose states are at hand; None: all."""
 
 
 class Similarity(NamedTuple):
@@ -51,7 +53,7 @@ def positive_pairs(
     image_ids: Int[Tensor, "B"], caption_ids: Int[Tensor, "B"], everyone: PairIds | None = None
 ) -> Bool[Tensor, "B G"]:
     """Return whether own pair i and pair j are positives: the same image, or the same caption."""
-    images, captions, _ = everyone or PairIds(image_ids, caption_ids)
+    images, captions, *_ = everyone or PairIds(image_ids, caption_ids)
     return (image_ids[:, None] == images[None]) | (caption_ids[:, None] == captions[None])
 
 

@@ -52,11 +52,14 @@ def draw_in_batch_negatives(
     ALBEF does (arXiv 2107.07651); 0, or a similarity of None, draws uniformly. With ``both=False``
     a coin flip per pair decides which of the two is exchanged (``R = B``). Pairs that share the
     image id or the caption are never drawn, because they are positives. ``everyone`` are the pairs
-    of all devices and micro-batches, the columns of ``similarity``.
+    of all devices and micro-batches, the columns of ``similarity``; only those ``near`` are drawn.
     """
     size, device = len(image_ids), image_ids.device
     everyone = everyone or PairIds(image_ids, caption_ids)
     allowed = ~positive_pairs(image_ids, caption_ids, everyone)
+    if everyone.near is not None:
+        place, (start, stop) = torch.arange(allowed.shape[1], device=device), everyone.near
+        allowed &= (place >= start) & (place < stop)
     if similarity is None:
         level = torch.zeros(allowed.shape, device=device)
         similarity = Similarity(level, level)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vilta.model.modeling import WithMatching
 from vilta.objectives.contrastive import Similarity, compare, contrastive_loss, positive_pairs
 from vilta.tasks.base import Task
-from vilta.tasks.global_batch import Encoded, Shared, chosen, gathered
+from vilta.tasks.global_batch import NEAR, Encoded, Shared, chosen, gathered
 from vilta.training.processes import process_count
 from vilta.types import Batch
 
@@ -21,6 +21,7 @@ class ComparingTask(Task):
     """A task that answers to ``vilta.types.SharesRows``: its ``forward`` starts at ``shared``."""
 
     model: WithMatching
+    near = NEAR
 
     def text_is_frozen(self) -> bool:
         """Whether the text encoder learns nothing at this step."""
@@ -34,9 +35,9 @@ class ComparingTask(Task):
         return Encoded(
             image_states=image,
             text_states=text,
+            attention_mask=batch.attention_mask,
             image_embeds=self.model.embed_image(image),
             text_embeds=self.model.embed_text(text, batch.attention_mask),
-            attention_mask=batch.attention_mask,
             image_ids=batch.image_ids,
             caption_ids=batch.caption_ids,
             masked_words=image.new_full((1,), len(batch.masked_positions), dtype=torch.float32),

@@ -11,17 +11,24 @@ from torch import Tensor
 from vilta.model.fusion import Pairs
 from vilta.objectives.contrastive import PairIds
 from vilta.objectives.matching import InBatchNegatives
-from vilta.training.processes import gather_rows
+from vilta.training.processes import gather_rows, machine
+
+NEAR = 3
+"""How many fields of ``Encoded``, the first ones, are of this machine's pairs alone."""
 
 
 class Encoded(NamedTuple):
-    """What pairs encode to: ``B`` of a micro-batch, or all ``G`` of a step."""
+    """What pairs encode to: ``B`` of a micro-batch, or all ``G`` of a step.
 
-    image_states: Float[Tensor, "G P C"]
-    text_states: Float[Tensor, "G L Ct"]
+    Of a step the states are those of the ``N`` pairs of this machine: sending those of 8,192 pairs
+    to 64 GPUs would take longer than the step (docs/scaling.md).
+    """
+
+    image_states: Float[Tensor, "N P C"]
+    text_states: Float[Tensor, "N L Ct"]
+    attention_mask: Int[Tensor, "N L"]
     image_embeds: Float[Tensor, "G W"]
     text_embeds: Float[Tensor, "G W"]
-    attention_mask: Int[Tensor, "G L"]
     image_ids: Int[Tensor, "G"]
     caption_ids: Int[Tensor, "G"]
     masked_words: Float[Tensor, "_"]
@@ -35,9 +42,16 @@ class Shared(NamedTuple):
     own: Encoded
     first: int
 
+    def near(self) -> int:
+        """Return where the pairs of this machine begin among all."""
+        here = len(self.everyone.image_states)
+        return self.first // here * here
+
     def ids(self) -> PairIds:
-        """Return the ids of all pairs."""
-        return PairIds(self.everyone.image_ids, self.everyone.caption_ids, self.first)
+        """Return the ids of all pairs; only those of this machine can be fused."""
+        everyone, start = self.everyone, self.near()
+        here = (start, start + len(everyone.image_states))
+        return PairIds(everyone.image_ids, everyone.caption_ids, self.first, here)
 
     def weight_of_words(self, masked: int) -> Tensor:
         """Return what makes a mean over ``masked`` own words a part of the mean over all words."""
@@ -49,15 +63,17 @@ def gathered(own: Encoded, *, with_states: bool) -> Shared:
 
     Without ``with_states`` only what contrast needs is sent; the states are the own ones then.
     """
-    rows = [gather_rows(t) for t in own[2:]]
-    states = [gather_rows(t) for t in own[:2]] if with_states else own[:2]
+    near = [gather_rows(t, machine()) for t in own[:NEAR]] if with_states else own[:NEAR]
     first = torch.distributed.get_rank() * len(own.image_ids)
-    return Shared(Encoded(*states, *rows), own, first)
+    return Shared(Encoded(*near, *(gather_rows(t) for t in own[NEAR:])), own, first)
 
 
 def chosen(everyone: Encoded, first: int, size: int) -> Shared:
     """Return all pairs with the ``size`` ones from ``first`` on as the own ones."""
-    return Shared(everyone, Encoded(*(t[first : first + size] for t in everyone)), first)
+    here = first % len(everyone.image_states)
+    starts = [here] * NEAR + [first] * (len(everyone) - NEAR)
+    own = (t[start : start + size] for t, start in zip(everyone, starts, strict=True))
+    return Shared(everyone, Encoded(*own), first)
 
 
 def with_partners(
@@ -74,7 +90,7 @@ def with_partners(
     size, everyone = len(image), shared.everyone
     # Texts are exchanged in the first ``size`` rows and images in the last; with one kind of
     # negative per pair these are the same rows.
-    texts, images = drawn.text[:size], drawn.image[-size:]
+    texts, images = drawn.text[:size] - shared.near(), drawn.image[-size:] - shared.near()
     own = torch.arange(size, device=image.device)
     places = Pairs(text=own + len(text), image=own + size)
     if len(drawn.text) > size:

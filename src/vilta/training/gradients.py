@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vilta.training.precision import autocast
-from vilta.training.processes import average_gradients, gather_rows
+from vilta.training.processes import average_gradients, gather_rows, machine, wanted_of_own
 from vilta.types import Losses, SharesRows
 
 Report = dict[str, Tensor]
@@ -115,7 +115,10 @@ class StepGradient:
                 with autocast(device, self.dtype):
                     own.append([tensor.detach() for tensor in task.encode(batch)])
                 states.append(_random_state(device))
-        joint = [gather_rows(torch.cat(parts)) for parts in zip(*own, strict=True)]
+        groups = [machine() if i < task.near else None for i in range(len(own[0]))]
+        joint = [
+            gather_rows(torch.cat(parts), group) for group, *parts in zip(groups, *own, strict=True)
+        ]
         everyone = [tensor.requires_grad_(tensor.is_floating_point()) for tensor in joint]
         before = self.accelerator.process_index * len(batches)
         reports = []
@@ -125,7 +128,12 @@ class StepGradient:
                 losses = self.module(batch, everyone, (before + index) * len(batch))
             (losses.total / len(batches)).backward()
             reports.append({"loss": losses.total.detach(), **losses.metrics})
-        wanted = [self._wanted_of_own(tensor, len(batches)) for tensor in everyone]
+        wanted = [
+            None
+            if tensor.grad is None
+            else wanted_of_own(tensor.grad, group, sum(map(len, parts))).chunk(len(batches))
+            for tensor, group, *parts in zip(everyone, groups, *own, strict=True)
+        ]
         for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
             with autocast(device, self.dtype):
@@ -138,15 +146,6 @@ class StepGradient:
             torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
         average_gradients(self.accelerator, list(self.module.parameters()))
         return reports
-
-    def _wanted_of_own(self, given: Tensor, count: int) -> tuple[Tensor, ...] | None:
-        """Return what all losses of the step want of this process's encodings, by micro-batch."""
-        if given.grad is None:
-            return None
-        total = cast(Tensor, self.accelerator.reduce(given.grad, "sum"))
-        return total.chunk(self.accelerator.num_processes)[self.accelerator.process_index].chunk(
-            count
-        )
 
     def _largest(self, number: int) -> int:
         """Return the largest of all processes' numbers; they wait for each other, not for a GPU."""

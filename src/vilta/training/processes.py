@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -66,19 +68,33 @@ class _GatherRows(torch.autograd.Function):
     """All processes' rows; backward returns to each process what all of them want of its rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.size = len(rows)
-        count = torch.distributed.get_world_size()
+    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
+        ctx.size, ctx.group = len(rows), group
+        count = torch.distributed.get_world_size(group)
         gathered = rows.new_empty(count * len(rows), *rows.shape[1:])
-        torch.distributed.all_gather(list(gathered.chunk(count)), rows.contiguous())
+        torch.distributed.all_gather(list(gathered.chunk(count)), rows.contiguous(), group)
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        torch.distributed.all_reduce(gradient)
-        first = torch.distributed.get_rank() * ctx.size
-        return gradient[first : first + ctx.size]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return wanted_of_own(gradients[0].contiguous(), ctx.group, ctx.size), None
+
+
+def wanted_of_own(gradient: Tensor, group: Any, size: int) -> Tensor:
+    """Return what all processes of a group want of the ``size`` own rows of a gathered tensor."""
+    if process_count() == 1:
+        return gradient
+    torch.distributed.all_reduce(gradient, group=group)
+    first = torch.distributed.get_rank(group) * size
+    return gradient[first : first + size]
+
+
+@lru_cache
+def machine() -> Any:
+    """Return the group of the processes on this machine; None where these are all, or uneven."""
+    count = process_count()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))  # torchrun tells it
+    return torch.distributed.new_subgroups(here)[0] if here < count and count % here == 0 else None
 
 
 def process_count() -> int:
@@ -87,13 +103,13 @@ def process_count() -> int:
     return torch.distributed.get_world_size() if together else 1
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes ``[processes * B, ...]``, in their order.
+def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
+    """Return the rows of all processes of a group ``[processes * B, ...]``, in their order.
 
-    The gradient is exact: it holds what the losses of all processes want of the own rows. All
-    processes must have equal shapes and call this in the same order.
+    The gradient is exact: it holds what the losses of all of them want of the own rows. All
+    must have equal shapes and call this in the same order.
     """
-    return cast(Tensor, _GatherRows.apply(rows)) if process_count() > 1 else rows
+    return cast(Tensor, _GatherRows.apply(rows, group)) if process_count() > 1 else rows
 
 
 @torch.no_grad()
