@@ -12,6 +12,7 @@ from vilta.ablation.grid import cells, load_plan, run_settings
 from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
 from vilta.ablation.start import differences, start_hashes
+from vilta.ablation.suite import read_items
 from vilta.commands import ablate, pretrain_text
 from vilta.config import (
     ObjectiveConfig,
@@ -143,6 +144,14 @@ def test_the_records_are_all_that_is_kept_and_all_that_is_needed(compared, confi
 def test_another_budget_is_another_comparison(compared, config):
     with pytest.raises(ValueError, match=r"amount 48\.0, not 96\.0; choose another --out"):
         ablate.run(replace(config, amount=96.0))
+
+
+def test_items_can_be_fewer(config):
+    every = [row["id"] for row in read_items(config).rows]
+    some = [row["id"] for row in read_items(replace(config, edit_items=5)).rows]
+    assert len(every) == 12
+    assert some == [every[i] for i in (0, 2, 4, 7, 9)]
+    assert len(read_items(replace(config, edit_items=99)).rows) == 12
 
 
 def test_what_is_left_to_do_of_a_run(compared, config, tmp_path):

@@ -145,6 +145,9 @@ def read_items(config: AblateConfig) -> Any:
     """Return the fine-grained items; ``ValueError`` in one line if they cannot be read."""
     items = FineGrainedMatching.read(config.edits, config.edits_images, FineGrainedSettings())
     assert isinstance(items, Examples)
+    if 0 < config.edit_items < len(items):
+        places = [i * len(items) // config.edit_items for i in range(config.edit_items)]
+        return replace(items, rows=items.rows.select(places))
     return items
 
 

@@ -49,6 +49,9 @@ class AblateConfig:
     edits: str = "scenes:300?seed=31&size=96"
     """Items of `fine-grained`: captions, minimal edits, paraphrases. Scenes, or a file (benchmarks
     of that task, or a CSV)."""
+    edit_items: CountOrZero = 0
+    """At most this many of the items, evenly spaced; 0: all. They are measured at each evaluation,
+    and on damaged images twelve times more."""
     edits_images: str = ""
     """Where the images of `edits` are, if the file does not lie beside them."""
     caption_noise: Share = 0.0
