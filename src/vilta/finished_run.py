@@ -104,6 +104,8 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     objective, found = trained.objective, "found"
     if teacher is None:
         objective, found = _without_teacher(trained.objective), "none needed"
+    elif "momentum" in (objective.soft_labels, objective.itc_targets):
+        objective = replace(objective, soft_labels="none", itc_targets="pairs", queue_size=0)
     if objective != trained.objective:
         found = f"not found: {reason}; {_difference(trained.objective)}"
     task = PretrainingTask(model, tokenizer, objective, teacher)
@@ -184,7 +186,7 @@ def load_teacher(
 ) -> PreTrainedModel | None:
     """Load the frozen language model if an objective asks for one; it must share the words."""
     objective = config.objective
-    if objective.soft_labels != "language_model" and objective.negatives != "soft_label":
+    if not objective.needs_teacher():
         return None
     if objective.teacher:
         require_same_words(tokenizer, load_tokenizer(objective.teacher))
@@ -232,10 +234,18 @@ def _difference(objective: ObjectiveConfig) -> str:
     if objective.negatives == "soft_label":
         parts.append("negatives are filtered by grounded instead of soft_label")
     elif objective.negatives == "grounded":
-        parts.append("the filter of negatives leaves the teacher's share in")
+        parts.append("the filter of negatives goes without the teacher")
     return ", ".join(parts)
 
 
 def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
     filtered = "grounded" if objective.negatives == "soft_label" else objective.negatives
-    return replace(objective, soft_labels="none", negatives=filtered)
+    return replace(
+        objective,
+        soft_labels="none",
+        itc_targets="pairs",
+        queue_size=0,
+        negatives=filtered,
+        teacher_filter_ratio=0.0,
+        negative_writer="current",
+    )

@@ -254,7 +254,7 @@ def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplo
             pretrain.run(replace(strict, run=replace(changed.run, out=str(tmp_path / "new"))))
 
 
-@pytest.mark.parametrize(("ramp", "share"), [(0, 1.0), (4, 1.0), (2 * STEPS, 0.5)])
+@pytest.mark.parametrize(("ramp", "share"), [(0, 1.0), (4, 1.0), (2 * (STEPS - 2), 0.5)])
 def test_soft_labels_weigh_in_an_evaluation_what_they_did_at_the_end(
     settings, whole_run, tmp_path, ramp, share
 ):

@@ -165,5 +165,7 @@ def test_the_best_student_of_mixed_labels_is_the_mixture():
 def test_without_teacher_is_never_below_nothing():
     logits, _, teacher = case(5)
     found = without_teacher(logits, teacher, alpha=1.0)
-    assert found.isfinite().all()
+    assert not found.isnan().any() and (found < 0).all()
+    less = logits.softmax(1) <= teacher.softmax(1)
+    assert torch.equal(found == -torch.inf, less), "what the teacher alone put there is nothing"
     assert torch.allclose(without_teacher(logits, None, alpha=0.5), logits.log_softmax(1))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import encoded, known_tokenizer
 
-from vilta.objectives.hard_negatives import synthesise_negatives
+from vilta.objectives.hard_negatives import WordFilter, synthesise_negatives
 from vilta.objectives.vocabulary import read_vocabulary
 
 WORDS = """
@@ -91,12 +91,11 @@ def slow_candidates(ids, word_ids, at, text, image, ratio, count, min_p=0.0):
 def test_properties(seed, max_changes, candidates, ratio, rate, min_p, grounded):
     ids, word_ids, masked, at, text, image = draw_case(seed, rate)
     filter_logits = image if grounded else None
+    filters = [WordFilter(image, ratio)] if grounded else []
     torch.manual_seed(seed)
-    settings = dict(filter_ratio=ratio, candidates=candidates, max_changes=max_changes, min_p=min_p)
+    settings = dict(candidates=candidates, max_changes=max_changes, min_p=min_p)
     before = ids.clone()
-    written = synthesise_negatives(
-        ids, word_ids, at, text, VOCABULARY, filter_logits=filter_logits, **settings
-    )
+    written = synthesise_negatives(ids, word_ids, at, text, VOCABULARY, filters=filters, **settings)
     assert torch.equal(ids, before)
     options = slow_candidates(ids, word_ids, at, text, filter_logits, ratio, candidates, min_p)
     differs = written.input_ids != ids
@@ -114,9 +113,7 @@ def test_properties(seed, max_changes, candidates, ratio, rate, min_p, grounded)
             assert is_word(TOKENS[new]) and is_word(TOKENS[ids[row, place]])
             assert TOKENS[new] not in family(TOKENS[ids[row, place]])
     again_torch = torch.manual_seed(seed)
-    again = synthesise_negatives(
-        ids, word_ids, at, text, VOCABULARY, filter_logits=filter_logits, **settings
-    )
+    again = synthesise_negatives(ids, word_ids, at, text, VOCABULARY, filters=filters, **settings)
     assert torch.equal(again.input_ids, written.input_ids), again_torch
 
 
@@ -129,8 +126,7 @@ def test_share_that_the_filter_removes(seed, ratio):
         at,
         text,
         VOCABULARY,
-        filter_logits=image,
-        filter_ratio=ratio,
+        filters=[WordFilter(image, ratio)],
         candidates=4,
         min_p=0.0,
     )
@@ -200,9 +196,9 @@ def test_words_in_pieces_stay_whole():
 def test_no_masked_position():
     ids, word_ids, *_ = draw_case(0)
     nothing = torch.zeros(0, dtype=torch.long)
-    for filter_logits in (None, torch.zeros(0, SIZE)):
+    for filters in ([], [WordFilter(torch.zeros(0, SIZE), 0.1)]):
         written = synthesise_negatives(
-            ids, word_ids, nothing, torch.zeros(0, SIZE), VOCABULARY, filter_logits=filter_logits
+            ids, word_ids, nothing, torch.zeros(0, SIZE), VOCABULARY, filters=filters
         )
         assert torch.equal(written.input_ids, ids)
         assert not written.valid.any() and not written.changed.any()
@@ -212,7 +208,9 @@ def test_no_masked_position():
 def test_a_caption_whose_every_word_is_plausible_is_counted_not_written():
     ids, word_ids, _, at, text, _ = draw_case(1, rate=1.0)
     flat = torch.zeros_like(text)  # the image finds every word as likely as the original
-    written = synthesise_negatives(ids, word_ids, at, text, VOCABULARY, filter_logits=flat)
+    written = synthesise_negatives(
+        ids, word_ids, at, text, VOCABULARY, filters=[WordFilter(flat, 0.1)]
+    )
     assert not written.valid.any() and torch.equal(written.input_ids, ids)
     assert written.removed == 1 and written.statistics()["share"] == 0
 
@@ -227,7 +225,14 @@ def test_the_best_negative_is_likely_to_the_text_and_unlikely_to_the_image():
     image[:, names["ball"]] = 4.0
     image[:, names["boat"]] = 3.0  # the picture may well show a boat
     written = synthesise_negatives(
-        ids, word_ids, at, text, VOCABULARY, filter_logits=image, candidates=3, min_p=0.1
+        ids,
+        word_ids,
+        at,
+        text,
+        VOCABULARY,
+        filters=[WordFilter(image, 0.1)],
+        candidates=3,
+        min_p=0.1,
     )
     drawn = set(written.input_ids[:, 1].tolist())
     assert drawn == {names["cube"], names["grass"]}
@@ -238,7 +243,7 @@ def test_random_ids_beyond_the_words_and_bf16_logits():
     text[:, -2:] = 100.0  # rows of the embedding that no word has
     text[:, :5] = 100.0  # special tokens
     written = synthesise_negatives(
-        ids, word_ids, at, text.bfloat16(), VOCABULARY, filter_logits=image.bfloat16()
+        ids, word_ids, at, text.bfloat16(), VOCABULARY, filters=[WordFilter(image.bfloat16(), 0.1)]
     )
     new = written.input_ids[written.changed]
     assert len(new) > 0 and VOCABULARY.whole[new].all()
@@ -248,5 +253,31 @@ def test_random_ids_beyond_the_words_and_bf16_logits():
 def test_negatives_take_no_part_in_the_gradient():
     ids, word_ids, _, at, text, image = draw_case(5)
     text.requires_grad_()
-    written = synthesise_negatives(ids, word_ids, at, text, VOCABULARY, filter_logits=image)
+    written = synthesise_negatives(
+        ids, word_ids, at, text, VOCABULARY, filters=[WordFilter(image, 0.1)]
+    )
     assert not written.input_ids.requires_grad and not written.removed.requires_grad
+
+
+def test_a_word_that_is_impossible_is_no_reason_to_write_nothing():
+    """The student may give the original nothing of its own, as early in training."""
+    logits = torch.tensor([[-torch.inf, 0.5, -torch.inf], [1.0, -torch.inf, 0.0]])
+    plausible = WordFilter(logits, 0.1).plausible(torch.tensor([0, 0]))
+    assert plausible.tolist() == [[False, True, False], [True, False, True]]
+
+
+def test_each_filter_may_reject():
+    ids, word_ids, _, at, text, image = draw_case(3, rate=1.0)
+    teacher = torch.randn(image.shape, generator=torch.Generator().manual_seed(5)) * 3
+    original = ids.flatten()[at]
+    filters = [WordFilter(image, 0.5), WordFilter(teacher, 0.1)]
+    rejected = filters[0].plausible(original) | filters[1].plausible(original)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        written = synthesise_negatives(
+            ids, word_ids, at, text, VOCABULARY, filters=filters, min_p=0.0
+        )
+        changed = written.changed.flatten()[at]
+        new = written.input_ids.flatten()[at]
+        assert changed.any()
+        assert not rejected.gather(1, new[:, None])[:, 0][changed].any()

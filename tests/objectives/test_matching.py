@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vilta.objectives.matching import draw_in_batch_negatives, matching_loss
+from vilta.objectives.matching import Negatives, draw_in_batch_negatives, matching_loss
 
 
 def spread_similarities(size, seed, scale):
@@ -94,26 +94,18 @@ def test_one_of_the_two_by_a_coin():
     assert share == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(6 * draws))
 
 
-def test_groups_of_in_batch_negatives_share_their_weight():
-    ids = torch.tensor([0, 1, 1])
-    drawn = draw_in_batch_negatives(torch.randn(3, 3), ids, torch.tensor([0, 0, 2]))
-    assert drawn.valid.tolist() == [False, False, False] * 2 or drawn.valid.any()
-    logits = torch.randn(6, 2)
-    groups = drawn.groups(logits, 0.6)
-    assert {name: weight for name, (_, _, weight) in groups.items()} == {
-        "other_text": 0.3,
-        "other_image": 0.3,
-    }
-    assert groups["other_text"][1].tolist() == drawn.valid[:3].tolist() + [False] * 3
-    assert groups["other_image"][1].tolist() == [False] * 3 + drawn.valid[3:].tolist()
-    loss = matching_loss(torch.randn(3, 2), groups)
-    halves = (logits[:3], logits[3:])
-    for name, half in zip(groups, halves, strict=True):
-        valid = drawn.valid[:3]
-        expected = torch.nn.functional.cross_entropy(
-            half[valid], torch.zeros(len(half[valid])).long()
-        )
-        torch.testing.assert_close(loss.metrics[f"loss_{name}"], expected)
+def test_in_batch_negatives_share_the_weight_of_their_pair():
+    images, captions = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 2])
+    drawn = draw_in_batch_negatives(torch.randn(3, 3), images, captions)
+    assert drawn.valid.tolist() == [True, False, True] * 2, "pair 1 shares with both others"
+    logits, weight = torch.randn(6, 2), torch.tensor([0.6, 1.0, 0.2])
+    groups = drawn.groups(logits, weight)
+    first = torch.tensor([True] * 3 + [False] * 3)
+    for name, own in {"other_text": first, "other_image": ~first}.items():
+        assert torch.equal(groups[name].valid, drawn.valid & own)
+        torch.testing.assert_close(groups[name].weight, (weight / 2).repeat(2))
+    one = draw_in_batch_negatives(None, images, captions, both=False)
+    assert torch.equal(one.groups(logits[:3], weight)["other_text"].weight, weight)
 
 
 def test_the_draw_takes_no_gradient():
@@ -122,55 +114,113 @@ def test_the_draw_takes_no_gradient():
     assert not drawn.text.requires_grad and drawn.text.dtype == torch.long
 
 
-def slow_matching(true, groups):
-    def loss(row, target):
-        return math.log(sum(math.exp(x) for x in row)) - row[target]
+def cross_entropy(row, target):
+    return math.log(sum(math.exp(x) for x in row)) - row[target]
 
-    total = sum(loss(row, 1) for row in true.tolist()) / len(true)
-    for logits, valid, weight in groups.values():
-        rows = [loss(r, 0) for r, yes in zip(logits.tolist(), valid.tolist(), strict=True) if yes]
-        if rows:
-            total += weight * sum(rows) / len(rows)
-    return total
+
+def slow_matching(true, groups):
+    """Pair by pair: the weighted losses of its negatives, and its own as often."""
+    total = 0.0
+    for i, row in enumerate(true.tolist()):
+        negatives = weights = 0.0
+        for logits, valid, weight in groups.values():
+            for r in range(i, len(logits), len(true)):
+                if valid[r]:
+                    negatives += weight[r].item() * cross_entropy(logits[r].tolist(), 0)
+                    weights += weight[r].item()
+        total += negatives + weights * cross_entropy(row, 1)
+    return total / len(true)
+
+
+def random_groups(valid, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    true, generated = torch.randn(2, 4, 2, generator=generator) * 3
+    in_batch = torch.randn(8, 2, generator=generator) * 3
+    ids = torch.tensor([0, 1, 2, 2])
+    drawn = draw_in_batch_negatives(None, ids, torch.tensor([0, 1, 2, 3]))
+    weight = share * torch.tensor(valid)
+    groups = drawn.groups(in_batch, 1 - weight)
+    return true, groups | {"synthesised": Negatives(generated, torch.tensor(valid), weight)}
 
 
 @given(
     valid=st.lists(st.booleans(), min_size=4, max_size=4),
-    weight=st.sampled_from([0.0, 0.3, 1.0]),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 1000),
 )
-def test_groups_are_averaged_apart(valid, weight, seed):
-    true, one, two = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(seed)) * 3
-    groups = {
-        "in_batch": (one[:3], torch.tensor([True, True, False]), 1 - weight),
-        "synthesised": (two, torch.tensor(valid), weight),
-    }
+def test_both_answers_of_a_pair_weigh_the_same(valid, share, seed):
+    true, groups = random_groups(valid, share, seed)
     loss, parts, counts = matching_loss(true, groups)
     assert loss.item() == pytest.approx(slow_matching(true, groups), rel=1e-5, abs=1e-6)
     assert set(parts) == {
         f"{what}_{name}" for what in ("loss", "accuracy") for name in ("true", *groups)
     }
-    right = [r[0] > r[1] for r, yes in zip(two.tolist(), valid, strict=True) if yes]
-    share = sum(right) / len(right) if right else math.nan
-    assert parts["accuracy_synthesised"].item() == pytest.approx(share, nan_ok=True)
+    generated = groups["synthesised"].logits
+    right = [r[0] > r[1] for r, yes in zip(generated.tolist(), valid, strict=True) if yes]
+    found = sum(right) / len(right) if right else math.nan
+    assert parts["accuracy_synthesised"].item() == pytest.approx(found, nan_ok=True)
     assert counts["accuracy_synthesised"] == counts["loss_synthesised"] == sum(valid)
     assert parts["accuracy_true"].item() == pytest.approx((true[:, 1] > true[:, 0]).float().mean())
     assert not any(value.requires_grad for value in parts.values())
 
 
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_one_synthesised_negative_weighs_no_more_than_one_of_many(count):
+    """A row's weight is the share of its pair, however few pairs have one."""
+    true, groups = random_groups([i < count for i in range(4)], 0.5, 0)
+    generated = groups["synthesised"].logits.requires_grad_()
+    matching_loss(true, groups).total.backward()
+    confidence = generated.softmax(1)[:, 1]
+    for i in range(4):
+        expected = 0.5 / 4 * confidence[i].item() if i < count else 0.0
+        assert generated.grad[i, 1].item() == pytest.approx(expected, abs=1e-7)
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_large_batch_is_the_mean_of_its_parts(seed):
+    """So that devices and micro-batches need not tell each other how many rows they have."""
+    valid = [True, False, False, True]
+    true, groups = random_groups(valid, 0.5, seed)
+    whole = matching_loss(true, groups).total
+    halves = []
+    for half in (slice(0, 2), slice(2, 4)):
+        part = {
+            name: Negatives(*(t.view(-1, 4, *t.shape[1:])[:, half].flatten(0, 1) for t in group))
+            for name, group in groups.items()
+        }
+        halves.append(matching_loss(true[half], part).total)
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+def test_one_mean_over_all_rows_as_albef():
+    """ALBEF (arXiv 2107.07651): one cross-entropy over B true and 2B false rows."""
+    true, groups = random_groups([False] * 4, 0.0, 1)
+    del groups["synthesised"]
+    ids = torch.arange(4)
+    wrong = torch.randn(8, 2)
+    groups = draw_in_batch_negatives(None, ids, ids).groups(wrong, torch.ones(4))
+    labels = torch.tensor([1] * 4 + [0] * 8)
+    expected = torch.nn.functional.cross_entropy(torch.cat([true, wrong]), labels)
+    torch.testing.assert_close(matching_loss(true, groups, mean="rows").total, expected)
+
+
 def test_invalid_rows_get_no_gradient():
     true, other = torch.randn(2, 3, 2)
     other.requires_grad_()
-    loss = matching_loss(true, {"x": (other, torch.tensor([True, False, True]), 0.5)})
+    group = Negatives(other, torch.tensor([True, False, True]), torch.full((3,), 0.5))
+    loss = matching_loss(true, {"x": group})
     loss.total.backward()
     assert other.grad[1].abs().sum() == 0 and (other.grad[[0, 2]].abs().sum(1) > 0).all()
 
 
-def test_a_group_without_a_valid_row_adds_0():
+def test_a_pair_without_a_negative_pulls_nowhere():
+    """Else a batch of one image would only learn to say that everything matches."""
     true, other = torch.randn(2, 3, 2)
-    nothing = torch.zeros(3, dtype=torch.bool)
-    alone = matching_loss(true, {})
-    loss, parts, counts = matching_loss(true, {"x": (other, nothing, 0.5)})
-    assert torch.equal(loss, alone.total)
+    true.requires_grad_()
+    nothing = Negatives(other, torch.zeros(3, dtype=torch.bool), torch.ones(3))
+    loss, parts, counts = matching_loss(true, {"x": nothing})
+    loss.backward()
+    assert loss == 0 and not true.grad.any()
     assert parts["loss_x"].isnan() and parts["accuracy_x"].isnan(), "nothing was counted"
     assert counts["loss_x"] == 0 and counts["accuracy_x"] == 0
+    assert counts["loss_true"] == 3

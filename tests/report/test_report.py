@@ -35,13 +35,15 @@ NASTY = '<script>alert("x")</script> & a $red ball lies'
 def make_run(folder, **objective):
     """Write a run with a random model and a log of two lines, the last of them torn."""
     # A ratio that no word reaches: a random model finds all words equally plausible.
-    settings = ObjectiveConfig(**({"soft_labels": "none", "filter_ratio": 1e9} | objective))
+    settings = ObjectiveConfig(
+        **({"soft_labels": "none", "filter_ratio": 1e9, "teacher_filter_ratio": 0.0} | objective)
+    )
     tokenizer = tiny_tokenizer("wordpiece", size=200)
     text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=128)
     config = tiny_config()
     config.text_config = text
     model = scramble(ViltaForPreTraining(config), 0.05)
-    plain = ObjectiveConfig(soft_labels="none")
+    plain = ObjectiveConfig(soft_labels="none", negatives="off")
     PretrainingTask(model, tokenizer, plain).save_pretrained(str(folder / "model"))
     trained = PretrainConfig(
         data=DataConfig(image_size=32, max_text_tokens=24, workers=0), objective=settings

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
 from vilta.config import ObjectiveConfig
-from vilta.objectives.hard_negatives import synthesise_negatives
+from vilta.objectives.hard_negatives import WordFilter, synthesise_negatives
 from vilta.objectives.masking import mask_words
 from vilta.objectives.matching import draw_in_batch_negatives
 from vilta.tasks.pretraining import PretrainingTask
@@ -110,10 +110,19 @@ def plain_losses(task, batch, seed):
     text_mlm = F.cross_entropy(text_logits, original)
 
     torch.manual_seed(seed)
-    own = own.detach().clamp(min=1e-9).log()  # what the teacher has not taught
-    filters = {"grounded": own, "none": None, "off": None}
-    if settings.negatives == "soft_label":
-        filters["soft_label"] = language_model(task.teacher, batch.input_ids).detach()
+    own = own.detach().clamp(min=0).log()  # what the teacher has not taught
+    filters = {
+        "grounded": [WordFilter(own, settings.filter_ratio)],
+        "soft_label": [],
+        "none": [],
+        "off": [],
+    }
+    if settings.negatives in ("soft_label", "grounded"):
+        clean = language_model(task.teacher, batch.input_ids).detach()
+        ratio = settings.filter_ratio
+        if settings.negatives == "grounded":
+            ratio = settings.teacher_filter_ratio
+        filters[settings.negatives].append(WordFilter(clean, ratio))
     negatives = None
     if settings.negatives != "off":
         negatives = synthesise_negatives(
@@ -122,8 +131,7 @@ def plain_losses(task, batch, seed):
             at,
             text_logits.detach(),
             task.words.tables(),
-            filter_logits=filters[settings.negatives],
-            filter_ratio=settings.filter_ratio,
+            filters=filters[settings.negatives],
             candidates=settings.candidates,
             temperature=settings.negative_temperature,
             max_changes=settings.max_changes,
@@ -147,19 +155,22 @@ def plain_losses(task, batch, seed):
     )
     swapped = model(batch.input_ids[other.text], mask[other.text], pixels[other.image])
 
-    def no_match(match_logits, valid):
-        if not valid.any():
-            return 0.0
-        rows = match_logits[valid]
-        return F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.long))
-
-    itm = F.cross_entropy(true.match_logits, torch.ones(len(batch), dtype=torch.long))
-    share = settings.synthesised_share if negatives is not None else 0.0
-    for kind in (other.other_text, ~other.other_text):
-        itm = itm + (1 - share) / 2 * no_match(swapped.match_logits, other.valid & kind)
-    if negatives is not None:
-        written = model(negatives.input_ids, mask, pixels)
-        itm = itm + share * no_match(written.match_logits, negatives.valid)
+    # Pair by pair: its negatives share a weight of 1, and the pair itself weighs as much.
+    every_pair = []
+    for i in range(len(batch)):
+        rows = [r for r in range(len(other.text)) if r % len(batch) == i and other.valid[r]]
+        no_match = [-swapped.match_logits[r].log_softmax(0)[0] for r in rows]
+        share = 0.0
+        if negatives is not None and negatives.valid[i]:
+            share = settings.synthesised_share if rows else 1.0
+        loss = (1 - share) * sum(no_match) / max(len(rows), 1)
+        if share:
+            generated = model(negatives.input_ids, mask, pixels).match_logits[i]
+            loss = loss - share * generated.log_softmax(0)[0]
+        if rows or share:
+            loss = loss - true.match_logits[i].log_softmax(0)[1]
+        every_pair.append(loss)
+    itm = sum(every_pair) / len(batch)
     total = (
         settings.mlm_weight * mlm
         + settings.text_mlm_weight * text_mlm

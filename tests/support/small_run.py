@@ -20,7 +20,9 @@ def write_run(folder, kind=ViltaForPreTraining, objective=None, **settings):
     model = scramble(kind(config), 0.05)
     model.save_pretrained(folder / "model")
     ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder / "model")
-    objective = objective or ObjectiveConfig(soft_labels="none", filter_ratio=1e9)
+    objective = objective or ObjectiveConfig(
+        soft_labels="none", filter_ratio=1e9, teacher_filter_ratio=0.0
+    )
     data = DataConfig(image_size=32, max_text_tokens=24, workers=0)
     save_yaml(PretrainConfig(data=data, objective=objective), folder / "config.yaml")
     return folder

@@ -36,7 +36,7 @@ def gradients(task, loss):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_stacked_step_equals_plain_passes(kind, settings):
-    task = make_task(fusion=kind, **{"filter_ratio": 0.9, **settings})
+    task = make_task(fusion=kind, **{"filter_ratio": 0.9, "teacher_filter_ratio": 0.5, **settings})
     batch = make_batch(task, images=[0, 1, 2, 1, 4])
     torch.manual_seed(11)
     stacked = task(batch)
@@ -44,6 +44,9 @@ def test_stacked_step_equals_plain_passes(kind, settings):
     assert stacked.total.dtype == torch.float32
     found = {"total": stacked.total, **stacked.metrics}
     for name, value in expected.items():
+        if getattr(task.objective, f"{name}_weight", 1.0) == 0:
+            assert name not in found, "nothing is computed for a weight of 0"
+            continue
         torch.testing.assert_close(
             found[name].detach(), value.detach(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m
         )
@@ -51,8 +54,9 @@ def test_stacked_step_equals_plain_passes(kind, settings):
         assert 0 < found["negatives/share"] <= 1
     grads, plain = gradients(task, stacked.total), gradients(task, expected["total"])
     for name, value in plain.items():
+        found = grads.get(name, torch.zeros_like(value))
         torch.testing.assert_close(
-            grads[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            found, value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -86,7 +90,8 @@ def test_each_encoder_runs_as_often_as_it_must(settings):
     batch = make_batch(task)
     task(batch)
     once = task.objective
-    teacher = (once.soft_labels == "language_model") + (once.negatives == "soft_label")
+    teacher = once.soft_labels == "language_model"  # and the filters read the clean caption
+    teacher += once.negatives in ("soft_label", "grounded") and once.teacher_view == "masked"
     assert counts["image"] == 1
     assert counts["text"] == counts["fusion"] == 2
     assert counts["teacher"] == teacher
@@ -95,12 +100,14 @@ def test_each_encoder_runs_as_often_as_it_must(settings):
 
 @pytest.mark.parametrize("soft_labels", ["language_model", "momentum"])
 def test_teachers_are_frozen_whatever_the_mode(soft_labels):
-    task = make_task(soft_labels=soft_labels)
+    task = make_task("resnet", soft_labels=soft_labels)
     frozen = task.teacher if soft_labels == "language_model" else task.momentum_model
     for mode in (True, False, True):
         assert task.train(mode).training is mode
         assert task.model.training is mode
-        assert not any(module.training for module in frozen.modules())
+        # The moving average keeps its dropout in training, as in ALBEF.
+        assert frozen.training is (mode and soft_labels == "momentum")
+        assert not any(m.training for m in frozen.modules() if isinstance(m, torch.nn.BatchNorm2d))
     task(make_batch(task)).total.backward()
     assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
     theirs = {id(p) for p in frozen.parameters()}
@@ -161,6 +168,50 @@ def test_alpha_rises_with_the_steps_taken():
     expected = [none + (full - none) * min(step / 4, 1) for step in range(6)]
     assert losses[0::2] == pytest.approx(expected, rel=1e-4)
     assert "step" in task.state_dict(), "a resumed run goes on with the ramp"
+
+
+def test_alpha_rises_from_the_start_of_masked_words():
+    task = make_task(alpha=0.8, alpha_ramp_steps=4, mlm_start=3, itm_start=3)
+    found = []
+    for _ in range(9):
+        found.append(float(task.alpha()))
+        task.after_step()
+    assert found == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "rests"),
+    [
+        ({"itm_weight": 0.0}, ["itm_head"]),
+        ({"itm_weight": 0.0, "mlm_weight": 0.0}, ["itm_head", "mlm_head", "fusion"]),
+        ({"itc_weight": 0.0}, ["itc_head"]),
+        ({"text_mlm_weight": 0.0, "negatives": "off"}, ["predict_words_from_text"]),
+        ({"text_mlm_weight": 0.0, "negative_writer": "frozen"}, ["predict_words_from_text"]),
+    ],
+    ids=str,
+)
+def test_a_weight_of_0_computes_nothing(settings, rests, monkeypatch):
+    task = make_task(**settings)
+    ran = set()
+    model = task.model
+    for name in ("itm_head", "itc_head", "mlm_head"):
+        for method in ("forward", "embed_image", "embed_text"):
+            module, inner = getattr(model, name), getattr(getattr(model, name), method, None)
+            if inner is not None:
+                monkeypatch.setattr(
+                    module, method, lambda *a, f=inner, n=name, **k: (ran.add(n), f(*a, **k))[1]
+                )
+    model.vilta.fusion.register_forward_hook(lambda *_: ran.add("fusion"))
+    inner = model.predict_words_from_text
+    monkeypatch.setattr(
+        model,
+        "predict_words_from_text",
+        lambda *a: (ran.add("predict_words_from_text"), inner(*a))[1],
+    )
+    losses = task(make_batch(task))
+    assert losses.total.isfinite()
+    everything = {"itm_head", "itc_head", "mlm_head", "fusion", "predict_words_from_text"}
+    assert ran == everything - set(rests)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -111,11 +111,13 @@ def _generated(
     """Return the negatives of a batch, each with its row number."""
     expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
-    found = task.write_negatives(batch, expected.text_logits, expected.logits, soft, filter_name)
+    found = task.write_negatives(batch, expected, soft, filter_name)
     true = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
     false = match_probabilities(task.model, found.input_ids, batch.attention_mask, image_states)
+    assert expected.logits is not None
     by_text, by_image = (
-        logits.float().softmax(dim=1) for logits in (expected.text_logits, expected.logits)
+        logits.float().softmax(dim=1)
+        for logits in (task.writer_logits(batch, expected), expected.logits)
     )
     length = batch.input_ids.shape[1]
     offsets = task.tokenizer(

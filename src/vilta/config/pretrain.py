@@ -106,9 +106,10 @@ class ObjectiveConfig:
     """`mask`: every chosen word becomes the mask token; `80-10-10`: BERT's mask / random / keep."""
     content_weight: Positive = 4.0
     """How many times as likely a content word is masked as a stop-word or punctuation mark."""
-    soft_labels: Literal["none", "language_model", "momentum"] = "language_model"
+    soft_labels: Literal["none", "language_model", "momentum", "shuffled"] = "language_model"
     """Teacher of masked words: `language_model` is ViLTA's frozen one, `momentum` is ALBEF's
-    moving average of the model itself, `none` is the one-hot baseline (METER)."""
+    moving average of the model itself, `none` is the one-hot baseline (METER). `shuffled` gives the
+    probabilities of the frozen one to random words: label smoothing of equal entropy, a control."""
     teacher: str = ""
     """Folder or hub id of the frozen language model. Empty: the text encoder's starting point."""
     teacher_view: Literal["masked", "clean"] = "masked"
@@ -116,7 +117,7 @@ class ObjectiveConfig:
     alpha: Share = 0.5
     """Weight of the soft labels against the one-hot ones, 0 to 1 (ALBEF: 0.4)."""
     alpha_ramp_steps: CountOrZero = 0
-    """Steps over which alpha rises linearly from 0; 0: constant."""
+    """Steps after `mlm_start` over which alpha rises linearly from 0; 0: constant."""
     temperature: Positive = 1.0
     """Softmax temperature tau of the distillation."""
     top_k: CountOrZero = 0
@@ -130,6 +131,13 @@ class ObjectiveConfig:
     `off` synthesises nothing (METER, ALBEF)."""
     filter_ratio: Positive = 0.1
     """A word is rejected if its filter probability reaches this fraction of the original's."""
+    teacher_filter_ratio: NotNegative = 0.01
+    """`grounded` also rejects words that the teacher, reading the clean caption, finds this
+    fraction as probable as the original: synonyms, which a model that has memorised its captions no
+    longer finds plausible. 0: does not ask the teacher, which spares its pass."""
+    negative_writer: Literal["current", "frozen"] = "current"
+    """Whose expectations the negatives are sampled from: the text encoder as it is trained (ViLTA),
+    or the frozen teacher."""
     candidates: Count = 20
     """Negatives are sampled from this many of the language model's most probable allowed words."""
     min_p: Share = 0.1
@@ -162,13 +170,32 @@ class ObjectiveConfig:
     """Steps after `itm_start` over which `hardness` rises linearly from 0; 0: constant. On photos,
     matching has to start from easy negatives."""
     synthesised_share: Share = 0.5
-    """Weight of the synthesised negatives within the no-match half of the matching loss; in-batch
-    negatives get the rest."""
+    """Weight of a pair's synthesised negative within the no-match half of the matching loss; its
+    in-batch negatives get the rest, and everything where nothing could be synthesised."""
+    matching_mean: Literal["pairs", "rows"] = "pairs"
+    """`pairs`: a pair's negatives together weigh as much as the pair; `rows`: every row of the
+    matching loss weighs the same (ALBEF)."""
     itc_weight: NotNegative = 1.0
     """Weight of the image-text contrastive loss; 0 disables it (METER)."""
+    itc_targets: Literal["pairs", "momentum"] = "pairs"
+    """What contrast learns: `pairs`, which image and text belong together; `momentum`, that mixed
+    with `alpha` of what the moving average of the model finds, against its embeddings (ALBEF)."""
+    queue_size: CountOrZero = 0
+    """Past embeddings of the moving average that `itc_targets: momentum` compares with as well
+    (ALBEF: 65536)."""
+
+    def needs_teacher(self) -> bool:
+        """Whether training needs the frozen language model."""
+        filters = self.negatives == "soft_label" or (
+            self.negatives == "grounded" and self.teacher_filter_ratio > 0
+        )
+        writes = self.negatives != "off" and self.negative_writer == "frozen"
+        return self.soft_labels in ("language_model", "shuffled") or filters or writes
 
     def check(self) -> None:
         """Raise ``ValueError`` for values that do not go together."""
+        if self.queue_size and self.itc_targets != "momentum":
+            raise ValueError("objective.queue_size is for itc_targets: momentum; set it to 0")
         if self.mlm_start > 0 and self.itc_weight == 0:
             raise ValueError("objective.mlm_start needs contrast: set itc_weight above 0")
         if self.mlm_start > self.itm_start:

@@ -71,3 +71,22 @@ def contrastive_loss(
     to_text = -(targets * similarity.to_text.float().log_softmax(dim=1)).sum(dim=1)
     to_image = -(targets * similarity.to_image.float().log_softmax(dim=1)).sum(dim=1)
     return (to_text + to_image).mean() / 2
+
+
+def mixed_contrastive_loss(
+    similarity: Similarity,
+    positive_mask: Bool[Tensor, "B G"],
+    teacher: Similarity,
+    alpha: float | Tensor,
+) -> Float[Tensor, ""]:
+    """Contrast whose targets are mixed with what a teacher finds (ALBEF, arXiv 2107.07651, eq. 6).
+
+    The target of a row is ``(1 - alpha) positives + alpha softmax(teacher)``.
+    """
+    total = similarity.to_text.new_zeros((), dtype=torch.float32)
+    positives = positive_mask / positive_mask.sum(dim=1, keepdim=True)
+    for own, theirs in zip(similarity, teacher, strict=True):
+        soft = theirs.detach().float().softmax(dim=1)
+        targets = (1 - alpha) * positives + alpha * soft
+        total = total - (targets * own.float().log_softmax(dim=1)).sum(dim=1).mean()
+    return total / 2

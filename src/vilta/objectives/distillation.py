@@ -7,9 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALLEST = 1e-9
-"""Replaces a probability of zero, so that its logarithm is finite."""
-
 
 def distillation_loss(
     logits: Float[Tensor, "M V"],
@@ -69,8 +66,9 @@ def without_teacher(
 
     Trained on mixed labels, a student converges to ``p = (1 - alpha) p_own + alpha q``: however
     well it knows the answer, every word that the teacher likes keeps at least ``alpha q``. This
-    returns ``log(p - alpha q)``, clamped at ``SMALLEST`` and not renormalised. ``q`` and ``alpha``
-    are those of ``distillation_loss``; exact for a temperature of 1. Our choice.
+    returns ``log(p - alpha q)``, not renormalised; minus infinity for a word that has only what the
+    teacher gave it. ``q`` and ``alpha`` are those of ``distillation_loss``; exact for a temperature
+    of 1. Our choice.
     """
     own = logits.float().softmax(dim=1)
     if teacher_logits is not None:
@@ -78,7 +76,7 @@ def without_teacher(
         if 0 < top_k < soft.shape[1]:
             soft = soft.masked_fill(soft < soft.topk(top_k, dim=1).values[:, -1:], -torch.inf)
         own = own - alpha * soft.softmax(dim=1)
-    return own.clamp(min=SMALLEST).log()
+    return own.clamp(min=0).log()
 
 
 def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +13,24 @@ from torch import Tensor
 
 from vilta.objectives.sampling import gumbel_like
 from vilta.objectives.vocabulary import Vocabulary
+
+
+class WordFilter(NamedTuple):
+    """Whose opinion tells which words may be true, and how much of the original's is enough."""
+
+    logits: Float[Tensor, "M V"]
+    """Logits or log-probabilities at the masked positions."""
+    ratio: float
+
+    def plausible(self, original: Int[Tensor, "M"]) -> Bool[Tensor, "M V"]:
+        """Return the words with at least ``ratio`` times the original's probability.
+
+        Where the original itself is impossible, any word that is possible; an impossible word
+        (minus infinity) never.
+        """
+        # Compared as logits: the normaliser is the same on both sides.
+        bar = self.logits.gather(1, original[:, None]).float() + math.log(self.ratio)
+        return (self.logits.float() >= bar) & (self.logits > -torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +61,7 @@ def synthesise_negatives(
     text_logits: Float[Tensor, "M V"],
     vocabulary: Vocabulary,
     *,
-    filter_logits: Float[Tensor, "M V"] | None = None,
-    filter_ratio: float = 0.1,
+    filters: Sequence[WordFilter] = (),
     candidates: int = 20,
     min_p: float = 0.1,
     temperature: float = 1.0,
@@ -56,9 +75,7 @@ def synthesise_negatives(
     - a whole word that is neither the original nor an inflection of it;
     - at least ``min_p`` times as probable as the text's most probable word (min-p sampling, arXiv
       2407.01082: where the context leaves one choice, the draw would otherwise be nonsense);
-    - less probable under ``filter_logits`` (the image-conditioned model for ``grounded``, the
-      teacher for ``soft_label``) than ``filter_ratio`` times the original: a word that the filter
-      finds about as probable as the original is probably true.
+    - plausible to none of the ``filters``, for it may be true.
 
     One of the ``candidates`` most probable allowed words is sampled. Only words that are a single
     token are rewritten, so no word is left half replaced. All other tokens, other masked words
@@ -81,9 +98,10 @@ def synthesise_negatives(
     likeliest = text_logits.masked_fill(~vocabulary.whole, -torch.inf).amax(1, keepdim=True)
     expected = text_logits >= likeliest + math.log(max(min_p, 1e-30))
     allowed = allowed & rewritable & expected  # [M, V]
-    plausible, removed = _filter(
-        text_logits, allowed, original, filter_logits, filter_ratio, candidates
-    )
+    plausible = torch.zeros_like(allowed)
+    for word_filter in filters:
+        plausible |= word_filter.plausible(original)
+    removed = _removed(text_logits, allowed, plausible, candidates)
     words, found = _draw(text_logits, allowed & ~plausible, candidates, temperature)  # [M] each
 
     # In each caption, a random 1 to max_changes of the masked words that have a candidate change.
@@ -110,25 +128,17 @@ def _single_token(word_ids: Int[Tensor, "B L"], positions: Int[Tensor, "M"]) -> 
     return alone.flatten()[positions]
 
 
-def _filter(
+def _removed(
     text_logits: Float[Tensor, "M V"],
     allowed: Bool[Tensor, "M V"],
-    original: Int[Tensor, "M"],
-    filter_logits: Float[Tensor, "M V"] | None,
-    ratio: float,
+    plausible: Bool[Tensor, "M V"],
     candidates: int,
-) -> tuple[Bool[Tensor, "M V"], Float[Tensor, ""]]:
-    """Return the words that the filter finds plausible, and their share of the top candidates."""
-    if filter_logits is None:
-        return torch.zeros_like(allowed), text_logits.new_zeros(())
-    # p(w) >= ratio * p(original), compared as logits: the normaliser is the same on both sides.
-    bar = filter_logits.gather(1, original[:, None]).float() + math.log(ratio)
-    plausible = filter_logits.float() >= bar
+) -> Float[Tensor, ""]:
+    """Return the share of plausible words among the likeliest allowed ones."""
     scores = text_logits.masked_fill(~allowed, -torch.inf)
     top = scores.topk(min(candidates, scores.shape[1]), dim=1)
     real = top.values.isfinite()
-    removed = (plausible.gather(1, top.indices) & real).sum() / real.sum().clamp(min=1)
-    return plausible, removed
+    return (plausible.gather(1, top.indices) & real).sum() / real.sum().clamp(min=1)
 
 
 def _draw(

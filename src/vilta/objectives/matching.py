@@ -1,8 +1,8 @@
-"""Image-text matching: in-batch negatives, and a loss that averages each group separately."""
+"""Image-text matching: in-batch negatives, and a loss that weighs both answers equally."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,14 @@ from torch.nn import functional as F
 
 from vilta.objectives.contrastive import PairIds, Similarity, positive_pairs
 from vilta.objectives.sampling import gumbel_like
+
+
+class Negatives(NamedTuple):
+    """Rows that do not match: ``R`` is ``B`` or ``2B``, and row ``r`` belongs to pair ``r % B``."""
+
+    logits: Float[Tensor, "R 2"]
+    valid: Bool[Tensor, "R"]
+    weight: Float[Tensor, "R"]
 
 
 class InBatchNegatives(NamedTuple):
@@ -27,12 +35,14 @@ class InBatchNegatives(NamedTuple):
     """False where the batch has no wrong partner to offer; the row then pairs i with i."""
 
     def groups(
-        self, logits: Float[Tensor, "R 2"], weight: float
-    ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """Return the groups of ``matching_loss``: the two kinds share the weight evenly."""
+        self, logits: Float[Tensor, "R 2"], weight: Float[Tensor, "B"]
+    ) -> dict[str, Negatives]:
+        """Return the groups of ``matching_loss``; a pair's ``weight`` is shared by its rows."""
+        rows_of_a_pair = len(logits) // len(weight)
+        weights = (weight / rows_of_a_pair).repeat(rows_of_a_pair)
         return {
-            "other_text": (logits, self.valid & self.other_text, weight / 2),
-            "other_image": (logits, self.valid & ~self.other_text, weight / 2),
+            "other_text": Negatives(logits, self.valid & self.other_text, weights),
+            "other_image": Negatives(logits, self.valid & ~self.other_text, weights),
         }
 
 
@@ -96,27 +106,42 @@ class MatchingLoss(NamedTuple):
 
 def matching_loss(
     true_logits: Float[Tensor, "B 2"],
-    groups: dict[str, tuple[Float[Tensor, "_ 2"], Bool[Tensor, "_"], float]],
+    groups: dict[str, Negatives],
+    *,
+    mean: Literal["pairs", "rows"] = "pairs",
 ) -> MatchingLoss:
-    """Cross-entropy of match (1) and no match (0), each group averaged over its own valid rows.
+    """Cross-entropy of match (1) and no match (0).
 
-    ``groups`` maps the name of a kind of negatives to its logits, the mask of its valid rows, and
-    its weight. The true pairs have weight 1. A group without a valid row adds 0.
+    ``pairs``: every pair pulls towards "match" as strongly as its negatives together pull towards
+    "no match", whatever their number; the loss is the mean over pairs. The weights of a pair's
+    negatives add up to 1. A pair without a valid negative weighs nothing. The weights of a pair
+    depend on it alone, so that the loss of a large batch is the mean over its equal parts.
+    ``rows``: every row weighs the same, as in ALBEF (arXiv 2107.07651).
     """
-    ones = torch.ones(len(true_logits), dtype=torch.bool, device=true_logits.device)
+    size = len(true_logits)
+    weights = {name: g.weight * g.valid for name, g in groups.items()}
+    own = sum((w.view(-1, size).sum(0) for w in weights.values()), true_logits.new_zeros(size))
+    if mean == "rows":
+        weights = {name: g.valid.float() for name, g in groups.items()}
+        own = torch.ones_like(own)
+        count = own.sum() + sum(w.sum() for w in weights.values())
+    else:
+        count = torch.as_tensor(size)
+    ones = torch.ones(size, dtype=torch.bool, device=true_logits.device)
     total = true_logits.new_zeros((), dtype=torch.float32)
     parts: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
-    everything = {"true": (true_logits, ones, 1.0), **groups}
-    for name, (logits, valid, weight) in everything.items():
+    everything = {"true": Negatives(true_logits, ones, own), **groups}
+    for name, (logits, valid, _) in everything.items():
         target = int(name == "true")
         labels = torch.full_like(valid, target, dtype=torch.long)
-        count = valid.sum().clamp(min=1)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        loss = torch.where(valid, losses, 0.0).sum() / count
+        losses = torch.where(valid, losses, 0.0)
+        total = total + (weights.get(name, own) * losses).sum() / count
         right = (logits.argmax(dim=1) == target) & valid
-        for part, value in {"loss": loss.detach(), "accuracy": right.sum() / count}.items():
-            parts[f"{part}_{name}"] = value.where(valid.any(), torch.nan)
-            counts[f"{part}_{name}"] = valid.sum()
-        total = total + weight * loss
+        found = valid.sum()
+        for part, value in {"loss": losses.detach(), "accuracy": right}.items():
+            mean_value = value.sum() / found.clamp(min=1)
+            parts[f"{part}_{name}"] = mean_value.where(found > 0, torch.nan)
+            counts[f"{part}_{name}"] = found
     return MatchingLoss(total, parts, counts)

@@ -163,13 +163,8 @@ def _rewritten(
 ) -> list[RewrittenCaption]:
     """Generate a negative for each sample, with the run's own filter, and match both captions."""
     expected = task.expected_words(batch, image_states)
-    negatives = task.write_negatives(
-        batch,
-        expected.text_logits,
-        expected.logits,
-        task.soft_labels(batch),
-        task.objective.negatives,
-    )
+    soft = task.soft_labels(batch)
+    negatives = task.write_negatives(batch, expected, soft, task.objective.negatives)
     right = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
     wrong = match_probabilities(task.model, negatives.input_ids, batch.attention_mask, image_states)
     sentences = task.tokenizer.batch_decode(negatives.input_ids, skip_special_tokens=True)

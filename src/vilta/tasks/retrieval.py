@@ -104,7 +104,9 @@ class ImageTextRetrieval(ComparingTask, FinetuningTask):
         pairs = Pairs(torch.cat([own, others.text]), torch.cat([own, others.image]))
         logits = self.model.match(text_states, mask, image_states, pairs)
         true, false = logits.tensor_split([len(batch)])
-        itm, parts, counts = matching_loss(true, wrong.groups(false, 1.0))
+        itm, parts, counts = matching_loss(
+            true, wrong.groups(false, torch.ones(len(batch), device=false.device))
+        )
         logged: dict[str, Tensor] = {"itc": itc.detach(), "itm": itm.detach()}
         return Losses(
             total=itc + itm,
