@@ -91,7 +91,8 @@ def compared(config):
         ablate.run(replace(config, part=part))
         if part.startswith("measure"):
             ablate.finish(config, next(c for c in cells(config) if part.endswith(c.name)))
-    ablate.run(config)  # all is done: only the report is left
+    found = ablate.run(config)  # all is done: only the report is left
+    assert found["finished"] == {"meter": [0, 1], "vilta": [0, 1]} and "curves" not in found
     return out
 
 

@@ -46,6 +46,7 @@ from vilta.config.yaml_file import read_mapping, save_yaml
 from vilta.decoding import decode_image
 from vilta.locking import only_writer
 from vilta.report.comparison import comparison_page
+from vilta.report.comparison_tables import verdict
 from vilta.report.comparison_text import comparison_markdown
 from vilta.screen import notes, results
 from vilta.tasks.pretraining import PretrainingTask
@@ -56,9 +57,10 @@ PICTURE = 160
 """Short side of the pictures on the page, in pixels."""
 
 
-def run(config: AblateConfig) -> None:
+def run(config: AblateConfig) -> dict[str, Any] | None:
     """Train, measure and compare all arms; goes on with what an earlier call has left.
 
+    Returns what report.json holds, without the curves; None after a part or without a report.
     Raises ``ValueError`` in one line for anything the user can mend.
     """
     if not config.out:
@@ -68,7 +70,7 @@ def run(config: AblateConfig) -> None:
     if config.part:
         end_with_parent()
         do_part(config)
-        return
+        return None
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out / LOCK, out) as note:
@@ -85,7 +87,7 @@ def run(config: AblateConfig) -> None:
             f"{len(every) - len(left)} finished; {steps:,} steps to come, {config.jobs} at a time"
         )
         runner.run([job_of(config, cell) for cell in left], Progress(plan, left))
-        write_report(config)
+        summary = write_report(config)
     again = shlex.join(["vilta", "ablate", str(out / SETTINGS)])
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
@@ -95,6 +97,7 @@ def run(config: AblateConfig) -> None:
         )
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
+    return summary
 
 
 def do_part(config: AblateConfig) -> None:
@@ -136,10 +139,15 @@ def planned(config: AblateConfig) -> Plan:
     if plan is None or not set(all_arms(config)) <= plan.arms.keys() or not _items(config):
         notes.print("measuring the pace of each arm ...")
         command = part_command(config.program, Path(config.out) / SETTINGS, "probe")
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        log = Path(config.out) / "probe.txt"
+        with log.open("w", encoding="utf-8") as file:
+            done = subprocess.run(command, stdout=file, stderr=file)
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         if done.returncode:
-            said = (done.stderr or "").strip().splitlines() or ["no reason given"]
-            raise ValueError(said[-1].removeprefix("error: "))
+            raise ValueError(
+                (said or ["the probe ended without a word"])[-1].removeprefix("error: ")
+            )
+        notes.print("\n".join(line for line in said if " a step" in line))
         plan = load_plan(config)
     assert plan is not None
     return plan
@@ -159,7 +167,7 @@ def probe(config: AblateConfig) -> None:
         precision, device = precision or used, device or where
         arms[arm] = replace(found, steps=steps_for(config, settings, found))
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
-        results.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
+        notes.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
     plan = Plan(
         budget=config.budget,
         amount=config.amount,
@@ -232,8 +240,8 @@ class Progress:
         )
 
 
-def write_report(config: AblateConfig) -> None:
-    """Write the report of what there is: a page, Markdown and JSON."""
+def write_report(config: AblateConfig) -> dict[str, Any] | None:
+    """Write the report of what there is: a page, Markdown and JSON; return it without curves."""
     plan = load_plan(config)
     if plan is None:
         raise ValueError(f"{config.out} has no plan yet; start it without --part")
@@ -241,12 +249,15 @@ def write_report(config: AblateConfig) -> None:
     records = read_records(config, plan)
     if not any(records.finished(arm) for arm in config.arms):
         notes.print("no run is finished yet: no report")
-        return
+        return None
     summary = summarise(config, plan, records)
     replace_text(out / JSON, json.dumps(without_nan(summary), indent=1) + "\n")
     replace_text(out / MARKDOWN, comparison_markdown(summary))
     replace_text(out / HTML, comparison_page(summary, pictures(config, summary)))
-    results.print(f"wrote {out / HTML}, beside it {MARKDOWN} and {JSON}")
+    for sentence in verdict(summary):
+        results.print(sentence)
+    notes.print(f"wrote {out / HTML}, beside it {MARKDOWN} and {JSON}")
+    return {name: part for name, part in without_nan(summary).items() if name != "curves"}
 
 
 def pictures(config: AblateConfig, summary: dict[str, Any]) -> dict[str, np.ndarray]:
