@@ -159,6 +159,29 @@ def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
     assert told in refused(capsys, run, ["evaluate", *where, "--data", f"scenes:12?{TINY}1"])
 
 
+def test_a_retrieval_run_is_calibrated_and_again_on_demand(learnt, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(learnt("retrieval"), out)
+
+    def settings():
+        return json.loads((out / "model" / "config.json").read_text())
+
+    assert settings()["calibrated_on"] == f"6 images of scenes:6?{TINY}2"
+    where = [str(out), "--device", "cpu", "--batch-size", "4", "--calibrate"]
+    run(["evaluate", *where, "--data", f"scenes:5?{TINY}4"])
+    assert settings()["calibrated_on"] == f"5 images of scenes:5?{TINY}4"
+    call = ["evaluate", *where, "--task", "fine-grained", "--data", f"scenes:5?{TINY}4"]
+    assert "--calibrate needs image-text pairs" in refused(capsys, run, call)
+
+
+def test_a_finetuning_returns_what_it_released(start, data, capsys):
+    out = finetune(start, data, "--epochs", "0", "--optimization.steps", "1", "--json")
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["model"] == f"{out}/model" and found["steps"] == found["released"]["step"] == 1
+    assert f"next: vilta evaluate {out} --data {data}/val.csv\n" in said.err
+
+
 def test_looks_are_counted_for_the_same_data_alone(start, data, capsys):
     out = finetune(start, data, "--epochs", "1")
     target = ["--out", str(data / "metrics.json")]

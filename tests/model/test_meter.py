@@ -5,6 +5,7 @@ The reference is written out below from METER's own names, a product at a time.
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny_models import known_tokenizer
 from torch import nn
 from torch.nn import functional as F
@@ -288,6 +289,9 @@ def test_the_command_writes_a_folder_that_the_auto_classes_load(state, text, tmp
     out = tmp_path / "meter" / "model"
     config = ConvertConfig(out=str(out), text=str(tmp_path / "roberta"))
     convert.run(str(tmp_path / "meter.ckpt"), config)
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "other" and "meter.ckpt" in card.text
+    assert "vilta.ViltaForPreTraining" in card.text and str(tmp_path) not in card.text
     model = AutoModelForPreTraining.from_pretrained(out)
     processor = AutoProcessor.from_pretrained(out)
     batch = processor(images=torch.zeros(40, 40, 3), text="a red ball", return_tensors="pt")

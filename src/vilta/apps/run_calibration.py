@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -66,6 +68,20 @@ def calibrate(
         config.proofread_threshold = _threshold(model, tokenizer, gallery.image_states, captions)
         told += f", proofreading threshold {config.proofread_threshold:.2f}"
     return f"calibrated on {config.calibrated_on}: {told}"
+
+
+def calibrate_release(
+    model: WithMatching, tokenizer: PreTrainedTokenizerBase, loader: Any, folder: Path, name: str
+) -> str:
+    """Calibrate on the pairs of an evaluation loader, and write the config of the released model.
+
+    Returns the summary of ``calibrate``.
+    """
+    captions = loader.dataset.table["captions"][:]
+    pixels = (batch.pixel_values for batch in loader)
+    told = calibrate(model, tokenizer, pixels, captions, name)
+    model.config.save_pretrained(folder)
+    return told
 
 
 def _search_threshold(model: WithMatching, gallery: Gallery) -> float:

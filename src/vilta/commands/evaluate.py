@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import Progress
 from rich.table import Table
 
-from vilta.apps.run_calibration import calibrate
+from vilta.apps.run_calibration import calibrate_release
 from vilta.config import DataConfig
 from vilta.config.finetune import TaskSettings
 from vilta.config.ranges import check_config
@@ -34,6 +34,7 @@ from vilta.finished_run import (
     say_missing_teacher,
     task_of,
 )
+from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
 from vilta.screen import notes, results, say_next
@@ -87,10 +88,8 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
     notes.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
     say_missing_teacher(teacher)
     if config.calibrate:
-        captions = dataset.table["captions"][:]
-        pixels = (batch.pixel_values for batch in loader)
-        notes.print(calibrate(task.model, task.tokenizer, pixels, captions, config.data))
-        task.model.config.save_pretrained(Path(run_folder) / MODEL)
+        place = Path(run_folder) / MODEL
+        notes.print(calibrate_release(task.model, task.tokenizer, loader, place, config.data))
     with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
         line = bar.add_task("", total=1)
         metrics = evaluate_pretraining(
@@ -151,6 +150,11 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
         f"evaluating {run_folder} on {len(items):,} items of {items.name} ({role}), {device} in "
         f"{precision}"
     )
+    if config.calibrate:
+        if not (isinstance(task.model, WithMatching) and isinstance(items, PairItems)):
+            raise ValueError(f"--calibrate needs image-text pairs, not the items of {name}")
+        place = model_folder(run_folder)
+        notes.print(calibrate_release(task.model, task.tokenizer, loader, place, config.data))
     lacking = kind.unanswered(items)
     with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
         watched = bar.track(loader, total=len(loader), description="evaluating")

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
+from vilta.apps.run_calibration import calibrate_release
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
@@ -22,6 +24,7 @@ from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
+from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
@@ -30,7 +33,7 @@ from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
 from vilta.tasks.registry import find_task
-from vilta.training.folder import CONFIG, check_run_folder
+from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128
@@ -103,6 +106,10 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,
     )
     summary.exit_if_stopped()
+    many = isinstance(held_out, PairItems) and len(held_out) > 1
+    if many and isinstance(model, WithMatching) and PartialState().is_main_process:
+        place = Path(config.run.out) / MODEL
+        notes.print(calibrate_release(model, tokenizer, loader, place, config.data.val))
     update_card(config.run.out)
     return summary.released(config.run)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from accelerate import PartialState
 from jaxtyping import UInt8
 from PIL import Image
 
-from vilta.apps.run_calibration import calibrate
+from vilta.apps.run_calibration import calibrate_release
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ranges import check_config
 from vilta.config.yaml_file import load_yaml
@@ -107,8 +106,10 @@ def run(
         phases=phases_of(config.objective),
     )
     summary.exit_if_stopped()
-    if loader is not None and len(loader.dataset) > 1:
-        calibrate_release(task, loader, Path(config.run.out) / MODEL, data.val)
+    many = loader is not None and len(loader.dataset) > 1
+    if many and PartialState().is_main_process:
+        place = Path(config.run.out) / MODEL
+        notes.print(calibrate_release(task.model, task.tokenizer, loader, place, data.val))
     update_card(config.run.out)
 
 
@@ -140,15 +141,6 @@ def phases_of(objective: ObjectiveConfig) -> list[Phase]:
 def _hides(after: Phase | None, phase: Phase) -> bool:
     """Whether a phase has no step of its own before the one after it."""
     return after is not None and after.start == phase.start
-
-
-def calibrate_release(task: PretrainingTask, loader: Any, folder: Path, name: str) -> None:
-    """Calibrate the released model on held-out pairs and print it; the first process does it."""
-    if PartialState().is_main_process:
-        captions = loader.dataset.table["captions"][:]
-        pixels = (batch.pixel_values for batch in loader)
-        notes.print(calibrate(task.model, task.tokenizer, pixels, captions, name))
-        task.model.config.save_pretrained(folder)
 
 
 def with_its_word_head(config: PretrainConfig) -> PretrainConfig:

@@ -41,8 +41,8 @@ class EvaluateConfig:
     folds: CountOrZero = 0
     """For retrieval as a task: average over this many parts of the images (COCO 1k: 5)."""
     calibrate: bool = False
-    """For a pre-training run: first calibrate its match probabilities on this data and save the
-    result with the model. Training does this on `data.val` when it ends."""
+    """First calibrate the match probabilities on these image-text pairs, and save the result with
+    the model. Pre-training and retrieval do this on `data.val` when they end."""
     batch_size: Count = 128
     """Pairs per forward pass."""
     seed: int = 0

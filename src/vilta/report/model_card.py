@@ -97,6 +97,30 @@ def update_card(run_folder: str | Path) -> None:
         write_card(folder)
 
 
+def write_converted_card(folder: Path, checkpoint: str, text: str) -> None:
+    """Write the card of a model folder that was converted from another project's checkpoint."""
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    run = Run(folder=folder, settings={"objective": {}}, architecture=architecture)
+    parts = [
+        ("code", "vilta", "apache-2.0"),
+        ("weights", Path(checkpoint).name, UNKNOWN),
+        ("text encoder's configuration, tokenizer and head", _name(text), licence_of(text)),
+    ]
+    header = ModelCardData(
+        library_name="transformers",
+        license="other",
+        pipeline_tag=PIPELINES["pretrain"],
+        tags=["vilta", "vision-language", "image-text-matching"],
+    )
+    body = (
+        f"# {Path(checkpoint).stem}\n\nConverted from METER's checkpoint "
+        f"`{Path(checkpoint).name}`. Its contrastive space is untrained.\n"
+        f"\n## How to use\n\n{_usage(run)}"
+        f"\n## Licences of the parts\n\n{_table(('part', 'from', 'licence'), parts)}"
+    )
+    replace_text(folder / CARD, f"---\n{header.to_yaml()}\n---\n\n{body}")
+
+
 def licence_of(source: str) -> str:
     """Return the licence that the card of an encoder or data set names, local or in the cache."""
     place: Any = Path(source) / CARD
