@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from pretraining_case import make_task
 
-from vilta.config import DataConfig
+from vilta.config import DataConfig, PretrainConfig
+from vilta.config.shipped import find_shipped
+from vilta.config.yaml_file import load_yaml
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset
@@ -94,6 +98,15 @@ def test_an_untrained_head_ranks_nothing(weights, stage):
     assert evaluated(task, loader, top_k=1)["retrieval"] == found
     every = evaluated(make_task(), loader, full=True)["retrieval"]
     assert found[stage] == every[stage]
+
+
+@pytest.mark.parametrize("preset", ["meter", "albef"])
+def test_runs_of_the_presets_are_evaluated_on_scenes(preset):
+    """They have no frozen language model, and write no negatives of their own."""
+    objective = load_yaml(find_shipped(preset), PretrainConfig).objective
+    task = make_task(**vars(replace(objective, queue_size=min(objective.queue_size, 8))))
+    found = evaluated(task, make_loader(task, 4))
+    assert set(found["negatives"]) == {"none", "grounded"} and "blindness" not in found
 
 
 def test_names_are_joined_with_slashes():

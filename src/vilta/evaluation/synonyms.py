@@ -52,7 +52,7 @@ def synonym_metrics(
     over the other groups of its kind; ``count`` is how many words were looked at. All with the
     right image. Empty if there were none.
     """
-    tables = _token_groups(tokenizer, groups)
+    tables = token_groups(tokenizer, groups)
     sums, count = torch.zeros(3, dtype=torch.double), 0
     for batch in loader:
         batch = batch.to(model.device)
@@ -73,7 +73,7 @@ def synonym_metrics(
     return {"true": true, "synonym": synonym, "wrong": wrong, "count": float(count)}
 
 
-def _token_groups(
+def token_groups(
     tokenizer: PreTrainedTokenizerBase, groups: Groups
 ) -> dict[int, tuple[list[int], list[int]]]:
     """Return for each word that has synonyms the tokens of these, and those of the wrong words."""

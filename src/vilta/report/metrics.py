@@ -54,6 +54,15 @@ def _note(metrics: dict[str, float], labels: dict[str, str]) -> str:
     return ", ".join(f"{label} {metrics[n]:.1f}" for n, label in labels.items() if n in metrics)
 
 
+BLINDNESS = {
+    "right_image": "with its image",
+    "wrong_image": "with another image: the text alone decides",
+    "generated": "captions with a negative",
+    "synonyms": "negatives that are a synonym, of words that have one",
+}
+"""What ``vilta.evaluation.blindness`` counts, in words."""
+
+
 def metric_tables(metrics: dict[str, Any], images: int = 0) -> dict[str, Table]:
     """Return the metrics as titled tables, in percent except for losses.
 
@@ -100,6 +109,15 @@ def metric_tables(metrics: dict[str, Any], images: int = 0) -> dict[str, Table]:
         errors = metrics["calibration"]
         rows = [("raw", f"{errors['ece_raw']:.1f}"), ("calibrated", f"{errors['ece']:.1f}")]
         tables["Calibration error of match probabilities"] = Table(("", "%"), rows)
+    if "blindness" in metrics:
+        tables["Generated negatives: true caption above its negative (chance 50)"] = Table(
+            ("", "%"),
+            [
+                (BLINDNESS[name], f"{value:.1f}")
+                for name, value in metrics["blindness"].items()
+                if name in BLINDNESS
+            ],
+        )
     if "scenes" in metrics:
         tables["Scenes, judged by the oracle"] = Table(
             ("", "%"),

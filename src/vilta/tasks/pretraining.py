@@ -284,7 +284,9 @@ class PretrainingTask(TaughtTask):
             "soft_label": settings.filter_ratio,
             "grounded": settings.teacher_filter_ratio,
         }.get(filter_name, 0.0)
-        if teacher_ratio > 0:
+        # A run that writes none (METER) has no teacher when an evaluation asks what it would write.
+        asked = self.teacher is not None or filter_name == "soft_label"
+        if teacher_ratio > 0 and asked:
             known = soft is not None and settings.soft_labels == "language_model"
             read = known and settings.teacher_view == "clean"
             clean = soft if read else self.teacher_logits(batch, batch.input_ids)

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import torch
 
+from vilta.evaluation.blindness import blindness_metrics
 from vilta.evaluation.masked_words import masked_word_metrics
 from vilta.evaluation.retrieval import (
     candidate_pairs,
@@ -19,6 +20,7 @@ from vilta.evaluation.retrieval import (
     trained_stages,
 )
 from vilta.evaluation.scenes import negative_truth, scene_metrics
+from vilta.evaluation.synonyms import PHOTOS, SCENES
 from vilta.metrics.calibration import Calibration, calibration_metrics, calibration_pairs
 from vilta.objectives.hard_negatives import SynthesisedNegatives
 from vilta.tasks.pretraining import PretrainingTask
@@ -79,7 +81,14 @@ def evaluate_pretraining(
                 metrics |= calibration_metrics(scores[sample], gallery.relevant[sample], stored)
         ranked = retrieval_metrics(gallery.similarity, match, gallery.relevant)
         metrics["retrieval"] = {stage: ranked[stage] for stage in stages}
-        if len(pairs) and pairs[0]["source"] == "scenes":
+        scenes = len(pairs) > 0 and pairs[0]["source"] == "scenes"
+        own = task.objective.negatives
+        if own != "off" and "matching" in stages:
+            say("true captions and generated negatives", 0, 1)
+            metrics["blindness"] = blindness_metrics(
+                model, loader, _writer(task, own), tokenizer, SCENES if scenes else PHOTOS
+            )
+        if scenes:
             say("asking the oracle", 0, 1)
             metrics["scenes"] = scene_metrics(model, tokenizer, pairs, loader, seed)
             metrics["negatives"] = {
