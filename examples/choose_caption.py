@@ -18,7 +18,7 @@ def main(run: str, photo: str, *captions: str) -> None:
     # Which words does the photo not support, and what would the model write instead?
     best = captions[ranked[0].index]
     for word in matcher.proofread(Path(photo), best).words:
-        print(f"  {word.word}{f' -> {word.instead}?' if word.accused else ''}")
+        print(f"  {word.word}{f' -> {word.instead}?' if word.flagged else ''}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def train(
 
 
 @torch.no_grad()
-def measure(clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, count: int = 1000) -> str:
+def measure(clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
     """Return edits rejected and image-to-text R@1, on scenes not used in training."""
     rng = random.Random(0)
     scenes = [make_scene(2, index) for index in range(count)]
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenes", type=int, default=1000, help="scenes to measure on")
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
@@ -134,14 +135,14 @@ def main() -> None:
     clip = small_clip(len(tokenizer))
     settings = dict(steps=given.steps, batch_size=given.batch_size, seed=given.seed)
     train(clip, tokenizer, table, None, **settings)
-    print("pre-trained:             ", measure(clip, tokenizer), flush=True)
+    print("pre-trained:             ", measure(clip, tokenizer, given.scenes), flush=True)
     for name, wrong in {
         "continued:               ": None,
         "continued with negatives:": negatives,
     }.items():
         other = copy.deepcopy(clip)
         train(other, tokenizer, table, wrong, **settings)
-        print(name, measure(other, tokenizer), flush=True)
+        print(name, measure(other, tokenizer, given.scenes), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vilta import cli
 from vilta.scenes import captions, draw, make_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -34,6 +35,7 @@ def test_every_example_is_run_here():
         "pretrain.py",
         "choose_caption.py",
         "search_photos.py",
+        "negclip.py",
     }
 
 
@@ -49,6 +51,20 @@ def test_choose_caption(folder, monkeypatch, capsys):
     assert sorted(line.split(maxsplit=1)[1] for line in lines[:3]) == sorted(texts)
     best = lines[0].split(maxsplit=1)[1]
     assert [line.split()[0] for line in lines[3:]] == best.split()
+
+
+def test_negclip(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    negatives = ["negatives", "runs/example/run", "runs/example/data", "--filter", "none"]
+    cli.run([*negatives, "--out", "negatives.parquet", "--device", "cpu"])
+    capsys.readouterr()
+    given = ("--data", "runs/example/data", "--negatives", "negatives.parquet")
+    small = ("--steps", "2", "--batch-size", "4", "--scenes", "6")
+    run("negclip.py", folder, monkeypatch, *given, "--tokenizer", "runs/example/run/model", *small)
+    lines = capsys.readouterr().out.splitlines()
+    kinds = ["pre-trained", "continued", "continued with negatives"]
+    assert [line.split(":")[0] for line in lines] == kinds
+    assert all(" R@1 " in line and line.count("%") == 2 for line in lines)
 
 
 def test_search_photos(folder, monkeypatch, capsys):
