@@ -72,3 +72,14 @@ def test_in_bf16_and_for_huge_similarities():
 def test_the_same_caption_of_two_images_is_true_of_both():
     together = positive_pairs(torch.tensor([1, 2, 3]), torch.tensor([7, 7, 8]))
     assert together.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+
+
+def test_a_rows_target_is_shared_by_its_own_positives():
+    """Pair 1 shares its image with 0 and its caption with 2, which have nothing in common."""
+    positive = positive_pairs(torch.tensor([1, 1, 2]), torch.tensor([7, 8, 8]))
+    similarity = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)) * 3
+    total = 0.0
+    for i, partners in enumerate([[0, 1], [0, 1, 2], [1, 2]]):
+        for row in (similarity[i], similarity[:, i]):
+            total -= row.log_softmax(0)[partners].mean().item()
+    assert contrastive_loss(similarity, positive).item() == pytest.approx(total / 6, rel=1e-5)

@@ -103,8 +103,14 @@ def plain_losses(task, batch, seed):
         teacher = language_model(task.teacher, view)
     if teacher is not None:
         tau, alpha = settings.temperature, settings.alpha
+        if settings.alpha_ramp_steps:
+            alpha *= min(1, int(task.step) / settings.alpha_ramp_steps)
         q, log_p = (teacher.detach() / tau).softmax(-1), (logits / tau).log_softmax(-1)
-        divergence = (q * (q.log() - log_p)).sum(-1).mean()
+        if settings.top_k:
+            least = q.sort(-1, descending=True).values[:, settings.top_k - 1, None]
+            q = torch.where(q >= least, q, 0.0)
+            q = q / q.sum(-1, keepdim=True)
+        divergence = (torch.special.xlogy(q, q) - q * log_p).sum(-1).mean()
         mlm = (1 - alpha) * mlm + alpha * tau**2 * divergence
         own = own - alpha * q
     text_mlm = F.cross_entropy(text_logits, original)
@@ -133,6 +139,7 @@ def plain_losses(task, batch, seed):
             task.words.tables(),
             filters=filters[settings.negatives],
             candidates=settings.candidates,
+            min_p=settings.min_p,
             temperature=settings.negative_temperature,
             max_changes=settings.max_changes,
         )

@@ -183,9 +183,14 @@ def dies_after(left, operation):
 if __name__ == "__main__":
     for out, settings in json.loads(sys.argv[1]).items():
         broken, pooler = tuple(settings.pop("broken", ())), settings.pop("pooler_from", None)
-        task = ToyTask(broken=broken, pooler_from=pooler)
+        # The first process alone is asked to stop.
+        stop_at = settings.pop("stop_first", -1) if os.environ["RANK"] == "0" else -1
+        settings.pop("stop_first", None)
+        task = ToyTask(broken=broken, pooler_from=pooler, stop_at=stop_at)
         try:
-            train_toy(Path(out), task, **settings)
+            summary = train_toy(Path(out), task, **settings)
+            ended = f"step {summary.step}, stopped {summary.stopped}, skipped {summary.skipped}"
+            print(f"{Path(out).name} rank {os.environ['RANK']}: {ended}")
         except ValueError as error:
             print(f"refused: {error}")
         torch.save(task.state_dict(), Path(out) / f"rank{os.environ['RANK']}.pt")

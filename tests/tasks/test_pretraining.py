@@ -9,6 +9,7 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ranges import check_config
+from vilta.tasks import pretraining
 from vilta.tasks.pretraining import PretrainingTask
 
 KINDS = ["co-attention", "cross-attention"]
@@ -23,6 +24,9 @@ SETTINGS = [
     {"negatives": "off", "soft_labels": "none", "itc_weight": 0.0, "text_mlm_weight": 0.0},
     {"in_batch_negatives": "one", "hardness": 0.3, "word_head": "language_model"},
     {"soft_labels": "momentum", "word_head": "language_model"},
+    {"top_k": 3, "alpha": 0.6, "teacher_filter_ratio": 9.0},
+    {"min_p": 0.6, "negatives": "none"},
+    {"alpha": 0.95, "alpha_ramp_steps": 8},
     {"filter_ratio": 0.7, "synthesised_share": 0.2, "itm_weight": 2.0, "mlm_weight": 0.3},
 ]
 
@@ -38,6 +42,7 @@ def gradients(task, loss):
 def test_stacked_step_equals_plain_passes(kind, settings):
     task = make_task(fusion=kind, **{"filter_ratio": 0.9, "teacher_filter_ratio": 0.5, **settings})
     batch = make_batch(task, images=[0, 1, 2, 1, 4])
+    task.after_step()  # a ramp is on its way
     torch.manual_seed(11)
     stacked = task(batch)
     expected = plain_losses(task, batch, seed=11)
@@ -152,6 +157,45 @@ def test_momentum_copy_follows_in_after_step_alone():
     for name, value in task.momentum_model.named_parameters():
         torch.testing.assert_close(value, 0.9 * slow[name] + 0.1 * fast[name])
         assert torch.equal(task.model.get_parameter(name), fast[name])
+
+
+def test_statistics_of_batch_norms_are_copied_to_the_moving_average():
+    task = make_task("resnet", soft_labels="momentum", momentum=0.9)
+    fast, slow = dict(task.model.named_buffers()), dict(task.momentum_model.named_buffers())
+    names = [name for name in fast if name.endswith(("running_mean", "running_var"))]
+    for name in names:
+        fast[name].uniform_(1, 2)
+        assert not torch.equal(fast[name], slow[name])
+    task.after_step()
+    assert names and all(torch.equal(fast[name], slow[name]) for name in names)
+
+
+def test_what_the_filter_takes_out_of_the_student_is_what_was_taught(monkeypatch):
+    """The teacher's ``top_k`` words, with the weight that they have at this step of the ramp."""
+    asked = []
+    inner = pretraining.without_teacher
+
+    def noted(*args, **settings):
+        asked.append(settings)
+        return inner(*args, **settings)
+
+    monkeypatch.setattr(pretraining, "without_teacher", noted)
+    task = make_task(alpha=0.8, alpha_ramp_steps=4, top_k=3, temperature=2.0)
+    task.after_step()
+    task(make_batch(task))
+    (settings,) = asked
+    assert float(settings.pop("alpha")) == pytest.approx(0.2)
+    assert settings == {"top_k": 3, "temperature": 2.0}
+
+
+def test_contrast_alone_leaves_the_text_encoder_as_it_is():
+    task = make_task(mlm_start=1, itm_start=1)
+    task(make_batch(task)).total.backward()
+    text = [p.grad for p in task.model.vilta.text.parameters()]
+    image = [p.grad for p in task.model.vilta.vision.embeddings.parameters()]
+    assert all(gradient is None for gradient in text)
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in image)
+    assert task.model.itc_head.text.weight.grad.abs().sum() > 0, "its projection learns"
 
 
 def test_alpha_rises_with_the_steps_taken():

@@ -18,6 +18,9 @@ from vilta.config import PretrainConfig
 from vilta.config.yaml_file import load_yaml
 from vilta.training.checkpoint import find_checkpoint
 
+ONE_BAD = [f"toy#{toy_training.sample_at(13)}"]
+"""In the second step, of one of two processes."""
+
 
 def test_a_run_learns_and_leaves_everything_in_its_folder(tmp_path, capsys):
     summary = train_toy(tmp_path / "run", steps=60, save_every=25, evaluate_every=30)
@@ -214,6 +217,8 @@ def two_processes(tmp_path_factory) -> tuple[Path, str]:
         str(out / "whole"): {"accumulate": 2, "steps": 8},
         str(out / "late"): {"accumulate": 2, "steps": 8, "pooler_from": 3},
         str(out / "broken"): {"accumulate": 1, "broken": every},
+        str(out / "one"): {"accumulate": 1, "steps": 4, "broken": ONE_BAD},
+        str(out / "asked"): {"accumulate": 1, "steps": 8, "stop_first": 3},
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -285,6 +290,19 @@ def test_both_processes_stop_after_bad_batches(two_processes):
     assert two_processes[1].count("refused: loss or gradient was not finite in 3 steps") == 2
 
 
+def test_what_one_process_finds_or_is_asked_counts_for_both(two_processes):
+    out, printed = two_processes
+    for rank in range(2):
+        assert f"one rank {rank}: step 4, stopped False, skipped 1" in printed
+        assert f"asked rank {rank}: step 3, stopped True, skipped 0" in printed
+    for name in ("one", "asked"):
+        first, second = (
+            torch.load(out / name / f"rank{rank}.pt", weights_only=True) for rank in range(2)
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+        assert all(tensor.isfinite().all() for tensor in first.values())
+
+
 def test_one_bad_batch_is_skipped_counted_and_named(tmp_path):
     bad = toy_training.sample_at(13)  # second micro-batch of the second step
     task = ToyTask(broken=(f"toy#{bad}",))
@@ -295,6 +313,40 @@ def test_one_bad_batch_is_skipped_counted_and_named(tmp_path):
     assert [line["step"] for line in skipped] == [2]
     rows = [toy_training.sample_at(i) for i in range(12, 16)]
     assert skipped[0]["skipped"] == [f"toy#{row}" for row in rows]
+
+
+def test_task_loop_and_schedule_count_a_skipped_step_alike(tmp_path):
+    task = ToyTask(broken=(f"toy#{toy_training.sample_at(13)}",))
+    summary = train_toy(tmp_path, task, steps=4, log_every=1, warmup=0.5)
+    assert summary.skipped == 1 and task.steps == summary.step == 4
+    lines = {line["step"]: line for line in metrics(tmp_path) if "lr" in line}
+    whole = tmp_path / "whole"
+    train_toy(whole, steps=4, log_every=1, warmup=0.5)
+    assert [lines[step]["lr"] for step in sorted(lines)] == [
+        line["lr"] for line in metrics(whole) if "lr" in line
+    ]
+    last = find_checkpoint(tmp_path)[0] / "optimizer.pt"
+    saved = torch.load(last, weights_only=True)
+    assert saved["schedule"]["last_epoch"] == 4
+    rates = [
+        group["lr"]
+        for content in (saved, torch.load(find_checkpoint(whole)[0] / "optimizer.pt"))
+        for group in content["optimizer"]["param_groups"]
+    ]
+    assert rates[: len(rates) // 2] == rates[len(rates) // 2 :], "it steps with the same rate"
+
+
+def test_clipping_is_applied(tmp_path):
+    """A step of AdamW hardly depends on the length of the gradient; its moments do."""
+    moments = []
+    for clip in (0.0, 1e-3):
+        train_toy(tmp_path / str(clip), steps=1, clip=clip, evaluate_every=0)
+        source = find_checkpoint(tmp_path / str(clip))[0]
+        state = torch.load(source / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+        squares = torch.stack([part["exp_avg"].square().sum() for part in state.values()])
+        moments.append(squares.sum().sqrt().item())
+    # The first moment is a tenth of the gradient.
+    assert moments[1] == pytest.approx(1e-4, rel=1e-3) and moments[0] > 10 * moments[1]
 
 
 def test_bad_batches_in_a_row_stop_the_run_with_their_names(tmp_path):
