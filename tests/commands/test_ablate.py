@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation.arms import arm_settings
 from vilta.ablation.grid import cells, load_plan, run_settings
@@ -13,28 +14,13 @@ from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
 from vilta.ablation.start import differences, start_hashes
 from vilta.ablation.suite import read_items
-from vilta.commands import ablate, pretrain_text
-from vilta.config import (
-    ObjectiveConfig,
-    OptimizationConfig,
-    PretrainConfig,
-    PretrainTextConfig,
-    RunConfig,
-    TextDataConfig,
-    TextModelConfig,
-)
+from vilta.commands import ablate
+from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.shipped import FOLDER
 from vilta.config.yaml_file import load_yaml, save_yaml
 from vilta.training.folder import METRICS, log_lines
 
-IMAGE = {
-    "model_type": "vilta-conv-vit",
-    "stem_widths": [8, 16, 16],
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 TRAIN, VAL = "scenes:16?seed=0&size=32", "scenes:6?seed=1&size=32"
 BASE = {
     "data": {"train": TRAIN, "val": VAL, "image_size": 32, "workers": 0, "max_text_tokens": 32},
@@ -52,16 +38,9 @@ BASE = {
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablate")
-    pretrain_text.run(
-        PretrainTextConfig(
-            data=TextDataConfig(train=TRAIN, workers=0),
-            model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
-            optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
-            run=RunConfig(out=str(folder / "text"), device="cpu", selection_metric="text/top1"),
-        )
-    )
+    text = train_text_encoder(folder / "text", TRAIN)
     (folder / "image.json").write_text(json.dumps(IMAGE))
-    encoders = {"image": str(folder / "image.json"), "text": str(folder / "text/model")}
+    encoders = {"image": str(folder / "image.json"), "text": text}
     base = BASE | {"model": BASE["model"] | encoders}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     return AblateConfig(

@@ -14,46 +14,29 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_encoders import IMAGE, train_text_encoder
 
-from vilta.commands import evaluate, pack, pretrain, pretrain_text
+from vilta.commands import evaluate, pack, pretrain
 from vilta.config import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizationConfig,
     PretrainConfig,
-    PretrainTextConfig,
     RunConfig,
-    TextDataConfig,
-    TextModelConfig,
 )
 from vilta.config.tools import EvaluateConfig, PackConfig
 from vilta.config.yaml_file import save_yaml
 from vilta.finished_run import load_run
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
-IMAGE = {
-    "model_type": "vilta-conv-vit",
-    "stem_widths": [8, 16, 16],
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 STEPS = 8  # 40 scenes, 8 a step: step 5 ends an epoch
 
 
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
-    pretrain_text.run(
-        PretrainTextConfig(
-            data=TextDataConfig(train=TRAIN, workers=0),
-            model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
-            optimization=OptimizationConfig(steps=4, batch_size=16, lr=1e-3),
-            run=RunConfig(out=str(folder / "run"), device="cpu", selection_metric="text/top1"),
-        )
-    )
-    return str(folder / "run" / "model")
+    return train_text_encoder(folder / "run", TRAIN)
 
 
 @pytest.fixture(scope="module")
