@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from pretraining_case import TOKENIZER
@@ -64,6 +69,44 @@ def test_only_wanted_pairs_are_scored(model):
     every = match_scores(model, gallery, torch.ones_like(wanted))
     assert torch.equal(some.isfinite(), wanted)
     torch.testing.assert_close(some[wanted], every[wanted], atol=1e-5, rtol=1e-5)
+
+
+SHARED = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+torch.distributed.init_process_group("gloo")
+import test_retrieval as case
+from vilta.evaluation import retrieval
+retrieval.PAIRS_PER_CALL = 5
+torch.manual_seed(0)
+model = case.tiny_vilta()
+gallery, wanted = case.encode(model), torch.rand(4, 7) < 0.7
+calls, match = [], model.match
+model.match = lambda *given: calls.append(1) or match(*given)
+alone = case.match_scores(model, gallery, wanted)
+own = len(calls)
+if torch.distributed.get_rank():
+    wanted = ~wanted
+shared = case.match_scores(model, gallery, wanted, together=True)
+assert torch.equal(shared, alone) and own > len(calls) - own > 0
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_processes_that_share_the_pairs_get_all_scores(tmp_path):
+    """The first one's choice of pairs counts, however the others would round."""
+    (tmp_path / "shared.py").write_text(SHARED)
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    done = subprocess.run(
+        [*command, str(tmp_path / "shared.py"), str(here)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 100])

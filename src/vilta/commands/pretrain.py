@@ -39,6 +39,7 @@ from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 from vilta.training.phases import Phase
+from vilta.training.processes import process_count
 
 EVALUATION_BATCH = 128
 EVALUATION_TOP_K = 16
@@ -83,7 +84,9 @@ def run(
         )
 
         def evaluate() -> dict[str, float]:
-            found = evaluate_pretraining(task, loader, pairs, top_k=EVALUATION_TOP_K)
+            found = evaluate_pretraining(
+                task, loader, pairs, top_k=EVALUATION_TOP_K, together=process_count() > 1
+            )
             # A run is calibrated when it ends.
             return flat({k: v for k, v in found.items() if k not in ("calibration", "reliability")})
 

@@ -19,6 +19,7 @@ from vilta.metrics.names import flat
 from vilta.metrics.recall import recall_at
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
+from vilta.training.processes import process_count
 
 PAIRS_PER_CALL = 1024
 STAGES = ("contrastive", "matching", "combined")
@@ -104,13 +105,24 @@ def match_scores(
     gallery: Gallery,
     wanted: Bool[Tensor, "N T"],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    together: bool = False,
 ) -> Float[Tensor, "N T"]:
-    """Log-odds of a match for the wanted pairs, from cached states; -inf for the others."""
+    """Log-odds of a match for the wanted pairs, from cached states; -inf for the others.
+
+    With ``together`` every process of a run calls this with the same arguments, computes its share,
+    and gets all scores.
+    """
+    rank, count = (torch.distributed.get_rank(), process_count()) if together else (0, 1)
+    if together:  # rounding may make another candidate on another device
+        chosen = wanted.byte()
+        torch.distributed.broadcast(chosen, 0)
+        wanted = chosen.bool()
     scores = torch.full(wanted.shape, -torch.inf, device=wanted.device)
     image_index, text_index = wanted.nonzero(as_tuple=True)
     lengths = gallery.attention_mask.sum(dim=1)
     order = lengths[text_index].argsort()  # rows of like length share a call: less padding
-    for start in range(0, len(order), PAIRS_PER_CALL):
+    for start in range(rank * PAIRS_PER_CALL, len(order), count * PAIRS_PER_CALL):
         rows = order[start : start + PAIRS_PER_CALL]
         pairs = Pairs(text_index[rows], image_index[rows])
         texts, text_rows = pairs.text.unique(return_inverse=True)
@@ -125,6 +137,8 @@ def match_scores(
         scores[pairs.image, pairs.text] = logits[:, 1] - logits[:, 0]
         if progress is not None:
             progress(start + len(rows), len(order))
+    if together:
+        torch.distributed.all_reduce(scores, torch.distributed.ReduceOp.MAX)
     return scores
 
 

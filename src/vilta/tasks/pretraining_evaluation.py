@@ -40,12 +40,14 @@ def evaluate_pretraining(
     full: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Return retrieval, masked words, matching and, on scenes, the oracle's metrics.
 
     ``loader`` gives the rows of ``pairs`` in order, with masked captions. The
     result is a nested dict of percentages (losses aside). Random choices follow ``seed`` and leave
-    torch's own random state as it was.
+    torch's own random state as it was. With ``together`` all processes of a run call this and share
+    the pairs that are matched, which is most of the work.
     """
     say = progress or (lambda what, done, total: None)
     tokenizer, model = task.tokenizer, task.model
@@ -74,6 +76,7 @@ def evaluate_pretraining(
                 gallery,
                 wanted | sample,
                 lambda done, total: say("matching pairs", done, total),
+                together=together,
             )
             match = scores.masked_fill(~wanted, -torch.inf)
             if len(pairs) > 1:

@@ -273,8 +273,10 @@ class Session:
         shown: dict[str, np.ndarray] = {}
         self.module.eval()
         torch.manual_seed(derived(self.run.seed, "evaluation"))
+        # Processes that share an evaluation would wait for one that breaks it off.
+        breaks = stop.breaks() if self.accelerator.num_processes == 1 else nullcontext()
         try:
-            with torch.no_grad(), autocast(self.accelerator.device, self.dtype), stop.breaks():
+            with torch.no_grad(), autocast(self.accelerator.device, self.dtype), breaks:
                 metrics = self.evaluate()
                 if self.pictures and self.accelerator.is_main_process:
                     shown = self.pictures()
