@@ -173,7 +173,7 @@ def test_two_processes_train_what_one_process_trains(settings, tmp_path, launche
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "on 2 x cpu" in done.stdout and done.stdout.count("next: vilta evaluate") == 1
+    assert "on 2 x cpu" in done.stderr and done.stderr.count("next: vilta evaluate") == 1
     one = replace(settings.run, out=str(tmp_path / "one"))
     pretrain.run(replace(settings, optimization=replace(exact, accumulate=2), run=one))
     for (step, _), line in lines_of(tmp_path / "one").items():
@@ -184,8 +184,10 @@ def test_two_processes_train_what_one_process_trains(settings, tmp_path, launche
             break
     expected = load_file(tmp_path / "one" / "model" / "model.safetensors")
     found = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    # No gradient reaches a bias before a batch norm; AdamW makes steps of what rounding leaves.
+    before_norms = [f"vilta.vision.stem.{layer}.bias" for layer in (0, 3, 6)]
     for name, weight in expected.items():
-        if "running_" not in name and "num_batches" not in name:
+        if "running_" not in name and "num_batches" not in name and name not in before_norms:
             torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5, msg=name)
 
 

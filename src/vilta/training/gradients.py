@@ -41,8 +41,8 @@ class StepGradient:
         self.shares = isinstance(module, SharesRows)
         self.cached = self.shares and accumulate > 1
         module.to(accelerator.device)
-        self.model, self.idle = module, list[str]()
-        self.trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        self.model, self.idle = module, list[nn.Parameter]()
+        self.trained = [p for p in module.parameters() if p.requires_grad]
         # The three passes average their gradients themselves, at the end.
         joined = accelerator.num_processes > 1 and not self.cached
         self.wrap_next: Literal["searching", "settled", ""] = "searching" if joined else ""
@@ -85,7 +85,10 @@ class StepGradient:
         """
         self.wrapped, self.wrap_next = how, ""
         self.model = self.module  # the former wrapper lets go of the parameters
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, self.idle)
+        idle = set(map(id, self.idle))
+        every = self.module.named_parameters(remove_duplicate=False)  # a tied one has two names
+        names = [name for name, parameter in every if id(parameter) in idle]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, names)
         device = self.accelerator.device
         self.model = DistributedDataParallel(
             self.module,
@@ -98,8 +101,8 @@ class StepGradient:
     def _look_for_idle(self) -> None:
         """See which parameters had no gradient; they are the same in every process."""
         if self.wrapped == "searching":
-            self.idle, self.wrap_next = [n for n, p in self.trained if p.grad is None], "settled"
-        elif awake := [p for n, p in self.trained if n in self.idle and p.grad is not None]:
+            self.idle, self.wrap_next = [p for p in self.trained if p.grad is None], "settled"
+        elif awake := [p for p in self.idle if p.grad is not None]:
             average_gradients(self.accelerator, awake)  # as DDP does for the others
             self.idle, self.wrap_next = [], "searching"
 
