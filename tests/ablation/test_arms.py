@@ -1,9 +1,21 @@
 """What an arm's name means."""
 
+from dataclasses import replace
+
 import pytest
 
 from vilta.ablation.arms import arm_settings, difference
-from vilta.ablation.grid import all_arms, cells, folder_name
+from vilta.ablation.grid import (
+    ArmPlan,
+    Plan,
+    all_arms,
+    cells,
+    folder_name,
+    load_plan,
+    require_same_arms,
+    save_plan,
+    settings_hash,
+)
 from vilta.config.ablate import AblateConfig
 from vilta.config.ranges import check_config
 
@@ -78,3 +90,28 @@ def test_noise_gives_each_arm_a_second_version_and_seeds_come_in_pairs():
     assert [cell.seed for cell in cells(config)] == [3] * 4 + [4] * 4
     assert len({cell.place for cell in cells(config)}) == 8
     assert folder_name("my arms/a b.yaml+alpha=1") == "my-arms-a-b.yaml+alpha=1"
+
+
+def test_a_comparison_goes_on_only_with_what_it_was_begun_with(tmp_path):
+    config = replace(CONFIG, out=str(tmp_path), edits="a.csv")
+    assert load_plan(config) is None
+    arms = {
+        arm: ArmPlan(
+            steps=10, batch=8, starts=(0,), seconds=(0.5,), flops=(2.0,),
+            settings=settings_hash(arm_settings(config, arm)),
+        )
+        for arm in config.arms
+    }  # fmt: skip
+    plan = Plan(
+        budget="samples", amount=config.amount, evaluations=config.evaluations,
+        precision="float32", device="cpu", arms=arms, images=200, edits="a.csv", edit_items=0,
+    )  # fmt: skip
+    save_plan(config, plan)
+    assert load_plan(config) == plan
+    require_same_arms(config, plan)
+    require_same_arms(replace(config, jobs=9, seeds=(7,), minutes=3.0), plan)
+    for change in ({"amount": 5.0}, {"evaluations": 3}, {"edits": "b.csv"}, {"images": 9}):
+        with pytest.raises(ValueError, match=f"with {next(iter(change))} .*choose another --out"):
+            load_plan(replace(config, **change))
+    with pytest.raises(ValueError, match="the settings of meter are not those"):
+        require_same_arms(replace(config, common=("mask_rate=0.2",)), plan)

@@ -17,7 +17,6 @@ from vilta.ablation.compare import (
 )
 from vilta.ablation.grid import ArmPlan, noisy, steps_for
 from vilta.ablation.records import Point, Records, RunRecord
-from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_text import comparison_markdown, comparison_section
@@ -139,11 +138,11 @@ def test_a_budget_in_seconds_buys_steps_phase_by_phase():
     plan = ArmPlan(steps=0, batch=10, starts=(0, 50), seconds=(0.1, 0.5), flops=(1.0, 3.0))
     assert plan.cost(plan.flops, 60) == 50 + 30
     config = AblateConfig(base="demo", budget="seconds", amount=30.0, evaluations=5)
-    assert steps_for(config, PretrainConfig(), plan) == 50 + 50
+    assert steps_for(config, plan) == 50 + 50
     short = AblateConfig(base="demo", budget="seconds", amount=2.0, evaluations=5)
-    assert steps_for(short, PretrainConfig(), plan) == 20
+    assert steps_for(short, plan) == 20
     samples = AblateConfig(base="demo", amount=1_000.0, evaluations=7)
-    assert steps_for(samples, PretrainConfig(), plan) == 98  # a multiple of the evaluations
+    assert steps_for(samples, plan) == 98  # a multiple of the evaluations
 
 
 def test_the_report_says_first_what_does_not_help(tmp_path):

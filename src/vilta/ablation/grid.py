@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from vilta.ablation.arms import NOISE, arm_settings
-from vilta.config import PretrainConfig
+from vilta.config import PretrainConfig, RunConfig
 from vilta.config.ablate import AblateConfig
+from vilta.config.yaml_file import to_dict
+from vilta.seeds import stable_hash
 from vilta.training.folder import CHECKPOINTS, EVENTS, METRICS, MODEL, log_lines, replace_text
 
 SETTINGS, PLAN, ITEMS = "ablate.yaml", "plan.json", "items.json"
@@ -40,6 +42,8 @@ class ArmPlan:
     """Of a step in each phase, alone on the machine of the probe, without reading the data."""
     flops: tuple[float, ...]
     """Of a step in each phase: matrix products and attention, forward and backward."""
+    settings: str = ""
+    """Hash of the settings it was planned with."""
 
     def cost(self, per_step: tuple[float, ...], step: float | int) -> float:
         """Return what the first ``step`` steps cost."""
@@ -62,6 +66,9 @@ class Plan:
     device: str
     """Where the pace was measured."""
     arms: dict[str, ArmPlan]
+    images: int | None = None
+    edits: str | None = None
+    edit_items: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def as_precision(name: str) -> Any:
     return name
 
 
-def steps_for(config: AblateConfig, settings: PretrainConfig, plan: ArmPlan) -> int:
+def steps_for(config: AblateConfig, plan: ArmPlan) -> int:
     """Return the steps that a budget buys: a multiple of the evaluations, at least one each."""
     if config.budget == "samples":
         steps = config.amount / plan.batch
@@ -198,7 +205,7 @@ def save_plan(config: AblateConfig, plan: Plan) -> None:
 def load_plan(config: AblateConfig) -> Plan | None:
     """Return the plan of the comparison, or None if it has none yet.
 
-    Raises ``ValueError`` if its budget is another one than the settings ask for.
+    Raises ``ValueError`` if its budget, or what is measured, is not what the settings ask for.
     """
     path = Path(config.out) / PLAN
     if not path.is_file():
@@ -206,13 +213,32 @@ def load_plan(config: AblateConfig) -> Plan | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     arms = {name: _arm_plan(arm) for name, arm in content.pop("arms").items()}
     plan = Plan(arms=arms, **content)
-    for name in ("budget", "amount", "evaluations"):
-        if getattr(plan, name) != getattr(config, name):
+    for name in ("budget", "amount", "evaluations", "images", "edits", "edit_items"):
+        if getattr(plan, name) not in (None, getattr(config, name)):
             raise ValueError(
                 f"{config.out} holds a comparison with {name} {getattr(plan, name)}, not "
                 f"{getattr(config, name)}; choose another --out"
             )
     return plan
+
+
+def require_same_arms(config: AblateConfig, plan: Plan) -> None:
+    """Raise ``ValueError`` for an arm whose settings are not those that it was planned with.
+
+    Its runs would be compared with others that were trained in another way.
+    """
+    for arm in all_arms(config):
+        if plan.arms[arm].settings not in ("", settings_hash(arm_settings(config, arm))):
+            raise ValueError(
+                f"the settings of {arm} are not those that {config.out} was begun with (the base, "
+                "the arm, or the version of vilta has changed); choose another --out"
+            )
+
+
+def settings_hash(settings: PretrainConfig) -> str:
+    """Return a hash of all that decides what is trained; where and how it is run is left out."""
+    plain = to_dict(replace(settings, run=RunConfig()))
+    return f"{stable_hash(json.dumps(plain, sort_keys=True)):x}"
 
 
 def _arm_plan(content: dict[str, Any]) -> ArmPlan:

@@ -28,8 +28,10 @@ from vilta.ablation.grid import (
     cells,
     find_cell,
     load_plan,
+    require_same_arms,
     run_settings,
     save_plan,
+    settings_hash,
     steps_for,
 )
 from vilta.ablation.measure import measure, write_items
@@ -144,12 +146,12 @@ def planned(config: AblateConfig) -> Plan:
             done = subprocess.run(command, stdout=file, stderr=file)
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         if done.returncode:
-            raise ValueError(
-                (said or ["the probe ended without a word"])[-1].removeprefix("error: ")
-            )
+            last = said[-1] if said else "the probe ended without a word"
+            raise ValueError(last.removeprefix("error: "))
         notes.print("\n".join(line for line in said if " a step" in line))
         plan = load_plan(config)
     assert plan is not None
+    require_same_arms(config, plan)
     return plan
 
 
@@ -165,7 +167,8 @@ def probe(config: AblateConfig) -> None:
         settings = replace(settings, run=replace(settings.run, seed=config.seeds[0]))
         found, used, where = probe_arm(settings, precision)
         precision, device = precision or used, device or where
-        arms[arm] = replace(found, steps=steps_for(config, settings, found))
+        known = settings_hash(settings)
+        arms[arm] = replace(found, steps=steps_for(config, found), settings=known)
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
         notes.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
     plan = Plan(
@@ -175,6 +178,9 @@ def probe(config: AblateConfig) -> None:
         precision=precision,
         device=device,
         arms=arms,
+        images=config.images,
+        edits=config.edits,
+        edit_items=config.edit_items,
     )
     write_items(config)
     save_plan(config, plan)

@@ -39,7 +39,7 @@ class AblateConfig:
     budget: Literal["samples", "seconds"] = "samples"
     """What is equal for all arms: training samples, or the seconds that a run would take alone on
     this machine (a probe measures the pace of each arm before the first run)."""
-    amount: Positive = 100_000
+    amount: Positive = 100_000.0
     """How many samples, or seconds, each run gets."""
     evaluations: Count = 10
     """Evaluations of each run, evenly spaced, the last one at its end."""
