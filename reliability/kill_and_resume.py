@@ -31,18 +31,15 @@ from pathlib import Path
 from typing import Any
 
 from results import write_result
+from tiny_settings import model_settings, text_settings, write_image_encoder
 
 from vilta.commands import pretrain, pretrain_text
 from vilta.config import (
     DataConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimizationConfig,
     PretrainConfig,
-    PretrainTextConfig,
     RunConfig,
-    TextDataConfig,
-    TextModelConfig,
 )
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
@@ -51,13 +48,6 @@ from vilta.training.session import Session
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
 PACKED = "scenes:400?seed=0&size=32"
-IMAGE = {
-    "model_type": "vilta-conv-vit",
-    "stem_widths": [8, 16, 16],
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 PLACES = ["anywhere", "save", "evaluation", "release", "pack"]
 LONGEST = 120
 """Seconds after which a child that hangs shows where, and fails."""
@@ -71,24 +61,11 @@ def settings_of(folder: Path) -> PretrainConfig:
 
     A child trains: this process only imports, so that its children inherit no threads.
     """
-    (folder / "image.json").write_text(json.dumps(IMAGE))
-    text = PretrainTextConfig(
-        data=TextDataConfig(train=TRAIN, workers=0),
-        model=TextModelConfig(vocabulary=400, width=16, layers=1, heads=2),
-        optimization=OptimizationConfig(steps=4, batch_size=16, precision="float32"),
-        run=RunConfig(out=str(folder / "text"), device="cpu", selection_metric="text/top1"),
-    )
+    text = text_settings(TRAIN, folder / "text", precision="float32")
     os.waitpid(in_child(lambda: pretrain_text.run(text), folder / "text"), 0)
     return PretrainConfig(
         data=DataConfig(train=TRAIN, val=VAL, image_size=32, workers=0),
-        model=ModelConfig(
-            image=str(folder / "image.json"),
-            text=str(folder / "text" / "model"),
-            fusion_layers=1,
-            fusion_width=16,
-            fusion_heads=2,
-            contrastive_width=8,
-        ),
+        model=model_settings(write_image_encoder(folder), str(folder / "text" / "model")),
         objective=ObjectiveConfig(mlm_start=2, itm_start=4),
         optimization=OptimizationConfig(steps=9, batch_size=8, lr=1e-3, precision="float32"),
         run=RunConfig(

@@ -27,15 +27,9 @@ from pathlib import Path
 
 import numpy as np
 from results import write_result
+from tiny_settings import write_image_encoder
 
 TRAIN, VAL = "scenes:400?seed=0&size=32", "scenes:24?seed=1&size=32"
-IMAGE = {
-    "model_type": "vilta-conv-vit",
-    "stem_widths": [8, 16, 16],
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 EVERY = 2.0
 """Seconds between two samples."""
 LEAST_GROWTH, GROWTH_AN_HOUR = 16.0, 32.0
@@ -63,7 +57,7 @@ def vilta(*arguments: str) -> None:
 
 def prepare(folder: Path, workers: int) -> Path:
     """Write the data, the language model and the config of the run."""
-    (folder / "image.json").write_text(json.dumps(IMAGE))
+    write_image_encoder(folder)
     vilta("pack", TRAIN, "--out", str(folder / "train"))
     vilta("pack", VAL, "--out", str(folder / "val"))
     text = f"""

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from reliability.tiny_settings import model_settings, write_image_encoder
 from safetensors.torch import load_file
-from tiny_encoders import IMAGE, train_text_encoder
+from tiny_encoders import train_text_encoder
 
 from vilta.commands import evaluate, pack, pretrain
 from vilta.config import (
     DataConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimizationConfig,
     PretrainConfig,
@@ -42,17 +42,9 @@ def text_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(text_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
-    (folder / "image.json").write_text(json.dumps(IMAGE))
     return PretrainConfig(
         data=DataConfig(train=TRAIN, val=VAL, image_size=32, workers=0),
-        model=ModelConfig(
-            image=str(folder / "image.json"),
-            text=text_model,
-            fusion_layers=1,
-            fusion_width=16,
-            fusion_heads=2,
-            contrastive_width=8,
-        ),
+        model=model_settings(write_image_encoder(folder), text_model),
         objective=ObjectiveConfig(mlm_start=2, itm_start=4, filter_ratio=10.0),
         optimization=OptimizationConfig(steps=STEPS, batch_size=8, lr=1e-3),
         run=RunConfig(out=str(folder / "run"), log_every=1, save_every=1, keep=STEPS, device="cpu"),
