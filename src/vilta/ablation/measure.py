@@ -67,7 +67,7 @@ def write_items(config: AblateConfig) -> None:
 
 def _scores(scored: list[Scored]) -> list[list[float]]:
     """Return the log-odds of a match, text by text, for each item."""
-    return [[round(score, 3) for score in found.match[0]] for found in scored]
+    return [[round(score, 6) for score in found.match[0]] for found in scored]
 
 
 def _training(cell: Cell, trained: PretrainConfig) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from vilta.report.html import Table
 
 NAMES = {
     "retrieval/mean_recall": "retrieval, mean recall",
+    "retrieval/matching": "retrieval, by matching alone",
+    "retrieval/contrastive": "retrieval, by contrast alone",
     "edits/accuracy": "caption above its edit",
     "edits/rejected": "edits rejected",
     "edits/captions_accepted": "captions accepted",
@@ -148,7 +150,9 @@ def how_computed(summary: dict[str, Any]) -> list[str]:
         "Edits: a caption must match better than its minimally changed version (accuracy); "
         "rejected and accepted ask whether a match is less or more likely than not. A model that "
         "rejects all that is new would reject edits and paraphrases alike, so both stand side by "
-        "side. With a wrong image, only the text can tell: chance is 50 %.",
+        "side; they depend on how an arm weighs true and false pairs in its loss (ALBEF's mean "
+        "over rows has two false pairs for a true one), which accuracy does not. With a wrong "
+        "image, only the text can tell: chance is 50 %.",
         "Masked words: 15 % of the words, the same in all arms, first guess right. Synonyms: 40 % "
         "masked, over words that have a synonym of one token; probability of the word, of its "
         "synonyms together, and of all wrong words of its kind together.",
