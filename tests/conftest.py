@@ -22,7 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before vilta is first imported: from here on, every call checks the types and shapes it states.
-install_import_hook("vilta", "beartype.beartype")
+# Not on a GPU: transformers annotates tensors as torch.FloatTensor, which those of a GPU are not.
+if not os.environ["CUDA_VISIBLE_DEVICES"]:
+    install_import_hook("vilta", "beartype.beartype")
 
 import torch  # noqa: E402
 

@@ -148,8 +148,9 @@ def test_a_step_is_one_graph_whatever_the_length_of_its_captions():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_step_does_not_wait_for_a_gpu(precision):
-    task = make_task().cuda()
+    task = make_task()
     batch = make_batch(task).to("cuda")
+    task.cuda()
     compute = nullcontext()
     if precision == torch.bfloat16:
         compute = torch.autocast("cuda", precision)

@@ -215,7 +215,7 @@ class OptimizationConfig:
     """Pairs per forward pass and device."""
     accumulate: Count = 1
     """Gradient accumulation: forward passes per device and step. The global batch is batch_size x
-    accumulate x devices."""
+    accumulate x devices; contrast compares all of it, at the price of encoding twice."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: orthogonalised momentum for the matrices inside the network (arXiv 2502.16982), AdamW
     for the rest. Learns faster from scratch; for pre-trained encoders AdamW is the safe choice."""
@@ -241,7 +241,7 @@ class OptimizationConfig:
     """Maximum gradient norm; 0: no clipping."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto` measures both on this machine with products of the model's own sizes and takes the
-    faster; a resumed run keeps the format it started with."""
+    faster; a resumed run keeps the format it started with. On a GPU float32 means TF32."""
     compile: bool = False
     """Use torch.compile; the first steps are slow."""
 
