@@ -175,14 +175,14 @@ def test_synonyms_are_protected_by_the_teacher_when_the_student_has_memorised():
     seen = 0
     for seed in range(10):
         torch.manual_seed(seed)
-        found = task.write_negatives(batch, words, None, "grounded")
+        found = task.generate_negatives(batch, words, None, "grounded")
         changed = found.changed.flatten()[at]
         new = found.input_ids.flatten()[at]
         seen += int(changed.sum())
         assert (clean.gather(1, new[:, None]) < bar)[:, 0][changed].all()
     unprotected = make_task(filter_ratio=0.1, teacher_filter_ratio=0.0, min_p=0.0, candidates=1000)
     torch.manual_seed(0)
-    found = unprotected.write_negatives(batch, words, None, "grounded")
+    found = unprotected.generate_negatives(batch, words, None, "grounded")
     assert found.valid.all() and found.changed.sum() > 0
     assert seen < 10 * int(found.changed.sum()), "the teacher rejects some"
 

@@ -1,8 +1,8 @@
 """Hard negatives for other models: captions with one word changed, with their probabilities.
 
-They are generated as in training (``PretrainingTask.write_negatives``): the text encoder, without
-the image, proposes words that fit the context, and the filter rejects those that the image makes
-plausible.
+They are generated as in training (``PretrainingTask.generate_negatives``): the text encoder,
+without the image, proposes words that fit the context, and the filter rejects those that the image
+makes plausible.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _generated(
     """Return the negatives of a batch, each with its row number."""
     expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
-    found = task.write_negatives(batch, expected, soft, filter_name)
+    found = task.generate_negatives(batch, expected, soft, filter_name)
     true = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
     false = match_probabilities(task.model, found.input_ids, batch.attention_mask, image_states)
     assert expected.logits is not None

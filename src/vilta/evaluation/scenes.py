@@ -138,7 +138,7 @@ def negative_truth(
 ) -> dict[str, float]:
     """Of the negatives that ``write`` gives: the oracle's verdicts, in percent.
 
-    ``generated``: captions that got one. Of the written: ``still_true`` of the picture (false
+    ``generated``: captions that got one. Of these: ``still_true`` of the picture (false
     negatives, the harm a filter must prevent), ``false`` as they should be, ``no_sentence`` (not
     in the oracle's grammar, so it cannot decide).
     """
@@ -157,9 +157,9 @@ def negative_truth(
                 verdicts["still_true" if is_true(scene, text) else "false"] += 1
         row += len(batch)
         captions += len(batch)
-    written = sum(verdicts.values())
-    shares = {name: 100 * count / max(written, 1) for name, count in verdicts.items()}
-    return {"generated": 100 * written / max(captions, 1), **shares}
+    generated = sum(verdicts.values())
+    shares = {name: 100 * count / max(generated, 1) for name, count in verdicts.items()}
+    return {"generated": 100 * generated / max(captions, 1), **shares}
 
 
 def _tokens(

@@ -112,11 +112,11 @@ def synthesise_negatives(
     quota = torch.randint(1, max_changes + 1, (rows, 1), device=input_ids.device)  # [B, 1]
     changed = (order.argsort(dim=1).argsort(dim=1) < quota) & order.isfinite()  # [B, L]
 
-    written = input_ids.flatten().clone()
-    written[masked_positions] = words
-    written = torch.where(changed, written.view(rows, length), input_ids)  # [B, L]
+    rewritten = input_ids.flatten().clone()  # [B * L]
+    rewritten[masked_positions] = words
+    rewritten = torch.where(changed, rewritten.view(rows, length), input_ids)  # [B, L]
     return SynthesisedNegatives(
-        input_ids=written, changed=changed, valid=changed.any(dim=1), removed=removed
+        input_ids=rewritten, changed=changed, valid=changed.any(dim=1), removed=removed
     )
 
 

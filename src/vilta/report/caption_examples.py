@@ -164,7 +164,7 @@ def _rewritten(
     """Generate a negative for each sample, with the run's own filter, and match both captions."""
     expected = task.expected_words(batch, image_states)
     soft = task.soft_labels(batch)
-    negatives = task.write_negatives(batch, expected, soft, task.objective.negatives)
+    negatives = task.generate_negatives(batch, expected, soft, task.objective.negatives)
     right = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
     wrong = match_probabilities(task.model, negatives.input_ids, batch.attention_mask, image_states)
     sentences = task.tokenizer.batch_decode(negatives.input_ids, skip_special_tokens=True)

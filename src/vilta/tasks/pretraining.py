@@ -1,4 +1,4 @@
-"""ViLTA pre-training: one step of masked words, matching with written negatives, and contrast."""
+"""ViLTA pre-training: one step of masked words, matching with generated negatives, and contrast."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class PretrainingTask(TaughtTask):
 
         # Every row of every pass shares one encoding of its image.
         shared = self.shared(batch, everyone, first, with_states=matching)
-        image = shared.own.image_states if shared else vilta.encode_image(batch.pixel_values)
+        image_states = shared.own.image_states if shared else vilta.encode_image(batch.pixel_values)
 
         # Masked words: what text and image expect, and what the text alone expects.
-        writing = matching and objective.negatives != "off"
-        words = self.expected_words(batch, image, writing)  # [M, V] each
+        generating = matching and objective.negatives != "off"
+        words = self.expected_words(batch, image_states, generating)  # [M, V] each
         momentum = self.momentum(batch)
         soft = self.soft_labels(batch, momentum) if words.logits is not None else None  # [M, V]
         losses = self.word_losses(batch, words, soft)
@@ -97,31 +97,33 @@ class PretrainingTask(TaughtTask):
             weight = shared.weight_of_words(len(batch.masked_positions))
             losses = {name: weight * loss for name, loss in losses.items()}
 
-        # The same logits write the negatives: likely to the text, unlikely to the image.
+        # The same logits generate the negatives: likely to the text, unlikely to the image.
         negatives, captions = None, [] if shared else [batch.input_ids]
-        if writing:
-            negatives = self.write_negatives(batch, words, soft, objective.negatives)
+        if generating:
+            negatives = self.generate_negatives(batch, words, soft, objective.negatives)
             captions.append(negatives.input_ids)
         states = [shared.own.text_states] if shared else []
         if captions:
             states.append(vilta.encode_text(torch.cat(captions), mask.repeat(len(captions), 1)))
-        text = torch.cat(states)  # [B or 2B, L, C]
+        text_states = torch.cat(states)  # [B or 2B, L, C]
 
         # Contrast compares true captions with images, and guides the in-batch negatives.
         similarity = None  # [B, G] both ways
         if objective.itc_weight > 0:
-            own_text = text[: len(batch)]
+            own_text = text_states[: len(batch)]
             if momentum is not None and objective.itc_targets == "momentum":
-                similarity, itc = self.contrast_with_queue(batch, image, own_text, momentum, shared)
+                similarity, itc = self.contrast_with_queue(
+                    batch, image_states, own_text, momentum, shared
+                )
             else:
-                similarity = self.compare(batch, image, own_text, shared)
+                similarity = self.compare(batch, image_states, own_text, shared)
                 itc = self.contrast(batch, similarity, shared)
             losses["itc"] = itc
 
         metrics: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         if matching:
-            itm = self.match(batch, image, text, similarity, negatives, shared)
+            itm = self.match(batch, image_states, text_states, similarity, negatives, shared)
             losses["itm"], metrics, counts = itm.total, itm.metrics, itm.metric_counts
         weights = {name: getattr(objective, f"{name}_weight") for name in losses}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
@@ -142,25 +144,25 @@ class PretrainingTask(TaughtTask):
     def text_is_frozen(self) -> bool:
         """Whether the text encoder rests: before ``mlm_start``.
 
-        With contrast as its only loss it would forget the language model that writes the negatives.
+        With contrast as its only loss it would forget the language model that generates negatives.
         """
         return self.training and not self.mlm_begun
 
     def match(
         self,
         batch: Batch,
-        image: Float[Tensor, "B P C"],
-        text: Float[Tensor, "T L Ct"],
+        image_states: Float[Tensor, "B P C"],
+        text_states: Float[Tensor, "T L Ct"],
         similarity: Similarity | None,
         negatives: SynthesisedNegatives | None,
         shared: Shared | None,
     ) -> Losses:
-        """Match true, in-batch and written rows in one fusion call.
+        """Match true, in-batch and rewritten rows in one fusion call.
 
-        ``text`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` written ones.
+        ``text_states`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` rewritten.
         """
         size, settings, hardness = len(batch), self.objective, self.hardness()
-        masks = batch.attention_mask.repeat(len(text) // size, 1)
+        masks = batch.attention_mask.repeat(len(text_states) // size, 1)  # [T, L]
         in_batch = draw_in_batch_negatives(
             similarity,
             batch.image_ids,
@@ -169,19 +171,22 @@ class PretrainingTask(TaughtTask):
             both=settings.in_batch_negatives == "both",
             everyone=shared and shared.ids(),
         )
-        own = torch.arange(size, device=image.device)
+        own = torch.arange(size, device=image_states.device)
         others = Pairs(in_batch.text, in_batch.image)
         if shared:
-            others, text, masks, image = with_partners(in_batch, shared, text, masks, image)
+            others, text_states, masks, image_states = with_partners(
+                in_batch, shared, text_states, masks, image_states
+            )
         texts, images = [own, others.text], [own, others.image]
         if negatives is not None:
-            texts.append(own + size)
+            texts.append(own + size)  # the rewritten captions follow the clean ones
             images.append(own)
         pairs = Pairs(text=torch.cat(texts), image=torch.cat(images))
-        rows = self.model.match(text, masks, image, pairs).split([len(t) for t in texts])  # [_, 2]
-        # Where no negative could be written, in-batch ones count whole, and the other way round.
+        logits = self.model.match(text_states, masks, image_states, pairs)  # [B to 4B, 2]
+        rows = logits.split([len(index) for index in texts])
+        # A pair without a generated negative gives all its weight to in-batch ones, or vice versa.
         has_other = in_batch.valid[:size]
-        weight = torch.zeros(size, device=image.device)
+        weight = torch.zeros(size, device=image_states.device)
         if negatives is not None:
             weight = torch.where(has_other, settings.synthesised_share, 1.0) * negatives.valid
         groups = in_batch.groups(rows[1], 1 - weight)
@@ -212,25 +217,25 @@ class PretrainingTask(TaughtTask):
         return ramped(settings.hardness, since, settings.hardness_ramp_steps)
 
     def expected_words(
-        self, batch: Batch, image: Float[Tensor, "B P C"], writing: bool = True
+        self, batch: Batch, image_states: Float[Tensor, "B P C"], generating: bool = True
     ) -> ExpectedWords:
         """What text and image, and what the text alone, expect at the masked positions.
 
-        What no objective reads is not computed; ``writing`` says whether negatives will be written.
+        What no objective reads is not computed; ``generating`` says whether negatives follow.
         """
         vilta, mask, at = self.model.vilta, batch.attention_mask, batch.masked_positions
         settings = self.objective
-        fusing = settings.mlm_weight > 0 or writing
-        current = writing and settings.negative_writer == "current"
+        fusing = settings.mlm_weight > 0 or generating
+        current = generating and settings.negative_writer == "current"
         logits = text_logits = None
         if fusing or current or settings.text_mlm_weight > 0:
             masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
-            text = masked.flatten(0, 1)[at]  # [M, C]
+            text_states = masked.flatten(0, 1)[at]  # [M, C]
             if fusing:
-                fused = vilta.fuse_at(at, masked, mask, image)  # [M, D]
-                logits = self.model.predict_words(fused, text)
+                fused = vilta.fuse_at(at, masked, mask, image_states)  # [M, D]
+                logits = self.model.predict_words(fused, text_states)
             if current or settings.text_mlm_weight > 0:
-                text_logits = self.model.predict_words_from_text(text)
+                text_logits = self.model.predict_words_from_text(text_states)
         return ExpectedWords(logits=logits, text_logits=text_logits)
 
     def word_losses(
@@ -260,7 +265,7 @@ class PretrainingTask(TaughtTask):
         return words.text_logits
 
     @torch.no_grad()
-    def write_negatives(
+    def generate_negatives(
         self,
         batch: Batch,
         words: ExpectedWords,
@@ -284,7 +289,7 @@ class PretrainingTask(TaughtTask):
             "soft_label": settings.filter_ratio,
             "grounded": settings.teacher_filter_ratio,
         }.get(filter_name, 0.0)
-        # A run that writes none (METER) has no teacher when an evaluation asks what it would write.
+        # A run without negatives (METER) has no teacher when an evaluation generates them.
         asked = self.teacher is not None or filter_name == "soft_label"
         if teacher_ratio > 0 and asked:
             known = soft is not None and settings.soft_labels == "language_model"

@@ -134,6 +134,6 @@ def _writer(task: PretrainingTask, name: str) -> Callable[[Batch], SynthesisedNe
         batch = batch.to(task.model.device)
         expected = task.expected_words(batch, task.model.vilta.encode_image(batch.pixel_values))
         soft = task.soft_labels(batch)
-        return task.write_negatives(batch, expected, soft, name)
+        return task.generate_negatives(batch, expected, soft, name)
 
     return write
