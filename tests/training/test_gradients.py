@@ -40,6 +40,16 @@ def test_accumulation_is_one_large_batch(objective, monkeypatch):
         same(step(make_task(**settings), accelerator, accumulate), expected)
 
 
+def test_contrast_with_a_queue_draws_its_negatives_from_all_pairs():
+    """Its keys are those of the micro-batch and the queue, as in ALBEF, so it is another loss."""
+    settings = dict(soft_labels="momentum", itc_targets="momentum", queue_size=16)
+    task = make_task(**settings)
+    found = step(task, Accelerator(cpu=True), 2)
+    assert all(value.isfinite().all() for n, value in found.items() if "report/" not in n)
+    task.after_step()
+    assert int(task.queue.place) == PAIRS, "the keys of all micro-batches"
+
+
 def test_the_mean_over_micro_batches_alone_is_another_gradient(monkeypatch):
     """Else the tests around this one could not fail."""
     monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)

@@ -131,8 +131,8 @@ class TaughtTask(ComparingTask):
     ) -> tuple[Similarity, Tensor]:
         """Contrast as in ALBEF: with the moving average's embeddings, now and in the past.
 
-        Returns the similarity to the batch's own, which guides the in-batch negatives, and the
-        loss.
+        Returns the similarity to the step's own pairs, which guides the in-batch negatives, and the
+        loss; its keys are the micro-batch's and the queue's.
         """
         assert self.queue is not None
         if shared:
@@ -154,6 +154,8 @@ class TaughtTask(ComparingTask):
         loss = mixed_contrastive_loss(similarity, positive_mask, slow, self.alpha())
         if self.training:
             self.queue.announce(momentum.keys)
+        if shared:  # negatives are drawn from all pairs of the step
+            return self.compare(batch, image, text, shared), loss
         size = len(batch)
         return Similarity(similarity.to_text[:, :size], similarity.to_image[:, :size]), loss
 
