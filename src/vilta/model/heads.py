@@ -103,11 +103,11 @@ class ContrastiveHead(nn.Module):
 
     def embed_image(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
         """Return unit vectors, float32."""
-        return F.normalize(self.image(pooled).float(), dim=-1)
+        return _unit(self.image, pooled)
 
     def embed_text(self, pooled: Float[Tensor, "R C"]) -> Float[Tensor, "R W"]:
         """Return unit vectors, float32."""
-        return F.normalize(self.text(pooled).float(), dim=-1)
+        return _unit(self.text, pooled)
 
     def scale(self) -> Float[Tensor, ""]:
         """Return the inverse of the learned temperature, clamped."""
@@ -120,6 +120,15 @@ class ContrastiveHead(nn.Module):
         Beyond the bound the clamp passes no gradient, so it would learn no more.
         """
         self.log_scale.clamp_(max=-math.log(LOWEST_TEMPERATURE))
+
+
+def _unit(layer: nn.Linear, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+    """Project in the weights' own format (float32 by default) despite autocast, and normalise.
+
+    A low temperature multiplies what bf16 rounds here: the gradient was 5 to 8 % off at 0.01.
+    """
+    with torch.autocast(pooled.device.type, enabled=False):
+        return F.normalize(layer(pooled.to(layer.weight.dtype)).float(), dim=-1)
 
 
 def pool(
