@@ -16,7 +16,9 @@ WITH_PIP := $(BIN)/python -m pip install --quiet
 # The tests share the cores among processes, so each process takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint docs lock clean reliability
+AUDIT := .venv/audit
+
+.PHONY: demo test lint docs lock clean reliability sbom audit
 
 demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
@@ -43,6 +45,17 @@ reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
 	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --minutes 0.2 --random
+
+# What the lock holds, as a bill of materials in CycloneDX's form.
+sbom: $(AUDIT)
+	$(AUDIT)/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o sbom.cdx.json
+
+# The known vulnerabilities of what the lock holds. --strict: a package that could not be looked up is an error.
+audit: $(AUDIT)
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off -r requirements.lock
+
+$(AUDIT):
+	@$(PYTHON) -m venv $@ && $@/bin/pip install --quiet pip-audit cyclonedx-bom
 
 clean:
 	rm -rf .venv site runs/demo runs/demo-data runs/demo-text

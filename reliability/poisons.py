@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -30,6 +31,9 @@ from vilta.decoding import decode_image, decode_pixels
 
 SECONDS, MEGABYTES = 10.0, 1500
 """Bounds on processor time and memory, with 80 million pixels allowed and two decoders tried."""
+
+LONGEST = 120
+"""Seconds after which one that neither computes nor ends is ended."""
 
 
 def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
@@ -108,6 +112,8 @@ def measured(work: Callable[[], str]) -> dict[str, Any]:
     end, begin = os.pipe()
     child = os.fork()
     if child == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (round(3 * SECONDS), round(3 * SECONDS)))
+        signal.alarm(LONGEST)  # for one that waits instead
         os.write(begin, work().encode()[:900])
         os._exit(0)
     os.close(begin)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
 import struct
 import warnings
 import zlib
@@ -27,11 +30,30 @@ short side, as encoders want them, they could be larger than the machine (our ch
 MAX_SCANS = 100
 """Progressive JPEG files have about 10 scans; more than so many are refused (our choice). Each scan
 goes over the whole picture, and an empty one is a few bytes."""
+LARGEST_FILE = 2**28
+"""Bytes of a file; a larger one is no image (our choice)."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 2**20
 """Bytes of a text, decompressed, that Pillow reads (its MAX_TEXT_CHUNK)."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 """Chunks that hold a keyword and a text, or a profile, mostly compressed (PNG, 11.3)."""
+
+
+def bounded_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file, an image or a caption, links followed.
+
+    ``OSError`` if it cannot be read, is larger than ``LARGEST_FILE``, or has no end, as a pipe or a
+    device that somebody has put into a folder.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if about.st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST_FILE // 2**20} MiB", str(path))
+        return file.read()
 
 
 def decode_image(data: bytes, short_side: int = 0) -> Image.Image:

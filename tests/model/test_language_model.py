@@ -25,6 +25,7 @@ from vilta.model.language_model import (
     new_tokenizer,
 )
 from vilta.model.pixel_statistics import pixel_statistics
+from vilta.objectives.vocabulary import hash_of_words, read_vocabulary, require_same_words
 
 
 def test_new_tokenizer_knows_its_words_and_is_read_back(tmp_path):
@@ -84,6 +85,50 @@ def test_continuing_without_a_weight_of_the_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\.weight") as error:
         continue_language_model(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def rewritten(folder, **changes):
+    """A tokenizer with other numbers for its words, or another word for what it does not know."""
+    new_tokenizer(CAPTIONS * 2, 120).save_pretrained(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= changes.pop("numbers", {})
+    content["model"] |= changes
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"numbers": {"green": -1}}, {"numbers": {"green": 2**40}}, {"unk_token": "nowhere"},
+     {"type": "Nothing"}, {"vocab": {}}],
+)  # fmt: skip
+def test_damaged_tokenizers_are_one_line(tmp_path, changes):
+    with pytest.raises(ValueError, match="cannot read a tokenizer from") as error:
+        rewritten(tmp_path, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_gaps_in_the_numbers_of_words(tmp_path):
+    """The word beyond the gap counts: for the model's size, and for what identifies the words."""
+    plain = new_tokenizer(CAPTIONS * 2, 120)
+    tokenizer = rewritten(tmp_path, numbers={"green": 150})
+    with pytest.raises(ValueError, match="has 151 words but the model has embeddings for 150"):
+        read_vocabulary(tokenizer, 150)
+    words = read_vocabulary(tokenizer, 160)
+    gap = plain.convert_tokens_to_ids("green")
+    assert words.content[150] and not words.content[gap] and gap not in words.regular
+    beyond = rewritten(tmp_path, numbers={"green": 151})
+    assert len({hash_of_words(t) for t in (plain, tokenizer, beyond)}) == 3
+    with pytest.raises(ValueError, match="different vocabularies"):
+        require_same_words(tokenizer, beyond)
+
+
+def test_a_tokenizer_without_padding_is_refused(tmp_path):
+    new_tokenizer(CAPTIONS * 2, 120).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="without a padding token"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_lukes_tokenizer_gives_words_and_no_entities(tmp_path):

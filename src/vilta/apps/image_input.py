@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import decode_image, picture_of, upright_rgb
+from vilta.decoding import bounded_bytes, decode_image, picture_of, upright_rgb
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 """A path, the bytes of an image file, a PIL image, or an array ``[H, W, 3]`` or ``[H, W]``
@@ -61,7 +60,7 @@ def open_image(image: ImageInput, short_side: int = 0, name: str = "image") -> I
         if isinstance(image, bytes):
             return decode_image(image, short_side)
         name = str(image)
-        return decode_image(Path(image).read_bytes(), short_side)
+        return decode_image(bounded_bytes(image), short_side)
     except OSError as error:
         raise ValueError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:

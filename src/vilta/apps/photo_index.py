@@ -26,6 +26,7 @@ from torch import Tensor
 from vilta.apps.image_input import DECODERS, open_image
 from vilta.data.sources.base import IMAGE_SUFFIXES
 from vilta.data.transforms import evaluation_tensor
+from vilta.decoding import bounded_bytes
 
 LAYOUT = "vilta photo index, version 1"
 SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
@@ -172,7 +173,7 @@ class PhotoIndex:
         def look(path: bytes, state: tuple[int, int]) -> _Work:
             about = {"path": path, "size": state[0], "modified": state[1]}
             try:
-                data = (self.folder / os.fsdecode(path)).read_bytes()
+                data = bounded_bytes(self.folder / os.fsdecode(path))
                 digest = hashlib.blake2b(data, digest_size=16).hexdigest()
                 if digest in known:
                     return _Work(**about, digest=digest)  # type: ignore[arg-type]

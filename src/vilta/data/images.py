@@ -16,6 +16,7 @@ from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.data.sources.base import AGAIN, MANIFEST
 from vilta.data.sources.files import ImageFiles, path_ends
+from vilta.decoding import bounded_bytes
 from vilta.scenes import picture_from_id
 
 SCENES = re.compile(r"scenes(?::(\d+))?")
@@ -52,7 +53,7 @@ class ImageFolder:
         try:
             if path is None:
                 raise ValueError(f"no image {key!r} below {self.name}")
-            return path.read_bytes()
+            return bounded_bytes(path)
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import datasets
@@ -24,7 +23,7 @@ from vilta.config import DataConfig
 from vilta.data.augmentation import training_short_side, training_tensor
 from vilta.data.order import Key
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import decode_image, decode_pixels
+from vilta.decoding import bounded_bytes, decode_image, decode_pixels
 from vilta.seeds import derived, generator_for, stable_hash
 from vilta.types import Sample
 
@@ -310,6 +309,6 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
     if image.get("bytes") is not None:
         return image["bytes"]
     try:
-        return Path(image["path"]).read_bytes()
+        return bounded_bytes(image["path"])
     except OSError as error:
         raise ValueError(f"cannot read {image['path']}: {error.strerror}") from None

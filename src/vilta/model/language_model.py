@@ -23,6 +23,8 @@ from vilta.model.places import check_place
 
 ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
 """Chinese characters, each of which BERT's rules make a word: none goes on with one."""
+TRIED_TEXT = "a d\u00f6g \u72d7 \U0001f415"
+"""What a tokenizer is tried with: letters that it may not know, which it must not fail at."""
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -93,11 +95,14 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         check_place(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        tokenizer(TRIED_TEXT)
+    except Exception as error:  # noqa: BLE001 - `tokenizers` raises nothing more exact
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{source!r} has no fast tokenizer, which is needed to find whole words")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{source!r} has a tokenizer without a padding token; name one there")
     # What training does everywhere else: a released tokenizer may pad left, or return no mask.
     tokenizer.padding_side = "right"
     if "attention_mask" not in tokenizer.model_input_names:

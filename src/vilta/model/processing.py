@@ -14,7 +14,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vilta.decoding import decode_image, picture_of, upright_rgb
+from vilta.decoding import bounded_bytes, decode_image, picture_of, upright_rgb
 from vilta.model.configuration import ViltaConfig
 from vilta.model.language_model import forget_calls
 
@@ -76,7 +76,7 @@ def _rgb(image: Any) -> Any:
         if str(image).startswith(("http://", "https://")):
             return image
         try:
-            return decode_image(Path(image).read_bytes())
+            return decode_image(bounded_bytes(image))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"{image}: {reason}") from None

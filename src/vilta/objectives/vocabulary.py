@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 
 import snowballstemmer
 import torch
@@ -70,6 +71,12 @@ class VocabularyTables(nn.Module):
         )
 
 
+def words_of(tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
+    """Return the word of each number, None where the numbers have a gap."""
+    numbers = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    return list(tokenizer.convert_ids_to_tokens(list(range(numbers))))
+
+
 def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     """Build the tables for a model with ``size`` word embeddings.
 
@@ -80,20 +87,22 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     """
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token; masked language modelling needs one")
-    if len(tokenizer) > size:
+    tokens = words_of(tokenizer)
+    if len(tokens) > size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} words but the model has embeddings for {size}; "
+            f"the tokenizer has {len(tokens)} words but the model has embeddings for {size}; "
             "use the tokenizer that was saved with the model"
         )
     stemmer = snowballstemmer.stemmer("english")
-    special = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens)
+    special = {*tokenizer.all_special_ids, *(i for i, t in enumerate(tokens) if t is None)}
+    marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens if token)
     byte_level = tokenizer.convert_tokens_to_string(["Ġa"]).endswith(" a")
     whole, content = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
     stem = torch.arange(size)
     stems: dict[str, int] = {}
     for i, token in enumerate(tokens):
+        if token is None:
+            continue
         begins = token.startswith(("Ġ", "▁")) if marks_beginnings else not token.startswith("##")
         if byte_level:
             word = tokenizer.convert_tokens_to_string([token]).lstrip(" ").lower()
@@ -115,19 +124,18 @@ def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
 
     The message gives both sizes and the first word that differs.
     """
-    ours, theirs = len(student), len(teacher)
-    for i in range(max(ours, theirs)):
-        own = student.convert_ids_to_tokens(i) if i < ours else None
-        other = teacher.convert_ids_to_tokens(i) if i < theirs else None
+    ours, theirs = words_of(student), words_of(teacher)
+    for i, (own, other) in enumerate(zip_longest(ours, theirs)):
         if own != other:
             raise ValueError(
-                f"teacher and student have different vocabularies ({theirs} and {ours} words; "
+                "teacher and student have different vocabularies "
+                f"({len(theirs)} and {len(ours)} words; "
                 f"word {i} is {other!r} and {own!r}); take a teacher with the student's tokenizer"
             )
 
 
 def hash_of_words(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of every word and special id, which identifies the vocabulary."""
-    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    words = words_of(tokenizer)
     content = json.dumps([words, sorted(tokenizer.all_special_ids), tokenizer.mask_token_id])
     return hashlib.sha256(content.encode()).hexdigest()

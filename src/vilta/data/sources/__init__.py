@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import tarfile
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
 from vilta.data.sources.columnar import columnar_reader, files_of_split, find_columnar
 from vilta.data.sources.custom import find_custom
 from vilta.data.sources.downloads import refuse_url_list
-from vilta.data.sources.files import image_paths, read_json
+from vilta.data.sources.files import image_paths, is_tar, read_json
 from vilta.data.sources.flickr30k import TokenFileReader, find_token_file, is_token_file
 from vilta.data.sources.image_folder import find_image_folder
 from vilta.data.sources.karpathy import (
@@ -176,7 +175,7 @@ def _files_reader(files: list[Path], name: str, options: SourceOptions) -> Reade
             return TokenFileReader(first, options)
         if first.suffix == ".json":
             return _json_reader(first, options)
-    if all(tarfile.is_tarfile(file) for file in files):
+    if all(map(is_tar, files)):
         if len(files) > 1 or has_samples(first):
             chosen = files_of_split(files, options.split, name)
             return WebDatasetReader(chosen or files, name, options)

@@ -29,6 +29,7 @@ from vilta.data.sources.downloads import ERROR, STATUS, failure, refuse_url_list
 from vilta.data.sources.files import ImageFiles, not_named
 from vilta.data.sources.image_cells import files_below, image_bytes, path_in
 from vilta.data.sources.options import SourceOptions
+from vilta.decoding import LARGEST_FILE
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 ID_COLUMNS = ("image_id", "key", "id")
@@ -197,6 +198,7 @@ def _batches(path: Place) -> Iterator[pa.RecordBatch]:
     """Read a file piece by piece; Arrow files come in a form with a footer and in one without."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(_source(path)) as table:
+            _check_sizes(table)
             yield from table.iter_batches(batch_size=BATCH)
         return
     with pa.memory_map(str(path)) if isinstance(path, Path) else path.open("rb") as file:
@@ -212,6 +214,14 @@ def _batches(path: Place) -> Iterator[pa.RecordBatch]:
             batch.validate(full=True)  # a damaged one could point anywhere in memory
             for start in range(0, batch.num_rows, BATCH):
                 yield batch.slice(start, BATCH)
+
+
+def _check_sizes(table: pq.ParquetFile) -> None:
+    """Raise ``ValueError`` if rows unpack to more than a file may have: kilobytes can do it."""
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        if group.total_byte_size > LARGEST_FILE * max(1, group.num_rows):
+            raise ValueError(f"its rows are larger than {LARGEST_FILE // 2**20} MiB each")
 
 
 def _downloaded(path: Place) -> int:

@@ -10,12 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, Item, Place, Reader, Skipped
+from vilta.decoding import bounded_bytes
 
 CHUNK = 2**20
 """Characters of a JSON array that are read at once."""
+LONGEST_PATH = 4096
+"""Characters; no file system has longer ones."""
+LARGEST_DESCRIPTION = 2**20
+"""Bytes of a tar member's long name or attributes; they are a few hundred (our choice)."""
 LARGEST_OBJECT = 2**26
 """Characters of one element of a JSON array; a longer one is taken for a broken file."""
 
@@ -58,7 +63,8 @@ class NamedImagesReader(Reader):
             place = path.relative_to(self.root).as_posix()
             name = path.name if names[path.name] == 1 else place
             image_id = f"{self.data_set}/{name}" if self.data_set else place
-            yield Item(captions=captions, image_id=image_id, source=str(path), read=path.read_bytes)
+            read = partial(bounded_bytes, path)
+            yield Item(captions=captions, image_id=image_id, source=str(path), read=read)
 
 
 class ImageFiles:
@@ -95,6 +101,8 @@ class ImageFiles:
 
         Only files below the root are found, whatever the key is.
         """
+        if len(key) > LONGEST_PATH:
+            return None
         key = posixpath.normpath(key.replace("\\", "/"))
         if key.split("/")[0] == "..":  # another file of the same name is not the one
             return None
@@ -200,11 +208,77 @@ def tar_members(path: Place) -> Iterator[tuple[tarfile.TarInfo, Callable[[], byt
 
     The tar is a stream: nothing is extracted, links are not followed, names are only names.
     """
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-        while (member := archive.next()) is not None:
+    with path.open("rb") as file, _opened(file) as archive:
+        while (member := _next(archive)) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would remember them all
             if member.isfile():
                 yield member, partial(_read_member, archive, member)
+
+
+def is_tar(path: Path) -> bool:
+    """Tell whether a file begins as a tar does, packed or not."""
+    try:
+        with path.open("rb") as file, _opened(file):
+            return True
+    except (tarfile.TarError, EOFError, OSError):
+        return False
+
+
+def _opened(file: BinaryIO) -> tarfile.TarFile:
+    try:
+        return tarfile.open(
+            fileobj=cast(BinaryIO, _Ending(file)), mode="r|*", tarinfo=_BoundedMember
+        )
+    except RecursionError:
+        raise tarfile.ReadError(_IN_CIRCLES) from None
+
+
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return archive.next()
+    except RecursionError:
+        raise tarfile.ReadError(_IN_CIRCLES) from None
+
+
+_IN_CIRCLES = "a member has hundreds of descriptions"
+
+
+class _Ending:
+    """A file that ends: tarfile would go on reading nothing for as long as a member's size says."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.empty = file, 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; ``EOFError`` where nothing was left several times."""
+        data = self.file.read(size)
+        self.empty += not data
+        if self.empty > _ENDS:
+            raise EOFError("a member promises more bytes than there are")
+        return data
+
+
+_ENDS = 16
+"""How often a tar is read at its end; twice when nothing is wrong."""
+
+
+class _BoundedMember(tarfile.TarInfo):
+    """A member whose own description is short: tarfile reads it whole, and it may be packed."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _DESCRIPTIONS and self.size > LARGEST_DESCRIPTION:
+            raise tarfile.ReadError(f"the description of a member has {self.size:,} bytes")
+        read: Callable[[tarfile.TarFile], tarfile.TarInfo] = super()._proc_member  # type: ignore
+        return read(archive)
+
+
+_DESCRIPTIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vilta.data.sources.base import Place
 from vilta.data.sources.files import ImageFiles
+from vilta.decoding import bounded_bytes
 
 FileBytes = Callable[[str], bytes]
 """Returns the content of an image file by its path; ``OSError`` if there is none."""
@@ -61,7 +62,7 @@ def files_below(root: Place) -> FileBytes:
             raise OSError(str(error)) from None
         if found is None:
             raise OSError(f"no image {path!r} below {root}")
-        return found.read_bytes()
+        return bounded_bytes(found)
 
     return read
 

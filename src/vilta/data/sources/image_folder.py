@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, TEXT_SUFFIXES, Item, Reader
 from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.options import SourceOptions
-from vilta.data.sources.tables import decoded, lines_of
+from vilta.data.sources.tables import decoded_bytes, lines_of
+from vilta.decoding import bounded_bytes
 
 Pair = tuple[Path, Path | None]
 """An image, and the text beside it if there is one."""
@@ -41,15 +43,15 @@ class TextFileReader(Reader):
                     self.skip(str(image), "no caption: there is no text file beside it")
                 continue
             try:
-                captions = lines_of(decoded(text, self.encoding))
-            except ValueError as error:
+                content = decoded_bytes(bounded_bytes(text), str(text), self.encoding)
+            except (ValueError, OSError) as error:
                 self.skip(str(image), str(error))
                 continue
             yield Item(
-                captions=captions,
+                captions=lines_of(content),
                 image_id=str(image.relative_to(self.folder)),
                 source=str(image),
-                read=image.read_bytes,
+                read=partial(bounded_bytes, image),
             )
 
 

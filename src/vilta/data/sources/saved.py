@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vilta.data.sources.base import (
     FEATURES,
@@ -25,8 +27,9 @@ from vilta.data.sources.base import (
 )
 from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
 from vilta.data.sources.files import read_json
-from vilta.data.sources.image_cells import files_below, image_bytes
+from vilta.data.sources.image_cells import files_below, image_bytes, path_in
 from vilta.data.sources.options import SourceOptions
+from vilta.decoding import bounded_bytes
 
 SAVED = ("state.json", "dataset_dict.json")
 """Files by which a folder saved by `datasets` is known."""
@@ -48,6 +51,7 @@ class TableReader(Reader):
         super().__init__(name)
         options = options or SourceOptions()
         self.what, self.content = what, _rows_of_split(content, options.split, name)
+        self.root = root
         self.file_bytes = files_below(Path(options.images) if options.images else root or Path())
         images = [c for c, f in content.features.items() if isinstance(f, datasets.Image)]
         if "image" in images or len(images) != 1 or options.image_column:
@@ -82,17 +86,40 @@ class TableReader(Reader):
 
     def _bytes(self, cell: Any) -> bytes:
         """Return the image of a cell; none for an empty one."""
-        if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
-            return Path(cell["path"]).read_bytes()  # `datasets` has made it absolute
+        place = path_in(cell)
+        if place and self.root is None and os.path.isabs(place):
+            return _cached_bytes(place)  # `datasets` has made it absolute
         return image_bytes(cell, self.file_bytes) if cell else b""
 
     def table(self) -> datasets.Dataset:
         """Return the table itself, still mapped from disk, if it is a pair table."""
         if self.content.features != FEATURES or self.captions != ["captions"]:
             return super().table()
+        if _names_files(self.content):  # which must lie below the folder, and are looked for there
+            return super().table()
         if len(self.content) == 0:
             raise ValueError(f"{self.name} ({self.what}) is empty")
         return self.content
+
+
+def _names_files(content: datasets.Dataset) -> bool:
+    """Whether an image is the path of a file instead of its bytes; rows are not read for it."""
+    for chunk in content.data.column("image").chunks:
+        inside, paths = chunk.field("bytes"), chunk.field("path")
+        if pc.any(pc.and_(inside.is_null(), paths.is_valid())).as_py():
+            return True
+    return False
+
+
+def _cached_bytes(path: str) -> bytes:
+    """Return a file that ``datasets`` has downloaded; ``OSError`` for any other one.
+
+    Which path a row names is up to whoever wrote the data set.
+    """
+    place, cache = os.path.realpath(path), os.path.realpath(datasets.config.HF_CACHE_HOME)
+    if os.path.commonpath([place, cache]) != cache:
+        raise OSError(f"it is the file {path}, which is not part of the data set")
+    return bounded_bytes(place)
 
 
 def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def separated_rows(
         return
     _, columns = rows[0]
     columns = [column.strip() for column in columns]
-    if twice := [c for c in columns if c and columns.count(c) > 1]:
+    if twice := [c for c, times in Counter(columns).items() if c and times > 1]:
         raise ValueError(f"{path}: two columns are called {twice[0]!r}")
     for line, fields in rows[1:]:
         values = [field.strip() for field in fields]

@@ -16,7 +16,7 @@ from typing import Any
 
 from vilta.data.sources.base import Item, Reader
 from vilta.data.sources.files import ImageFiles, find_or_skip, json_array
-from vilta.decoding import MIN_SIDE, decode_image
+from vilta.decoding import MIN_SIDE, bounded_bytes, decode_image
 
 REGIONS = "region_descriptions.json"
 SIZES = "image_data.json"
@@ -56,7 +56,7 @@ class VisualGenomeReader(Reader):
                 captions=list(dict.fromkeys(str(r.get("phrase") or "") for r in regions)),
                 image_id=f"visual_genome/{path.name}",
                 source=str(path),
-                read=path.read_bytes,
+                read=partial(bounded_bytes, path),
             )
 
 
@@ -81,7 +81,7 @@ def _crop(path: Path, region: dict[str, Any]) -> bytes:
     """Return a region as JPEG; ``OSError`` if there is none to be had."""
     try:
         left, top, width, height = (int(region[k]) for k in ("x", "y", "width", "height"))
-        image = decode_image(path.read_bytes())
+        image = decode_image(bounded_bytes(path))
     except (KeyError, TypeError, ValueError) as error:
         raise OSError(f"no region: {error}") from None
     box = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)

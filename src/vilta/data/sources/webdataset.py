@@ -28,9 +28,8 @@ from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.files import tar_members
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded_bytes
+from vilta.decoding import LARGEST_FILE
 
-LARGEST_MEMBER = 2**28
-"""Bytes of a member; a larger one is skipped unread (our choice)."""
 MOST_WAITING = 2**31
 """Bytes of samples that wait for their image or their text (our choice)."""
 
@@ -97,8 +96,8 @@ class WebDatasetReader(Reader):
                 last, where = key, f"{tar.name}:{member.name}"
                 if key in done:
                     self.skip(where, "its sample had image and text before")
-                elif member.size > LARGEST_MEMBER:
-                    self.skip(where, f"larger than {LARGEST_MEMBER // 2**20} MiB")
+                elif member.size > LARGEST_FILE:
+                    self.skip(where, f"larger than {LARGEST_FILE // 2**20} MiB")
                 else:
                     while waiting and size + member.size > MOST_WAITING:
                         oldest = next(iter(waiting))
