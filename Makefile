@@ -44,6 +44,7 @@ lock: $(ENVIRONMENT)
 reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
+	$(ONE_THREAD) $(BIN)/python reliability/poison_inputs.py
 	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --minutes 0.2 --random
 
 # What the lock holds, as a bill of materials in CycloneDX's form.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, Item, Place, Reader, Skipped
 from vilta.decoding import bounded_bytes
@@ -224,11 +224,10 @@ def is_tar(path: Path) -> bool:
         return False
 
 
-def _opened(file: BinaryIO) -> tarfile.TarFile:
+def _opened(file: Any) -> tarfile.TarFile:
     try:
-        return tarfile.open(
-            fileobj=cast(BinaryIO, _Ending(file)), mode="r|*", tarinfo=_BoundedMember
-        )
+        ending: Any = _Ending(file)
+        return tarfile.open(fileobj=ending, mode="r|*", tarinfo=_BoundedMember)
     except RecursionError:
         raise tarfile.ReadError(_IN_CIRCLES) from None
 
@@ -246,12 +245,12 @@ _IN_CIRCLES = "a member has hundreds of descriptions"
 class _Ending:
     """A file that ends: tarfile would go on reading nothing for as long as a member's size says."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:  # also one of an object store
         self.file, self.empty = file, 0
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; ``EOFError`` where nothing was left several times."""
-        data = self.file.read(size)
+        data: bytes = self.file.read(size)
         self.empty += not data
         if self.empty > _ENDS:
             raise EOFError("a member promises more bytes than there are")
