@@ -17,6 +17,7 @@ from reliability.tiny_settings import model_settings, write_image_encoder
 from safetensors.torch import load_file
 from tiny_encoders import train_text_encoder
 
+from vilta import pretraining_run
 from vilta.commands import evaluate, pack, pretrain
 from vilta.config import (
     DataConfig,
@@ -264,11 +265,11 @@ def test_bad_data_stop_before_training(settings, tmp_path, change, message):
 
 def test_epochs_become_steps_and_phases_are_those_of_the_objectives(settings):
     """40 scenes, 8 a step: 2.5 epochs are 12.5 steps."""
-    config = pretrain.with_steps(replace(settings, epochs=2.5), 40)
+    config = pretraining_run.with_steps(replace(settings, epochs=2.5), 40)
     assert config.optimization.steps == 13
-    assert pretrain.with_steps(settings, 40) == settings
+    assert pretraining_run.with_steps(settings, 40) == settings
     with pytest.raises(ValueError, match="--epochs needs data of a known size"):
-        pretrain.with_steps(replace(settings, epochs=1.0), 0)
+        pretraining_run.with_steps(replace(settings, epochs=1.0), 0)
     for starts, expected in {
         (2, 4): [(0, "contrast"), (2, "masked words"), (4, "matching")],
         (0, 4): [(0, "masked words"), (4, "matching")],
@@ -276,7 +277,7 @@ def test_epochs_become_steps_and_phases_are_those_of_the_objectives(settings):
         (0, 0): [(0, "matching")],
     }.items():
         objective = ObjectiveConfig(mlm_start=starts[0], itm_start=starts[1])
-        found = [(phase.start, phase.name) for phase in pretrain.phases_of(objective)]
+        found = [(phase.start, phase.name) for phase in pretraining_run.phases_of(objective)]
         assert found == expected
 
 

@@ -41,12 +41,12 @@ from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
 from vilta.ablation.start import start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise, without_nan
-from vilta.commands import pretrain
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.yaml_file import read_mapping, save_yaml
 from vilta.decoding import decode_image
 from vilta.locking import only_writer
+from vilta.pretraining_run import pretrain
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_tables import verdict
 from vilta.report.comparison_text import comparison_markdown
@@ -117,7 +117,7 @@ def do_part(config: AblateConfig) -> None:
     cell = find_cell(config, name.strip())
     if what == "train":
         settings = run_settings(config, plan, cell)
-        pretrain.run(settings, partial(measured_on_the_way, config, settings, cell))
+        pretrain(settings, partial(measured_on_the_way, config, settings, cell))
     elif what == "measure":
         measure(config, plan, cell)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ from vilta.report.model_card import update_card
 from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
-from vilta.training.folder import check_run_folder
+from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 512
@@ -34,10 +36,11 @@ HELD_OUT = 100
 """Without ``data.val``, every 100th caption is held out; our choice."""
 
 
-def run(config: PretrainTextConfig) -> None:
+def run(config: PretrainTextConfig) -> dict[str, Any] | None:
     """Train on captions and release ``run.out/model``, model and tokenizer.
 
-    Raises ``ValueError`` in one line for anything the user can fix.
+    Returns a summary, on the first process. Raises ``ValueError`` in one line for anything the user
+    can fix.
     """
     check_config(config)
     check_run_folder(config.run)
@@ -67,7 +70,7 @@ def run(config: PretrainTextConfig) -> None:
         batch_size=EVALUATION_BATCH,
         workers=data.workers,
     )
-    train(
+    summary = train(
         task,
         loader_for(dataset, collator, steps, data, seed=config.run.seed),
         optimization=steps,
@@ -75,12 +78,22 @@ def run(config: PretrainTextConfig) -> None:
         config=config,
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
-        resume=f"vilta pretrain-text {config.run.out}/config.yaml --run.resume",
-        then=f"vilta pretrain CONFIG.yaml --model.text {config.run.out}/model",
+        resume=shlex.join(["vilta", "pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"]),
+        then=next_command(config),
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
-    ).exit_if_stopped()
+    )
+    summary.exit_if_stopped()
     update_card(config.run.out)
+    return summary.released(config.run)
+
+
+def next_command(config: PretrainTextConfig) -> str:
+    """Return the call that pre-trains with this text encoder, on its data if they have images."""
+    source = config.data.train
+    pairs = "DATA" if source.endswith((".txt", ".gz")) else source
+    words = ["--model.text", f"{config.run.out}/{MODEL}", "--data.train", pairs]
+    return shlex.join(["vilta", "pretrain", *words, "--run.out", "runs/mine"])
 
 
 def _letters(caption: str) -> str:
