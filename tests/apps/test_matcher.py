@@ -140,6 +140,7 @@ def test_what_was_not_trained_is_not_asked(tmp_path):
         (lambda m: m.match(np.full((9, 9, 3), 300.0), TEXTS), "float64 pixels .* no known scale"),
         (lambda m: m.match(np.zeros((2, 9, 3), np.uint8), TEXTS), "too small"),
         (lambda m: m.rank("a", []), "no images"),
+        (lambda m: m.encode_texts([]), "no texts were given"),
         (lambda m: m.proofread(noise(0), "..."), "no word that the model knows"),
         (lambda m: Matcher(m.name, batch_size=0), "batch_size"),
         (lambda m: Matcher("runs/nothing"), "runs/nothing"),

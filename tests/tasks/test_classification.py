@@ -77,3 +77,10 @@ def test_spaces_make_no_other_label_and_other_encodings_are_named(tmp_path):
         Task.read(path, "", TaskSettings())
     items = Task.read(f"{path}?encoding=latin-1", "", TaskSettings())
     assert items.rows["label"][:] == ["caf\xe9"]
+
+
+def test_what_a_task_does_not_have_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"no data were named for .*docs/tasks\.md"):
+        Task.read("", "", TaskSettings())
+    with pytest.raises(ValueError, match="has no items about scenes; name a file or a folder"):
+        Task.read("scenes:3", "", TaskSettings())

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_training import Killed, ToyTask, dies_after
 
-from vilta.config import OptimizationConfig
+from vilta.config import OptimizationConfig, RunConfig
 from vilta.training import checkpoint
 from vilta.training.checkpoint import (
     RunState,
@@ -23,6 +23,7 @@ from vilta.training.checkpoint import (
     save_checkpoint,
     set_aside_newer,
 )
+from vilta.training.folder import check_run_folder
 from vilta.training.optimization import build_optimizer, build_schedule
 
 
@@ -256,3 +257,13 @@ def test_real_failed_writes_are_caught(tmp_path, share):
     assert "\n" not in str(caught.value) and "step-00000001 is whole" in str(caught.value)
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["step-00000001"]
+
+
+def test_folders_that_a_run_cannot_write_into(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="must name the folder that the run writes into"):
+        check_run_folder(RunConfig(out=""))
+    with pytest.raises(ValueError, match="exclude each other"):
+        check_run_folder(RunConfig(out=str(tmp_path), resume=True, overwrite=True))
+    with pytest.raises(ValueError, match=r"file is a file; --run\.out must name a folder"):
+        check_run_folder(RunConfig(out=str(tmp_path / "file")))

@@ -112,3 +112,10 @@ def test_clipping_returns_the_norm_before_it():
         parameters[0].grad = torch.tensor([3.0, 4.0])  # the other one was not used
         assert clip_gradient(parameters, largest) == pytest.approx(5.0)
         assert parameters[0].grad.norm() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    one, other = OptimizationConfig(optimizer="muon"), OptimizationConfig(optimizer="adamw")
+    saved = build_optimizer(ToyTask(), other).state_dict()
+    with pytest.raises(ValueError, match="the state is that of another optimizer"):
+        build_optimizer(ToyTask(), one).load_state_dict(saved)
