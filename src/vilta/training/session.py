@@ -37,14 +37,12 @@ from vilta.training.optimization import (
 from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
 from vilta.training.processes import average_statistics, on_main
-from vilta.training.reports import Outcome, StepReport, comes_late, joint_flags
+from vilta.training.reports import StepReport, comes_late, joint_flags
+from vilta.training.skipping import Skips
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
 
-SKIPS_IN_A_ROW = 3
-"""Non-finite steps in a row after which a run stops. Our choice."""
-_NAMES_SHOWN = 24
 MANY_EPOCHS = 1000
 """Passes over the data from which the number of steps is doubted (our choice)."""
 
@@ -86,7 +84,7 @@ class Session:
         self.logged = (self.state.step, self.state.seconds)
         self.pace = Pace(self.phases, self.optimization.steps)
         self.saved_at, self.save_due = time.monotonic(), False
-        self.culprits: list[list[str]] = []
+        self.skips = Skips()
         self.on_its_way: StepReport | None = None
 
     def restore(self, source: Path) -> None:
@@ -187,9 +185,11 @@ class Session:
         outcome = report.read()
         self.save_due = outcome.saving
         if outcome.broken:
-            self._skip(report, outcome)
+            self.state.skipped += 1
+            self.tracker.skipped(report.step, self.skips.add(report.names, outcome))
+            self.skips.give_up(report.step)
         else:
-            self.culprits = []
+            self.skips.end()
             self._remember(outcome.reports)
         self._log(report)
         return outcome.stopping
@@ -205,27 +205,6 @@ class Session:
             for name, value in report.items():
                 if not math.isnan(value):
                     self.state.window.setdefault(name, []).append(value)
-
-    def _skip(self, report: StepReport, outcome: Outcome) -> None:
-        """Count a step that was not finite; stop the run when that repeats."""
-        names, losses = report.names, [found["loss"] for found in outcome.reports]
-        guilty = [n for n, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-        found: list[list[str]] = gather_object([_flat(guilty)])
-        if not any(found):  # only the gradient broke: any sample may be the reason
-            found = gather_object([_flat(names)])
-        culprits = _flat(found)
-        self.state.skipped += 1
-        self.culprits.append(culprits)
-        self.tracker.skipped(report.step, culprits)
-        if len(self.culprits) == SKIPS_IN_A_ROW:
-            every = list(dict.fromkeys(_flat(self.culprits)))
-            shown = ", ".join(every[:_NAMES_SHOWN])
-            more = f" and {len(every) - _NAMES_SHOWN} more" if len(every) > _NAMES_SHOWN else ""
-            raise ValueError(
-                f"loss or gradient was not finite in {SKIPS_IN_A_ROW} steps in a row, up to step "
-                f"{report.step}; lower the learning rate or look at these samples (all of "
-                f"them are named in metrics.jsonl): {shown}{more}"
-            )
 
     def _pool_window(self) -> dict[str, list[float]]:
         """Gather what all processes remember in the first one, and return it."""
@@ -362,8 +341,3 @@ class Session:
                 f"cannot write {target}: {' '.join(str(error).split())}; the checkpoints are "
                 "whole, make room and go on with --run.resume"
             ) from error
-
-
-def _flat(lists: list[list[str]]) -> list[str]:
-    """Return the names of all lists in order."""
-    return [name for names in lists for name in names]
