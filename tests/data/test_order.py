@@ -135,3 +135,27 @@ def test_rows_have_one_hash_if_they_hold_the_same(rows):
     for a, x in zip(rows, found[0], strict=True):
         for b, y in zip(rows, found[0], strict=True):
             assert (a == b) == (x == y)
+
+
+def test_one_two_four_three_and_one_processes_see_every_sample_once_an_epoch():
+    """A run that goes on with another number of processes each time; a step has twelve samples."""
+    count, done, seen = 37, 0, []
+    for processes in (1, 2, 4, 3, 1):
+        orders = [
+            TrainingOrder(
+                partial(sample_at, 5, count),
+                batch_size=1,
+                accumulate=12 // processes,
+                rank=rank,
+                world_size=processes,
+                start_step=done,
+                steps=done + 8,
+            )
+            for rank in range(processes)
+        ]
+        seen += [key for order in orders for [key] in order]
+        done += 8
+    whole = done * 12 // count  # epochs; of the last one a part was seen
+    assert len(seen) == len(set(seen)) == done * 12
+    for epoch in range(whole):
+        assert sorted(row for e, row in seen if e == epoch) == list(range(count))
