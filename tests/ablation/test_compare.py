@@ -162,7 +162,7 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     kept = json.loads(json.dumps(without_nan(summary)))  # as report.json holds it
     assert comparison_markdown(kept) == text
     lines = comparison_section(kept, "Methods compared: x", "x.md")
-    assert lines[0] == "## Methods compared: x" and lines[2].startswith("- No difference")
+    assert lines[0] == "## Methods compared: x" and lines[3].startswith("- No difference")
     page = comparison_page(summary, {})
     assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
     assert "<mark>blue</mark>" in page

@@ -69,6 +69,11 @@ def verdict(summary: dict[str, Any]) -> list[str]:
         "single": "From one seed, which decides nothing",
     }
     said = []
+    if summary["planned"]:
+        hold = sum(row["verdict"] == "holds" for row in summary["planned"])
+        said.append(
+            f"Of {len(summary['planned'])} planned comparisons {hold or 'none'} can be shown."
+        )
     for kind, opening in openings.items():
         for arm in dict.fromkeys(one["arm"] for one in found[kind]):
             changes = [
