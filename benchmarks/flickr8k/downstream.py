@@ -247,11 +247,14 @@ def collect(name: str, outs: list[Path]) -> dict[str, Any]:
     trained = [read_training(folder) for folder in folders]
     benchmark, seeds = BENCHMARKS[name], [r["seed"] for r in runs]
     told = f"one seed ({seeds[0]})" if len(seeds) == 1 else f"mean of seeds {seeds}"
+    missing = [arm for arm in ARMS if arm not in arms]
+    not_run = f"\nNot trained to the end: {', '.join(missing)}." if missing else ""
     return {
-        "title": benchmark.title,
+        "title": benchmark.title + (f", seed {seeds[0]}" if len(seeds) == 1 else ""),
         "note": f"{len(photos):,} items about {len(set(photos)):,} photos; {told}; intervals by "
         f"bootstrap over photos.\n{benchmark.note}\n`blind` sees grey images, `scratch` starts "
-        "from random weights, in the same steps; `most frequent` gives one answer to all.",
+        "from random weights, in the same steps; `most frequent` gives one answer to all."
+        f"{not_run}",
         "items": len(photos),
         "role": "test",
         "intervals": intervals,

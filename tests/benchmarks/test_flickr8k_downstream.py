@@ -109,6 +109,8 @@ def test_result_over_two_seeds(tmp_path, monkeypatch):
     assert result["items"] == 2 and result["seed"] == [0, 1] and result["minutes"] == 4.0
     one = downstream.collect("daquar", outs[:1])
     assert "one seed (0)" in one["note"] and one["intervals"]["image, accuracy"]["mean"] == 100
+    assert one["title"].endswith("seed 0") and "seed" not in result["title"]
+    assert "Not trained to the end: scratch." in one["note"], "an arm that is missing is named"
 
 
 def test_answers_of_every_format(tmp_path):
