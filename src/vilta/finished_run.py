@@ -247,5 +247,5 @@ def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
         queue_size=0,
         negatives=filtered,
         teacher_filter_ratio=0.0,
-        negative_writer="current",
+        negative_generator="current",
     )

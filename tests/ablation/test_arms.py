@@ -27,7 +27,7 @@ def test_changes_come_one_after_the_other():
     assert settings.objective.alpha == 0.7
     assert settings.objective.negatives == "off"
     assert settings.data.workers == 3
-    assert arm_settings(CONFIG, "vilta-no-written+vilta").objective.negatives == "grounded"
+    assert arm_settings(CONFIG, "vilta-no-generated+vilta").objective.negatives == "grounded"
 
 
 def test_common_changes_come_before_the_arm(tmp_path):
@@ -46,7 +46,7 @@ def test_difference_names_the_settings():
 @pytest.mark.parametrize(
     ("arm", "words"),
     [
-        ("viltaa", ["'viltaa' is no file", "meter", "vilta-no-written"]),
+        ("viltaa", ["'viltaa' is no file", "meter", "vilta-no-generated"]),
         ("vilta+alhpa=1", ["unknown setting 'alhpa'"]),
         ("vilta+workers=x", ["data.workers", "a whole number"]),
         ("vilta+dropout", ["'dropout' is no file"]),

@@ -230,7 +230,7 @@ def test_alpha_rises_from_the_start_of_masked_words():
         ({"itm_weight": 0.0, "mlm_weight": 0.0}, ["itm_head", "mlm_head", "fusion"]),
         ({"itc_weight": 0.0}, ["itc_head"]),
         ({"text_mlm_weight": 0.0, "negatives": "off"}, ["predict_words_from_text"]),
-        ({"text_mlm_weight": 0.0, "negative_writer": "frozen"}, ["predict_words_from_text"]),
+        ({"text_mlm_weight": 0.0, "negative_generator": "frozen"}, ["predict_words_from_text"]),
     ],
     ids=str,
 )

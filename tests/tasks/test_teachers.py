@@ -149,16 +149,16 @@ def test_shuffled_labels_have_the_entropy_of_the_teachers_and_not_its_words():
 
 
 def test_the_frozen_writer_is_the_teacher():
-    task = make_task(negative_writer="frozen")
+    task = make_task(negative_generator="frozen")
     batch = make_batch(task)
     image = task.model.vilta.encode_image(batch.pixel_values)
     words = task.expected_words(batch, image)
     expected = task.teacher(input_ids=batch.masked_input_ids, attention_mask=batch.attention_mask)
-    found = task.writer_logits(batch, words)
+    found = task.generator_logits(batch, words)
     torch.testing.assert_close(found, expected.logits.flatten(0, 1)[batch.masked_positions])
     current = make_task()
     words = current.expected_words(batch, image)
-    assert current.writer_logits(batch, words) is words.text_logits
+    assert current.generator_logits(batch, words) is words.text_logits
 
 
 def test_synonyms_are_protected_by_the_teacher_when_the_student_has_memorised():

@@ -117,7 +117,7 @@ def _generated(
     assert expected.logits is not None
     by_text, by_image = (
         logits.float().softmax(dim=1)
-        for logits in (task.writer_logits(batch, expected), expected.logits)
+        for logits in (task.generator_logits(batch, expected), expected.logits)
     )
     length = batch.input_ids.shape[1]
     offsets = task.tokenizer(

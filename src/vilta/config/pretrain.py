@@ -135,7 +135,7 @@ class ObjectiveConfig:
     """`grounded` also rejects words that the teacher, reading the clean caption, finds this
     fraction as probable as the original: synonyms, which a model that has memorised its captions no
     longer finds plausible. 0: does not ask the teacher, which spares its pass."""
-    negative_writer: Literal["current", "frozen"] = "current"
+    negative_generator: Literal["current", "frozen"] = "current"
     """Whose expectations the negatives are sampled from: the text encoder as it is trained (ViLTA),
     or the frozen teacher."""
     candidates: Count = 20
@@ -189,7 +189,7 @@ class ObjectiveConfig:
         filters = self.negatives == "soft_label" or (
             self.negatives == "grounded" and self.teacher_filter_ratio > 0
         )
-        writes = self.negatives != "off" and self.negative_writer == "frozen"
+        writes = self.negatives != "off" and self.negative_generator == "frozen"
         return self.soft_labels in ("language_model", "shuffled") or filters or writes
 
     def check(self) -> None:

@@ -226,7 +226,7 @@ class PretrainingTask(TaughtTask):
         vilta, mask, at = self.model.vilta, batch.attention_mask, batch.masked_positions
         settings = self.objective
         fusing = settings.mlm_weight > 0 or generating
-        current = generating and settings.negative_writer == "current"
+        current = generating and settings.negative_generator == "current"
         logits = text_logits = None
         if fusing or current or settings.text_mlm_weight > 0:
             masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
@@ -258,9 +258,9 @@ class PretrainingTask(TaughtTask):
             losses["text_mlm"] = distillation_loss(words.text_logits, original)
         return losses
 
-    def writer_logits(self, batch: Batch, words: ExpectedWords) -> Float[Tensor, "M V"]:
+    def generator_logits(self, batch: Batch, words: ExpectedWords) -> Float[Tensor, "M V"]:
         """Return the text's expectations that negatives are sampled from."""
-        if self.objective.negative_writer == "frozen" or words.text_logits is None:
+        if self.objective.negative_generator == "frozen" or words.text_logits is None:
             return self.teacher_logits(batch, batch.masked_input_ids)
         return words.text_logits
 
@@ -300,7 +300,7 @@ class PretrainingTask(TaughtTask):
             batch.input_ids,
             batch.word_ids,
             batch.masked_positions,
-            self.writer_logits(batch, words),
+            self.generator_logits(batch, words),
             self.words.tables(),
             filters=filters,
             candidates=settings.candidates,
