@@ -86,7 +86,7 @@ def render_page(
         "<h2>All metrics</h2>",
         '<p class="faint">In percent, except for losses.</p>',
         '<div class="tables">',
-        *(table_element(name, table) for name, table in tables.items()),
+        *(table_element(name, table) for name, table in tables.items() if table.rows),
         "</div>",
         "<details><summary>Everything in metrics.json</summary>",
         table_element("", Table(("name", "value"), [(k, str(v)) for k, v in everything.items()])),
