@@ -232,7 +232,9 @@ def test_words_with_which_a_scene_stays_true_are_right(on_scenes):
                 texts[place] = guess.word
                 sentence = "".join(texts)
                 true = parse(sentence) is not None and is_true(scene, sentence)
-                assert guess.right == (same or true)
+                # The same letters may be another token: a whole word in place of a piece.
+                assert guess.right or not true
+                assert same or true or not guess.right
 
 
 def test_a_synonym_keeps_a_scene_true():
