@@ -86,7 +86,7 @@ def plan(model: Model, gpus: int, rates: dict[str, Any], pairs_per_s: float) -> 
         "computing, ms a step": f"{1e3 * compute:,.0f}",
         "sending, ms a step": f"{1e3 * sending:,.0f}",
         "sending, ms, if states went everywhere": f"{1e3 * (everywhere + gradients / wire):,.0f}",
-        "a step, ms (gradients sent while going back)": f"{1e3 * seconds:,.0f}",
+        "a step, ms (gradients sent during the backward pass)": f"{1e3 * seconds:,.0f}",
         "pairs a second": f"{total:,.0f}",
         "hours for 100 M pairs": f"{PAIRS / total / 3600:,.1f}",
         "cores that read and crop, a GPU": f"{total / gpus / rates['images_per_s']['crop']:.1f}",

@@ -46,10 +46,10 @@ def test_difference_names_the_settings():
 @pytest.mark.parametrize(
     ("arm", "words"),
     [
-        ("viltaa", ["'viltaa' is no file", "meter", "vilta-no-generated"]),
+        ("viltaa", ["'viltaa' is not a file", "meter", "vilta-no-generated"]),
         ("vilta+alhpa=1", ["unknown setting 'alhpa'"]),
         ("vilta+workers=x", ["data.workers", "a whole number"]),
-        ("vilta+dropout", ["'dropout' is no file"]),
+        ("vilta+dropout", ["'dropout' is not a file"]),
         ("vilta+alpha=2", ["objective.alpha is 2"]),
         ("vilta+itc_weight=0", ["mlm_start needs contrast"]),
         ("vilta+alpha=[", ["cannot read the value"]),
@@ -64,11 +64,11 @@ def test_what_is_wrong_is_said(arm, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"arms": ("vilta",)}, ["baseline 'meter' is none of the arms"]),
+        ({"arms": ("vilta",)}, ["baseline 'meter' is not one of the arms"]),
         ({"arms": ("meter", "meter")}, ["arms has meter twice"]),
         ({"seeds": ()}, ["seeds is empty"]),
         ({"planned": ("vilta beats meter",)}, ["cannot read 'vilta beats meter'"]),
-        ({"planned": ("blip > meter on edits/accuracy",)}, ["'blip' is none of the arms"]),
+        ({"planned": ("blip > meter on edits/accuracy",)}, ["'blip' is not one of the arms"]),
     ],
 )
 def test_settings_that_do_not_go_together(settings, words):

@@ -52,7 +52,7 @@ def changed(settings: PretrainConfig, part: str, where: str) -> PretrainConfig:
     if path is None:
         known = [n.removeprefix("ablate/") for n in shipped_names() if n.startswith("ablate/")]
         raise ValueError(
-            f"{where}: {part!r} is no file, no shipped arm ({', '.join(known)}) and no "
+            f"{where}: {part!r} is not a file, a shipped arm ({', '.join(known)}) or a "
             "setting=value"
         )
     return from_dict(read_mapping(path), settings, path)

@@ -95,12 +95,12 @@ class AblateConfig:
                 raise ValueError(f"{name} has {twice[0]} twice")
         if self.baseline not in self.arms:
             raise ValueError(
-                f"baseline {self.baseline!r} is none of the arms: {', '.join(self.arms)}"
+                f"baseline {self.baseline!r} is not one of the arms: {', '.join(self.arms)}"
             )
         for planned in self.comparisons():
             for arm in (planned.arm, planned.other):
                 if arm not in self.arms:
-                    raise ValueError(f"planned: {arm!r} is none of the arms")
+                    raise ValueError(f"planned: {arm!r} is not one of the arms")
 
     def comparisons(self) -> list[Planned]:
         """Return the planned comparisons; ``ValueError`` for one that cannot be read."""

@@ -114,7 +114,7 @@ def gather_rows(rows: Tensor, group: Any = None) -> Tensor:
 
 @torch.no_grad()
 def average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients, as DDP does while it goes back."""
+    """Give every process the mean of all processes' gradients, as DDP does in its backward pass."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if accelerator.num_processes == 1 or not gradients:
         return
