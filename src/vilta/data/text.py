@@ -57,7 +57,7 @@ class TextDataset:
 
 
 def caption_lines(path: str) -> list[str]:
-    """Return the captions of a text file (one a line, may be .gz), a table or a source of pairs.
+    """Return the captions of a text file (one per line, may be .gz), a table or a source of pairs.
 
     Blank lines are left out, and the images of a table are not looked for. A path may name an
     encoding: ``captions.txt?encoding=latin-1``. Raises ``ValueError`` with one line if nothing can
