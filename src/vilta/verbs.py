@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vilta.config import ablate, apps, finetune, pretrain, tools
+from vilta.config import ablate, apps, finetune, pretrain, pretrain_text, tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ VERBS = {
     ),
     "pretrain-text": Verb(
         recipe="vilta.commands.pretrain_text",
-        config=pretrain.PretrainTextConfig,
+        config=pretrain_text.PretrainTextConfig,
         positional="[CONFIG.yaml]",
         example="demo-text",
         help="train the language model used as text encoder and teacher",

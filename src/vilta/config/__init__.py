@@ -6,11 +6,9 @@ from vilta.config.pretrain import (
     ObjectiveConfig,
     OptimizationConfig,
     PretrainConfig,
-    PretrainTextConfig,
     RunConfig,
-    TextDataConfig,
-    TextModelConfig,
 )
+from vilta.config.pretrain_text import PretrainTextConfig, TextDataConfig, TextModelConfig
 
 __all__ = [
     "DataConfig",
