@@ -111,9 +111,9 @@ class PretrainingTask(TaughtTask):
         similarity = None  # [B, G] both ways
         if objective.itc_weight > 0:
             own_text = text_states[: len(batch)]
-            if momentum is not None and objective.itc_targets == "momentum":
+            if momentum is not None and momentum.keys is not None:
                 similarity, itc = self.contrast_with_queue(
-                    batch, image_states, own_text, momentum, shared
+                    batch, image_states, own_text, momentum.keys, shared
                 )
             else:
                 similarity = self.compare(batch, image_states, own_text, shared)

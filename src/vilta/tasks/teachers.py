@@ -27,7 +27,8 @@ class Momentum(NamedTuple):
     """What the moving average of the model makes of a batch's images and captions."""
 
     image_states: Float[Tensor, "B P C"]
-    keys: Keys
+    keys: Keys | None
+    """For the queue, where there is one."""
 
 
 class TaughtTask(ComparingTask):
@@ -45,11 +46,13 @@ class TaughtTask(ComparingTask):
         Raises ``ValueError`` if it needs a frozen language model and ``teacher`` is None.
         """
         settings = self.objective
-        if settings.needs_teacher() and teacher is None:
-            raise ValueError("these objectives learn from a frozen language model; give a teacher")
-        wanted = teacher is not None and settings.needs_teacher()
-        self.teacher = _frozen(speed_up(teacher)).eval() if wanted else None
-        self.momentum_model = self.queue = None
+        self.teacher = self.momentum_model = self.queue = None
+        if settings.needs_teacher():
+            if teacher is None:
+                raise ValueError(
+                    "these objectives learn from a frozen language model; give a teacher"
+                )
+            self.teacher = _frozen(speed_up(teacher)).eval()
         if "momentum" in (settings.soft_labels, settings.itc_targets):
             self.momentum_model = _frozen(copy.deepcopy(self.model))
         if settings.itc_targets == "momentum":
@@ -83,8 +86,7 @@ class TaughtTask(ComparingTask):
         slow, mask = self.momentum_model, batch.attention_mask
         image = slow.vilta.encode_image(batch.pixel_values)
         if self.queue is None:
-            nothing = image.new_zeros(0, 0)
-            return Momentum(image, Keys(nothing, nothing, batch.image_ids, batch.caption_ids))
+            return Momentum(image, None)
         text = slow.vilta.encode_text(batch.input_ids, mask)
         embeds = slow.embed_image(image), slow.embed_text(text, mask)
         return Momentum(image, Keys(*embeds, batch.image_ids, batch.caption_ids))
@@ -126,7 +128,7 @@ class TaughtTask(ComparingTask):
         batch: Batch,
         image: Float[Tensor, "B P C"],
         text: Float[Tensor, "B L Ct"],
-        momentum: Momentum,
+        fresh: Keys,
         shared: Shared | None,
     ) -> tuple[Similarity, Tensor]:
         """Contrast as in ALBEF: with the moving average's embeddings, now and in the past.
@@ -140,12 +142,12 @@ class TaughtTask(ComparingTask):
         else:
             images = self.model.embed_image(image)
             texts = self.model.embed_text(text, batch.attention_mask)
-        keys = self.queue.after(momentum.keys)
+        keys = self.queue.after(fresh)
         scale = self.model.itc_head.scale()
         similarity = compare(images, texts, keys.image_embeds, keys.text_embeds, scale)
         slow = compare(
-            momentum.keys.image_embeds,
-            momentum.keys.text_embeds,
+            fresh.image_embeds,
+            fresh.text_embeds,
             keys.image_embeds,
             keys.text_embeds,
             scale.detach(),
@@ -153,7 +155,7 @@ class TaughtTask(ComparingTask):
         positive_mask = positive_pairs(batch.image_ids, batch.caption_ids, keys.ids())
         loss = mixed_contrastive_loss(similarity, positive_mask, slow, self.alpha())
         if self.training:
-            self.queue.announce(momentum.keys)
+            self.queue.announce(fresh)
         if shared:  # negatives are drawn from all pairs of the step
             return self.compare(batch, image, text, shared), loss
         size = len(batch)
