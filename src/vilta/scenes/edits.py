@@ -1,4 +1,4 @@
-"""Captions changed by a word: made false, said otherwise, or with a colour taken out."""
+"""Captions changed by a word: made false, paraphrased, or with a colour removed."""
 
 import re
 from random import Random
