@@ -152,7 +152,7 @@ def load_task(
 
 
 def build_model(config: PretrainConfig) -> ViltaForPreTraining:
-    """Join the two encoders that the config names."""
+    """Join the two encoders that the config names; the weights of a run, if it starts from one."""
     settings = config.model
     mean, std = pixel_statistics(settings.image)
     model = ViltaForPreTraining.from_encoders(
@@ -173,12 +173,38 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         image_mean=mean,
         image_std=std,
     )
+    if settings.start:
+        take_weights(model, settings.start)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     frozen = {"image": model.vilta.vision, "text": model.vilta.text}
     for name in settings.freeze:
         frozen[name].requires_grad_(False)
     return model
+
+
+def take_weights(model: ViltaForPreTraining, start: str) -> None:
+    """Give a model the weights of a pre-training run, all of them.
+
+    Raises ``ValueError`` if the run was fine-tuned for a task or is of another architecture.
+    """
+    kind = released_class(start)
+    if kind != type(model).__name__:
+        raise ValueError(f"model.start: {start} holds a {kind}; name a pre-training run")
+    before = ViltaForPreTraining.from_pretrained(model_folder(start))
+    weights, own = before.state_dict(), model.state_dict()
+    differing = [
+        name
+        for name in {**own, **weights}
+        if name not in weights or name not in own or weights[name].shape != own[name].shape
+    ]
+    if differing or before.config.fusion != model.config.fusion:
+        example = f" ({differing[0]})" if differing else ""
+        raise ValueError(
+            f"model.start: {start} is of another architecture than these encoders and this fusion"
+            f"{example}; give the settings `model` of its config.yaml"
+        )
+    model.load_state_dict(weights)
 
 
 def load_teacher(

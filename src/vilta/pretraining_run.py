@@ -69,7 +69,7 @@ def pretrain(
     data = config.data
     torch.manual_seed(derived(config.run.seed, "model"))
     tokenizer = load_tokenizer(config.model.text)
-    model = build_model(config)
+    model = build_model(without_start(config) if goes_on else config)
     task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
@@ -120,6 +120,11 @@ def pretrain(
         notes.print(calibrate_release(task.model, task.tokenizer, loader, place, data.val))
     update_card(config.run.out)
     return summary.released(config.run)
+
+
+def without_start(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings of a run that goes on: its weights are those of its checkpoint."""
+    return replace(config, model=replace(config.model, start=""))
 
 
 def with_steps(config: PretrainConfig, samples: int) -> PretrainConfig:

@@ -109,6 +109,46 @@ def test_resumed_run_is_the_run_that_never_stopped(settings, whole_run, tmp_path
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_run_starts_from_another_ones_weights(settings, whole_run, tmp_path, text_model):
+    """At step 0 of its own schedule; the start is not asked for again when it goes on."""
+    before = shutil.copytree(whole_run, tmp_path / "before")
+    run = replace(settings.run, out=str(tmp_path / "after"), log_every=1)
+    started = replace(settings, model=replace(settings.model, start=str(before)), run=run)
+    still = replace(settings.optimization, steps=2, lr=1e-12, weight_decay=0.0)
+    pretrain.run(replace(started, optimization=still))
+    expected = load_file(before / "model" / "model.safetensors")
+    found = load_file(f"{run.out}/model/model.safetensors")
+    moved = [k for k in expected if not torch.allclose(found[k], expected[k], atol=1e-6)]
+    assert all("running" in k or "num_batches" in k for k in moved), "only statistics follow"
+
+    shutil.rmtree(before)
+    forget_after(Path(run.out), 1)
+    again = replace(started, optimization=still, run=replace(run, resume=True))
+    pretrain.run(again)
+    resumed = load_file(f"{run.out}/model/model.safetensors")
+    assert all(torch.equal(resumed[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fusion_layers": 2}, "of another architecture"),
+        ({"fusion": "cross-attention"}, "of another architecture"),
+        ({"start": "text"}, "name a pre-training run"),
+        ({"start": "nowhere"}, "neither a run nor a released model"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    settings, whole_run, text_model, tmp_path, change, message
+):
+    start = {"text": text_model, None: whole_run}.get(change.get("start"), change.get("start"))
+    model = replace(settings.model, **(change | {"start": str(start)}))
+    run = replace(settings.run, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=message):
+        pretrain.run(replace(settings, model=model, run=run))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_from_before_the_word_heads_goes_on_with_its_own(settings, tmp_path):
     out = tmp_path / "run"
     run = replace(settings.run, out=str(out))

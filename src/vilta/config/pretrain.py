@@ -65,6 +65,10 @@ class ModelConfig:
     `demo-image` is the small one of the demo."""
     text: str = "FacebookAI/roberta-base"
     """Text encoder with its language-model head: hub id, local folder or config.json."""
+    start: str = ""
+    """A run, or its released model, whose weights the training begins with, step 0 of a schedule of
+    its own: more data after less, photos after scenes. It needs the same settings of the model.
+    Empty: the encoders' weights and a new fusion."""
     fusion: FusionKind = "co-attention"
     """`co-attention`: two streams that read each other (METER, arXiv 2111.02387);
     `cross-attention`: text reads the image (ALBEF, arXiv 2107.07651), about half the cost."""
