@@ -74,7 +74,10 @@ def test_only_wanted_pairs_are_scored(model):
 SHARED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-torch.distributed.init_process_group("gloo")
+from vilta.config import RunConfig
+from vilta.training.processes import start_processes
+start_processes(RunConfig(device="cpu"))
+import sharing_case
 import test_retrieval as case
 from vilta.evaluation import retrieval
 retrieval.PAIRS_PER_CALL = 5
@@ -89,8 +92,7 @@ if torch.distributed.get_rank():
     wanted = ~wanted
 shared = case.match_scores(model, gallery, wanted, together=True)
 assert torch.equal(shared, alone) and own > len(calls) - own > 0
-torch.distributed.barrier()  # gloo's threads end badly when the other process is gone first
-torch.distributed.destroy_process_group()
+sharing_case.leave_nothing()
 """
 
 

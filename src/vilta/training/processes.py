@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, TypeVar, cast
 
 import torch
@@ -37,10 +38,26 @@ def start_processes(run: RunConfig) -> Accelerator:
     else:
         # TF32 for what is float32: ten bits of each factor, sums in float32, several times as fast.
         torch.set_float32_matmul_precision("high")
+    if torch.distributed.is_available():
+        # Its functions' default value is the group of all processes, if there is one when it is
+        # imported: they would hold it until the interpreter ends (see leave_processes).
+        import_module("torch.distributed.nn.functional")
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # others wait for a checkpoint
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
-    atexit.register(accelerator.state.destroy_process_group)
+    atexit.register(leave_processes)
     return accelerator
+
+
+def leave_processes() -> None:
+    """Leave the others, with nothing left of the groups; done at the end of the program.
+
+    A thread of gloo that lives on may let go of its last tensor while the interpreter ends. It
+    then waits for the interpreter's lock, is ended there, and the process with it: "terminate
+    called without an active exception", exit status -6, after a run that ended well.
+    """
+    machine.cache_clear()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
