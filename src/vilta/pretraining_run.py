@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -26,7 +27,7 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ranges import check_config
 from vilta.config.yaml_file import load_yaml
 from vilta.data.collate import PairCollator
-from vilta.data.loading import evaluation_loader, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.mixture import some_captions, training_data
 from vilta.data.samples import PairDataset, Samples
 from vilta.data.sources import load_pairs
@@ -40,6 +41,7 @@ from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
+from vilta.training.batch_size import with_batch_size
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 from vilta.training.phases import Phase
@@ -74,7 +76,10 @@ def pretrain(
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
     dataset, content = training_data(data, config.run.seed)
-    config = with_steps(config, len(dataset) if isinstance(dataset, Samples) else 0)
+    samples = len(dataset) if isinstance(dataset, Samples) else 0
+    first = partial(first_batches, dataset, masked, data=data, seed=config.run.seed)
+    config = with_batch_size(config, partial(costliest, task), first, samples)
+    config = with_steps(config, samples)
     steps = config.optimization
     if told := unknown_words_told(some_captions(dataset), tokenizer):
         notes.print(f"warning: {told}")
@@ -109,7 +114,7 @@ def pretrain(
         then=shlex.join(["vilta", "evaluate", config.run.out, "--data", data.val or "DATA"]),
         evaluate=evaluate,
         pictures=pictures,
-        samples_per_epoch=len(dataset) if isinstance(dataset, Samples) else 0,
+        samples_per_epoch=samples,
         bad_samples=lambda: dataset.counts["bad"],
         phases=phases_of(config.objective),
     )
@@ -127,6 +132,13 @@ def without_start(config: PretrainConfig) -> PretrainConfig:
     return replace(config, model=replace(config.model, start=""))
 
 
+def costliest(task: PretrainingTask) -> PretrainingTask:
+    """Return a copy of the task in which every objective has begun."""
+    task = copy.deepcopy(task)
+    task.begin(max(task.objective.mlm_start, task.objective.itm_start))
+    return task
+
+
 def with_steps(config: PretrainConfig, samples: int) -> PretrainConfig:
     """Return the config with ``epochs`` turned into steps; ``samples`` is 0 if unknown."""
     if not config.epochs:
@@ -134,7 +146,7 @@ def with_steps(config: PretrainConfig, samples: int) -> PretrainConfig:
     if not samples:
         raise ValueError("--epochs needs data of a known size; set --optimization.steps instead")
     steps = config.optimization
-    batch = steps.batch_size * steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    batch = steps.samples_at_once * steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
     count = max(1, math.ceil(config.epochs * samples / batch))
     return replace(config, optimization=replace(steps, steps=count))
 

@@ -513,6 +513,7 @@ def test_exhausted_memory_says_what_to_lower(tmp_path):
     for error in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     ):
         task = ToyTask()
         task.forward = lambda batch, error=error: (_ for _ in ()).throw(error)

@@ -65,7 +65,7 @@ def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, s
         seconds.append(each)
     plan = ArmPlan(
         steps=0,
-        batch=steps.batch_size * steps.accumulate,
+        batch=steps.samples_at_once * steps.accumulate,
         starts=tuple(starts),
         seconds=tuple(seconds),
         flops=tuple(flops),

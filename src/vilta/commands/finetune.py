@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shlex
@@ -18,7 +19,7 @@ from vilta.apps.run_calibration import calibrate_release
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
-from vilta.data.loading import evaluation_loader, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
@@ -33,6 +34,7 @@ from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
 from vilta.tasks.registry import find_task
+from vilta.training.batch_size import with_batch_size
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 
@@ -71,13 +73,17 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = start_model(kind, config, items)
     selection_metric = kind.selection_metric_for(held_out or items)
-    config = resolved(config, selection_metric, model.config, len(items))
+    sizes = {name: getattr(model.config, name) for name in ("image_size", "max_text_tokens")}
+    config = replace(config, data=replace(config.data, **sizes))
     trained = kind(model, tokenizer, config.settings, items)
     collator = trained.collator(config.data.max_text_tokens)
     build = partial(
         trained.dataset, data=config.data, seed=config.run.seed, blind=config.data.blind
     )
     dataset = build(items, train=True)
+    first = partial(first_batches, dataset, collator, data=config.data, seed=config.run.seed)
+    config = with_batch_size(config, partial(copy.deepcopy, trained), first, len(items))
+    config = resolved(config, selection_metric, len(items))
     evaluate = None
     if held_out is not None:
         trained.check(held_out)
@@ -167,14 +173,12 @@ def refuse_other_labels(kind: type[FinetuningTask], folder: Path, labels: list[s
         )
 
 
-def resolved(
-    config: FinetuneConfig, selection_metric: str, model: ViltaConfig, items: int
-) -> FinetuneConfig:
-    """Return the settings completed from the model and the number of items.
+def resolved(config: FinetuneConfig, selection_metric: str, items: int) -> FinetuneConfig:
+    """Return the settings completed from the number of items.
 
     ``epochs`` become steps; the run evaluates once an epoch unless it says otherwise.
     """
-    steps, run_, per_step = config.optimization, config.run, config.optimization.batch_size
+    steps, run_, per_step = config.optimization, config.run, config.optimization.samples_at_once
     per_step *= steps.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
     if config.epochs:
         steps = replace(steps, steps=max(1, math.ceil(config.epochs * items / per_step)))
@@ -185,5 +189,4 @@ def resolved(
         evaluate_every=run_.evaluate_every or epoch,
         save_every=run_.save_every or epoch,
     )
-    data = replace(config.data, image_size=model.image_size, max_text_tokens=model.max_text_tokens)
-    return replace(config, optimization=steps, run=run_, data=data)
+    return replace(config, optimization=steps, run=run_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import unicodedata
 from functools import partial
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilta.config import PretrainTextConfig
 from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
-from vilta.data.loading import evaluation_loader, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.text import TextDataset, caption_lines
 from vilta.data.word_borders import unknown_words_told
 from vilta.model.language_model import (
@@ -28,6 +29,7 @@ from vilta.report.model_card import update_card
 from vilta.screen import notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
+from vilta.training.batch_size import with_batch_size
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 
@@ -44,7 +46,7 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
     """
     check_config(config)
     check_run_folder(config.run)
-    data, steps = config.data, config.optimization
+    data = config.data
     captions = caption_lines(data.train)
     held_out = caption_lines(data.val) if data.val else captions[::HELD_OUT]
     # A held-out sentence may occur again, perhaps with other case or punctuation.
@@ -64,6 +66,9 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
     )
     collator = PairCollator(tokenizer, data.max_text_tokens, mask, config.run.seed)
     dataset = TextDataset(captions, data.train)
+    first = partial(first_batches, dataset, collator, data=data, seed=config.run.seed)
+    config = with_batch_size(config, partial(copy.deepcopy, task), first, len(dataset))
+    steps = config.optimization
     loader = evaluation_loader(
         TextDataset(held_out, data.val or f"{data.train} (held out)"),
         collator,

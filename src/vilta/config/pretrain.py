@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, PositiveShare, Share
+from vilta.config.ranges import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+)
 
 FusionKind = Literal["co-attention", "cross-attention"]
 
@@ -215,8 +223,9 @@ class OptimizationConfig:
 
     steps: Count = 10_000
     """Optimizer steps of the whole run."""
-    batch_size: Count = 64
-    """Pairs per forward pass and device."""
+    batch_size: BatchSize = 64
+    """Pairs per forward pass and device. `auto`: the largest power of two that fits into memory,
+    found by taking steps before the run starts; the run's config.yaml holds the number."""
     accumulate: Count = 1
     """Gradient accumulation: forward passes per device and step. The global batch is batch_size x
     accumulate x devices; contrast compares all of it, at the price of encoding twice."""
@@ -248,6 +257,13 @@ class OptimizationConfig:
     faster; a resumed run keeps the format it started with. On a GPU float32 means TF32."""
     compile: bool = False
     """Use torch.compile; the first steps are slow."""
+
+    @property
+    def samples_at_once(self) -> int:
+        """``batch_size``, a number by now; ``ValueError`` where `auto` is not looked for."""
+        if not isinstance(self.batch_size, int):
+            raise ValueError("optimization.batch_size is auto; it must be a number here")
+        return self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ Positive = Annotated[float, Range(0, exclusive=True)]
 NotNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
+BatchSize = Annotated[int | Literal["auto"], Range(1)]
 
 
 def check_config(config: Any, where: str = "") -> None:
@@ -49,7 +50,7 @@ def check_config(config: Any, where: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_config(value, f"{name}.")
         for extra in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(extra, Range):
+            if isinstance(extra, Range) and value != "auto":
                 extra.check(name, value)
     if hasattr(config, "check"):
         config.check()

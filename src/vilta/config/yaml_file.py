@@ -11,8 +11,9 @@ import difflib
 import math
 import os
 import reprlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -126,6 +127,12 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in choices):
             return value
         expected = f"one of {', '.join(map(str, choices))}"
+    elif get_origin(hint) is Union:  # a whole number, or one of some words
+        for kind in get_args(hint):
+            with suppress(ValueError):
+                return _checked(kind, value, name)
+        words = [word for kind in get_args(hint) for word in get_args(kind)]
+        expected = f"a whole number or {', '.join(words)}"
     elif get_origin(hint) is tuple:
         if isinstance(value, list):
             return tuple(_checked(get_args(hint)[0], item, name) for item in value)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -87,7 +88,7 @@ def loader_for(
         steps = training_loader(
             dataset,
             collator,
-            batch_size=optimization.batch_size,
+            batch_size=optimization.samples_at_once,
             accumulate=optimization.accumulate,
             rank=rank,
             world_size=world_size,
@@ -100,6 +101,20 @@ def loader_for(
         return chain.from_iterable(steps)
 
     return load
+
+
+def first_batches(
+    dataset: Samples | StreamedPairs,
+    collator: Collator,
+    optimization: OptimizationConfig,
+    data: DataConfig | TextDataConfig,
+    *,
+    seed: int,
+) -> Iterator[Batch]:
+    """Return the first micro-batches of a run in any order, read in this process."""
+    data = replace(data, workers=0, bucket_steps=0)
+    load = loader_for(dataset, collator, optimization, data, seed=seed)
+    return load(start_step=0, rank=0, world_size=1)
 
 
 class EvaluationLoader:

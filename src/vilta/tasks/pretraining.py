@@ -58,10 +58,10 @@ class PretrainingTask(TaughtTask):
         self.words = VocabularyTables(read_vocabulary(tokenizer, size))
         self.take_teachers(teacher)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self._begin(0)
-        self.register_load_state_dict_post_hook(lambda task, _: task._begin(int(task.step)))
+        self.begin(0)
+        self.register_load_state_dict_post_hook(lambda task, _: task.begin(int(task.step)))
 
-    def _begin(self, steps: int) -> None:
+    def begin(self, steps: int) -> None:
         """Begin the objectives that are due after so many steps.
 
         ``step`` is on the device, where ``forward`` may not look without waiting for it.
@@ -312,7 +312,7 @@ class PretrainingTask(TaughtTask):
     def after_step(self) -> None:
         """Count the step, hold the temperature, let the moving average follow (ALBEF)."""
         self.step += 1
-        self._begin(self._steps_taken + 1)
+        self.begin(self._steps_taken + 1)
         self.model.itc_head.clamp_scale()
         self.follow()
 

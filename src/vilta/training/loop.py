@@ -108,7 +108,7 @@ def train(
     folder.check_run_folder(run)
     task.float()  # it may have been loaded in half precision
     accelerator = start_processes(run)
-    batch = optimization.batch_size * optimization.accumulate * accelerator.num_processes
+    batch = optimization.samples_at_once * optimization.accumulate * accelerator.num_processes
     fresh = RunState(
         fingerprint=fingerprint, vocabulary=vocabulary, seed=run.seed, global_batch=batch
     )

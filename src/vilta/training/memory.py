@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from vilta.config import OptimizationConfig
 
@@ -16,13 +17,12 @@ def out_of_memory_explained(step: int, optimization: OptimizationConfig) -> Iter
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
-            "can't allocate memory" not in text
-        ):
+        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not exhausted and not should_reduce_batch_size(error):
             raise
         raise ValueError(
             f"out of memory in step {step}, with {optimization.batch_size} samples at once; halve "
             "--optimization.batch-size and double --optimization.accumulate (the same training), "
-            "lower --data.image-size, or add --model.gradient-checkpointing"
+            "lower --data.image-size, add --model.gradient-checkpointing, or start anew with "
+            "--optimization.batch-size auto"
         ) from error

@@ -170,9 +170,19 @@ def keep_freed_memory() -> None:
     By default each large tensor on a CPU is newly mapped and its pages are zeroed at first touch,
     which costs several times a pointwise operation. Does nothing without glibc.
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_M_TRIM_THRESHOLD, -1)  # -1: never trim
     if not mallopt(_M_MMAP_THRESHOLD, 1 << 30):
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest value that older glibc accepts
+
+
+def return_freed_memory() -> None:
+    """Give freed buffers back to the system: resident memory is then what is in use."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"

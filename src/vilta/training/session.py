@@ -153,7 +153,8 @@ class Session:
         # Each step, so that it does not matter when a run is evaluated, saved or resumed.
         average_statistics(self.accelerator, self.module)
         rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
-        step_unless(self.optimizer, flags[0])
+        with out_of_memory_explained(self.state.step + 1, self.optimization):
+            step_unless(self.optimizer, flags[0])  # the first one makes the moments
         self.task.after_step()
         self.optimizer.zero_grad()
         self.schedule.step()
