@@ -20,6 +20,8 @@ from PIL import ExifTags, Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is opened at all; Pillow has more decoders than a data set needs (our choice)."""
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What a HEIC or HEIF file says it is, after ``ftyp`` (ISO/IEC 23008-12, annex B)."""
 MIN_SIDE = 8
 """Images with a shorter side are refused: a model sees nothing in them (our choice)."""
 MAX_PIXELS = 80_000_000
@@ -174,7 +176,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF, odd ICC profiles: the pixels decide
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(without_long_texts(data)), formats=FORMATS) as image:
+            file = io.BytesIO(without_long_texts(data))
+            with Image.open(file, formats=formats_of(data)) as image:
                 _check_size(*image.size)
                 if image.format == "JPEG":
                     _check_scans(data)
@@ -185,9 +188,34 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from None
     except _BROKEN as error:
         raise ValueError(f"broken image: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # libheif's own may be several lines
+        raise ValueError(" ".join(str(error).split())) from None
 
 
-_BROKEN = (OSError, SyntaxError, struct.error, EOFError, OverflowError, KeyError, IndexError)
+def formats_of(data: bytes) -> tuple[str, ...]:
+    """Return the formats that an image file may be opened as; ``ValueError`` for a HEIC photo
+    where the extra that reads it is missing.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in HEIF_BRANDS:
+        return FORMATS
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError("a HEIC photo; pip install 'vilta[heic]' reads it") from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return ("HEIF",)
+
+
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    struct.error,
+    EOFError,
+    OverflowError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+)
 """What Pillow's decoders raise for broken files, besides ``ValueError`` itself."""
 
 

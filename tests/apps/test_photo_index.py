@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +71,22 @@ def test_what_cannot_be_read_is_told_and_odd_names_are_no_hindrance(search, phot
     assert search.update().unchanged == 10
     found = search.search(Query("ball"), top=20)
     assert len(found) == 7 and all(each.path.is_file() for each in found)
+
+
+def test_heic_is_read_with_its_extra_and_again_once_that_is_installed(
+    search, photo_folder, monkeypatch
+):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(noise(60)).save(photo_folder / "phone.HEIC", quality=90)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        assert search.update() == (6, 0, 0, 1)
+    assert search.index.skipped() == [
+        (photo_folder / "phone.HEIC", "a HEIC photo; pip install 'vilta[heic]' reads it")
+    ]
+    assert search.update() == (1, 6, 0, 0)
+    assert "phone.HEIC" in names(search.index.photos()) and not search.index.skipped()
+    assert search.update() == (0, 7, 0, 0)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

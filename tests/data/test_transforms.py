@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -65,6 +66,30 @@ def test_exif_orientation_is_applied():
     turned = decode_image(encoded(image, exif=exif))
     assert turned.size == (20, 40)
     assert turned.getpixel((10, 5)) == (0, 0, 0) and turned.getpixel((10, 35)) == (255, 255, 255)
+
+
+def heic(image, **options):
+    file = io.BytesIO()
+    pytest.importorskip("pillow_heif").from_pillow(image).save(file, **options)
+    return file.getvalue()
+
+
+def test_heic_is_read_upright_with_its_extra(monkeypatch):
+    image = Image.new("RGB", (40, 20), "white")
+    image.paste("black", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for decode in decode_image, lambda data: Image.fromarray(decode_pixels(data)):
+        turned = decode(heic(image, exif=exif.tobytes(), quality=100))
+        assert turned.mode == "RGB" and turned.size == (20, 40)
+        assert max(turned.getpixel((10, 5))) < 10 and min(turned.getpixel((10, 35))) > 245
+        for cut in 20, 500, 27_000:
+            with pytest.raises(ValueError, match=r"^[^\n]+$"):
+                decode(heic(picture(200, 200))[:-cut])
+    data = heic(image)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"a HEIC photo; pip install 'vilta\[heic\]' reads it"):
+        decode_image(data)
 
 
 def test_first_frame_of_an_animation():

@@ -29,7 +29,6 @@ from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import bounded_bytes
 
 LAYOUT = "vilta photo index, version 1"
-SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
 BATCH = 64
 """Photos that are embedded and stored together; our choice."""
 _TABLES = """
@@ -116,14 +115,18 @@ class PhotoIndex:
     def update(self, embed: Embed, image_size: int, progress: Progress | None = None) -> Update:
         """Find new, changed and deleted photos, and embed the new ones.
 
+        A file that only lacked an extra is tried again: it may be installed by now.
         It may be interrupted at any time; the next update continues.
         """
         known = {
             path: (size, modified)
-            for path, size, modified in self._db.execute("SELECT path, size, modified FROM files")
+            for path, size, modified in self._db.execute(
+                "SELECT path, size, modified FROM files WHERE reason NOT LIKE '%pip install%'"
+            )
         }
         found = dict(_photos_below(self.folder))
-        gone = [path for path in known if path not in found]
+        paths = self._db.execute("SELECT path FROM files").fetchall()
+        gone = [path for (path,) in paths if path not in found]
         with self._db:
             self._db.executemany("DELETE FROM files WHERE path = ?", ((path,) for path in gone))
         fresh = [(path, state) for path, state in found.items() if known.get(path) != state]
@@ -202,8 +205,10 @@ class PhotoIndex:
         if not works:
             return
         new = {work.digest: work.pixels for work in works if work.pixels is not None}
-        known = {digest for (digest,) in self._db.execute("SELECT digest FROM vectors")} & set(new)
-        new = {digest: pixels for digest, pixels in new.items() if digest not in known}
+        marks = ",".join("?" * len(new))
+        known = f"SELECT digest FROM vectors WHERE digest IN ({marks})"
+        for (digest,) in self._db.execute(known, tuple(new)).fetchall():
+            del new[digest]
         first = self._rows()
         if new:
             vectors = embed(torch.stack([p for p in new.values() if p is not None]))
@@ -244,7 +249,7 @@ def _photos_below(folder: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
         folders[:] = sorted(name for name in folders if not name.startswith(b"."))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
-            if name.startswith(b".") or suffix.decode("ascii", "replace") not in SUFFIXES:
+            if name.startswith(b".") or suffix.decode("ascii", "replace") not in IMAGE_SUFFIXES:
                 continue
             path = os.path.join(parent, name)
             try:

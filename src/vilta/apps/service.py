@@ -22,7 +22,7 @@ from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.proofreading import Guess, Proofreading
 from vilta.apps.server_types import WordShare
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import FORMATS
+from vilta.decoding import formats_of
 from vilta.model.fusion import Pairs
 
 Pixels = UInt8[Tensor, "3 S S"]
@@ -110,7 +110,7 @@ class Service:
 
     def _decode(self, data: bytes) -> Pixels:
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
                 if image.width * image.height > self.limits.pixels:
                     raise TooManyPixels
         except (UnidentifiedImageError, OSError, SyntaxError) as error:

@@ -37,6 +37,8 @@ IMAGE_SUFFIXES = (
     ".tif",
     ".tiff",
     ".img",
+    ".heic",
+    ".heif",
 )
 """File names that are taken for images; the content decides in the end."""
 APPLE_DOUBLE = "._"
