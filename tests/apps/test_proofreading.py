@@ -39,29 +39,40 @@ def test_each_word_is_judged_with_the_image_and_without(matcher):
     assert found.words[1].without_image == pytest.approx(math.log(q / (1 - q)), abs=1e-3)
 
 
-def test_suspicion_is_what_the_other_word_adds_less_what_the_caption_has(matcher):
+def test_suspicion_adds_the_gain_of_matching_and_what_the_image_takes_away(matcher):
     found = matcher.proofread(noise(0), CAPTION)
     changed = [w for w in found.words if w.instead]
     assert changed
+
+    def log_p(log_odds):
+        return -math.log1p(math.exp(-log_odds))
+
     for word in changed:
         other = CAPTION[: word.start] + word.instead + CAPTION[word.end :]
         odds = matcher.log_odds(noise(0), [CAPTION, other])
         assert word.better == pytest.approx(float(odds[1] - odds[0]), abs=1e-3)
-        assert word.suspicion == pytest.approx(float(odds[1] - 2 * odds[0]), abs=1e-3)
+        taken = log_p(word.without_image) - log_p(word.with_image)
+        assert word.suspicion == pytest.approx(word.better + taken, abs=1e-3)
 
 
-def test_the_most_suspect_word_is_corrected(tiny_run, monkeypatch):
-    monkeypatch.setattr("vilta.apps.proofreading.LEAST", -1e9)
+def test_suspicion_weighs_the_gain_by_the_temperature(tiny_run):
+    plain, calibrated = (Matcher(tiny_run, device="cpu") for _ in range(2))
+    plain.model.config.match_temperature, calibrated.model.config.match_temperature = 1.0, 4.0
+    first, second = (m.proofread(noise(0), CAPTION) for m in (plain, calibrated))
+    for one, other in zip(first.words, second.words, strict=True):
+        assert other.better == pytest.approx(one.better, abs=1e-4)
+        assert one.suspicion - other.suspicion == pytest.approx(0.75 * one.better, abs=1e-4)
+
+
+def test_the_most_suspect_word_is_corrected(tiny_run):
     matcher = Matcher(tiny_run, device="cpu")
-    matcher.model.config.proofread_threshold = -1e9
+    matcher.model.config.suspicion_threshold = -1e9
     found = matcher.proofread(noise(0), CAPTION)
-    worst = max((w for w in found.words if w.instead), key=lambda w: w.suspicion)
+    worst = max((w for w in found.words if w.better > 0), key=lambda w: w.suspicion)
     assert found.flagged[0] == worst
     assert found.corrected == CAPTION[: worst.start] + worst.instead + CAPTION[worst.end :]
-    monkeypatch.setattr("vilta.apps.proofreading.LEAST", 1e9)
-    assert matcher.proofread(noise(0), CAPTION).flagged == ()
-    monkeypatch.setattr("vilta.apps.proofreading.LEAST", -1e9)
-    matcher.model.config.proofread_threshold = 1e9
+    assert all(w.flagged == (w.better > 0) for w in found.words)  # none for a worse word
+    matcher.model.config.suspicion_threshold = 1e9
     found = matcher.proofread(noise(0), CAPTION)
     assert found.flagged == () and found.corrected == CAPTION
 

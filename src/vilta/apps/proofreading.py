@@ -2,11 +2,11 @@
 
 Each word is masked in turn. The masked-word head gives its probability with the image, the text
 encoder's own head the probability without. Words that the first head prefers are tried as
-replacements, and matching measures how much they raise the log-odds of the caption: the word with
-the largest gain is the most suspicious. The better a caption matches as it is, the less suspicious
-are its words (``suspicion``). Words above a threshold are flagged. It is stored with the model, and
-set on held-out captions so that ``UNFLAGGED`` of them have no flagged word (``flag_threshold``, as
-in split conformal prediction).
+replacements, and matching measures how much they raise the log-odds of the caption. The
+``suspicion`` of a word adds up two kinds of evidence, both log-likelihood ratios: what matching
+gains by the replacement, and how much less likely the image makes the word. Words above a threshold
+are flagged. It is stored with the model, and set on held-out captions so that ``UNFLAGGED`` of them
+have no flagged word (``flag_threshold``, as in split conformal prediction).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ BLANK = "___"
 """Stands for a word to be filled in."""
 ALTERNATIVES = 4
 """Replacements tried for each word; our choice."""
-LEAST = 1.0
-"""Least gain in log-odds of a match for which a word is flagged; our choice."""
+THRESHOLD = 2.0
+"""Suspicion above which a word is flagged by a model without a threshold of its own; our choice."""
 UNFLAGGED = 0.9
 """Share of held-out captions in which no word may be flagged; our choice."""
 
@@ -60,8 +60,9 @@ class WordCheck:
     better: float
     """Gain in log-odds of a match with ``instead``; 0 if there is none."""
     suspicion: float
-    """``better`` minus the log-odds of the unchanged caption."""
+    """``better``, calibrated, plus log p of the word without the image minus log p with it."""
     flagged: bool
+    """``suspicion`` is above the model's threshold, and ``instead`` makes a better match."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,11 @@ class Proofreading:
     def flagged(self) -> tuple[WordCheck, ...]:
         """The flagged words, the most suspicious first."""
         return tuple(sorted((w for w in self.words if w.flagged), key=lambda w: -w.suspicion))
+
+    @property
+    def highest_suspicion(self) -> float:
+        """The suspicion of the most suspicious word that may be flagged; -inf if none may."""
+        return max((w.suspicion for w in self.words if w.better > 0), default=-math.inf)
 
     @property
     def corrected(self) -> str:
@@ -105,12 +111,14 @@ def proofread(
     with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image_states)
     own, own_alone = (_of_word(logits, tokens, words) for logits in (with_image, alone))
     likeliest = _alternatives(with_image, own, tokens, words, vocabulary)
-    odds, rise = _match_rise(model, tokenizer, image_states, caption, words, likeliest)
-    threshold = model.config.proofread_threshold
+    rise = _match_rise(model, tokenizer, image_states, caption, words, likeliest)
+    threshold = model.config.suspicion_threshold
+    threshold = THRESHOLD if threshold is None else threshold
     checks = []
     for i, word in enumerate(words):
         best = max(rise[i], key=rise[i].__getitem__, default="")
         better = rise[i].get(best, 0.0)
+        suspicion = better / model.config.match_temperature + own_alone[i] - own[i]
         checks.append(
             WordCheck(
                 word=word.text,
@@ -120,8 +128,8 @@ def proofread(
                 without_image=_log_odds(own_alone[i]),
                 instead=best,
                 better=better,
-                suspicion=better - odds,
-                flagged=bool(best) and better >= LEAST and better - odds > threshold,
+                suspicion=suspicion,
+                flagged=better > 0 and suspicion > threshold,
             )
         )
     return Proofreading(caption=caption, words=tuple(checks))
@@ -231,8 +239,8 @@ def _match_rise(
     caption: str,
     words: Sequence[Word],
     alternatives: Sequence[Sequence[int]],
-) -> tuple[float, list[dict[str, float]]]:
-    """Log-odds of the caption, and the gain of each alternative."""
+) -> list[dict[str, float]]:
+    """For each word, the gain in log-odds of a match by each alternative."""
     texts, owner = [caption], []
     for i, (word, tokens) in enumerate(zip(words, alternatives, strict=True)):
         for token in tokens:
@@ -254,7 +262,7 @@ def _match_rise(
     rise: list[dict[str, float]] = [{} for _ in words]
     for (i, other), value in zip(owner, odds[1:], strict=True):
         rise[i][other] = value - odds[0]
-    return odds[0], rise
+    return rise
 
 
 def _log_odds(log_probability: float) -> float:

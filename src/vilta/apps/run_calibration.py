@@ -13,12 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.apps.proofreading import (
-    LEAST,
-    flag_threshold,
-    model_vocabulary,
-    proofread,
-)
+from vilta.apps.proofreading import flag_threshold, model_vocabulary, proofread
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
@@ -65,8 +60,10 @@ def calibrate(
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
     told += f", search threshold {config.search_threshold:.0%}"
     if isinstance(model, ViltaForPreTraining):
-        config.proofread_threshold = _threshold(model, tokenizer, gallery.image_states, captions)
-        told += f", proofreading threshold {config.proofread_threshold:.2f}"
+        threshold = _threshold(model, tokenizer, gallery.image_states, captions)
+        config.suspicion_threshold = threshold
+        if threshold is not None:
+            told += f", proofreading threshold {threshold:.2f}"
     return f"calibrated on {config.calibrated_on}: {told}"
 
 
@@ -106,8 +103,8 @@ def _threshold(
     tokenizer: PreTrainedTokenizerBase,
     images: Float[Tensor, "N P C"],
     captions: list[list[str]],
-) -> float:
-    """Return the suspicion above which a word is flagged."""
+) -> float | None:
+    """Return the suspicion above which a word is flagged; None if there is no suspect at all."""
     vocabulary = model_vocabulary(model, tokenizer)
     highest = []
     for image, (caption, *_) in islice(zip(images, captions, strict=False), PROOFREAD):
@@ -115,11 +112,10 @@ def _threshold(
             found = proofread(model, tokenizer, image[None], caption, vocabulary)
         except ValueError:  # a caption of punctuation alone has no words
             continue
-        suspects = [word.suspicion for word in found.words if word.better >= LEAST]
-        highest.append(max(suspects, default=-math.inf))
+        highest.append(found.highest_suspicion)
     known = [value for value in highest if math.isfinite(value)]
     if not known:
-        return model.config.proofread_threshold
+        return None
     return max(flag_threshold(highest), min(known))  # most captions may have no suspect
 
 

@@ -18,7 +18,7 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     matcher = Matcher(run_folder, device=config.device)
-    if not matcher.calibrated:
+    if matcher.model.config.suspicion_threshold is None:
         notes.print(
             "words are flagged by a default threshold; vilta evaluate RUN --data DATA --calibrate "
             "sets it on held-out captions"

@@ -28,8 +28,9 @@ class ViltaConfig(PreTrainedConfig):
     ``ranking``: which of the two heads that compare images with texts are trained.
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``search_threshold`` is the probability from which a photo that was searched for matches well;
-    ``proofread_threshold`` is the suspicion from which a word is flagged; ``calibrated_on`` names
-    the held-out pairs that set them (empty: none did). See ``vilta.metrics.calibration``.
+    ``suspicion_threshold`` is the suspicion above which a word is flagged (None: not set);
+    ``calibrated_on`` names the held-out pairs that set them (empty: none did). See
+    ``vilta.metrics.calibration``.
     Raises ``ValueError`` for an unknown fusion kind, layout, word head, pooling or ranking, or for
     heads that do not divide the width.
     """
@@ -59,7 +60,7 @@ class ViltaConfig(PreTrainedConfig):
     match_temperature: float = 1.0
     match_bias: float = 0.0
     search_threshold: float = 0.5
-    proofread_threshold: float = 2.0
+    suspicion_threshold: float | None = None
     calibrated_on: str = ""
     tie_word_embeddings: bool = True
 
