@@ -43,7 +43,7 @@ def test_constraints_only_cap_what_pyproject_asks_for():
         assert all(cap.specifier.contains(floor) for floor in floors), f"nothing satisfies {line}"
 
 
-EXTRAS = ("http", "onnx", "pos", "sentence-transformers", "serve", "docs")
+EXTRAS = ("heic", "http", "onnx", "pos", "sentence-transformers", "serve", "docs")
 """What `make test` and `make docs` need beside the development tools."""
 
 

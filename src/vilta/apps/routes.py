@@ -9,24 +9,48 @@ from math import isnan
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, UploadFile
+from pydantic import WithJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vilta.apps import server_types as types
 from vilta.apps.image_input import open_image
 from vilta.apps.photo_search import Found, PhotoSearch, Query
-from vilta.apps.service import Service
+from vilta.apps.service import Limits, Service
 
 CHARACTERS, TEXTS = 2000, 64
 """Maximum length of a text (it is truncated to the model's tokens), and number of texts."""
 THUMBNAIL = 400
 """Longest side of a photo that is sent, in pixels."""
 
-Upload = Annotated[UploadFile, File(description="An image file.")]
-Uploads = Annotated[list[UploadFile], File(description="Image files.")]
-Text = Annotated[str, Form(min_length=1, max_length=CHARACTERS)]
-Texts = Annotated[
-    list[Annotated[str, Form(min_length=1, max_length=CHARACTERS)]], Form(max_length=TEXTS)
+_IMAGE = WithJsonSchema({"type": "string", "format": "binary", "description": "An image file."})
+_TEXT = Form(min_length=1, max_length=CHARACTERS, examples=["a red ball above a blue ring"])
+_EXAMPLES: list[Any] = [["a red ball", "two dogs on a beach"]]
+Upload = Annotated[UploadFile, _IMAGE, File()]
+Text = Annotated[str, _TEXT]
+Uploads = Annotated[list[Annotated[UploadFile, _IMAGE]], File(max_length=Limits.images)]
+Texts = Annotated[list[Text], Form(max_length=TEXTS, examples=_EXAMPLES)]
+SomeUploads = Annotated[
+    list[Annotated[UploadFile, _IMAGE]], File(min_length=1, max_length=Limits.images)
+]
+SomeTexts = Annotated[list[Text], Form(min_length=1, max_length=TEXTS, examples=_EXAMPLES)]
+SearchText = Annotated[
+    str,
+    Form(
+        max_length=CHARACTERS,
+        pattern=r"\S",
+        description="A text, with further terms after + and -.",
+        examples=["a red ball +a blue ring -a green star"],
+    ),
+]
+Blanks = Annotated[
+    str,
+    Form(
+        max_length=CHARACTERS,
+        pattern=r"___|\[MASK\]|<mask>",
+        description="A text with `___` where a word is missing.",
+        examples=["a ___ ball above a ring"],
+    ),
 ]
 Top = Annotated[int, Form(ge=1, le=100)]
 
@@ -65,7 +89,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 
     @router.post("/match")
     async def match(
-        image: Upload, captions: Texts, heat_maps: Annotated[bool, Form()] = False
+        image: Upload, captions: SomeTexts, heat_maps: Annotated[bool, Form()] = False
     ) -> list[types.Match]:
         """Return how well each caption matches the image; with `heat_maps`, also for each word."""
         (pixels,) = await service.pixels([image])
@@ -77,7 +101,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
         return answers
 
     @router.post("/rank")
-    async def rank_images(text: Text, images: Uploads) -> list[types.RankedItem]:
+    async def rank_images(text: Text, images: SomeUploads) -> list[types.RankedItem]:
         """Rank images for a text, best first."""
         ranked = await service.ask(service.rank, (text, await service.pixels(images)))
         return [types.RankedItem(**_plain(asdict(each))) for each in ranked]
@@ -85,7 +109,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 
 def _about_words(router: APIRouter, service: Service) -> None:
     @router.post("/fill")
-    async def fill(image: Upload, text: Text, top: Top = 5) -> list[list[types.Filled]]:
+    async def fill(image: Upload, text: Blanks, top: Top = 5) -> list[list[types.Filled]]:
         """Fill the blanks (`___`) of a text given the image."""
         (pixels,) = await service.pixels([image])
         found = await service.ask(service.fill, (pixels, text, top))
@@ -102,7 +126,7 @@ def _about_words(router: APIRouter, service: Service) -> None:
 
 def _about_photos(router: APIRouter, service: Service) -> None:
     @router.post("/search")
-    async def search(query: Text, top: Top = 12) -> list[types.FoundPhoto]:
+    async def search(query: SearchText, top: Top = 12) -> list[types.FoundPhoto]:
         """Search the served folder of photos; 404 if there is none."""
         folder = _folder(service)
         found: Sequence[Found] = await service.ask(service.search_for, (Query.parse(query), top))
@@ -117,7 +141,7 @@ def _about_photos(router: APIRouter, service: Service) -> None:
         ]
 
     @router.get("/photos/{photo}", response_class=Response)
-    async def photo(photo: Annotated[int, Path(ge=0, le=2**31)]) -> Response:
+    async def photo(photo: Annotated[int, Path(ge=0, le=2**31, examples=[0])]) -> Response:
         """Return a thumbnail of a photo, as JPEG."""
         place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
         if place is None:

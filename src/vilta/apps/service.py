@@ -21,6 +21,7 @@ from vilta.apps.matcher import Matcher, Ranked
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.proofreading import Guess, Proofreading
 from vilta.apps.server_types import WordShare
+from vilta.apps.words import UnknownWords
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import formats_of
 from vilta.model.fusion import Pairs
@@ -100,8 +101,14 @@ class Service:
         return [self.matcher.proofread(image, caption) for image, caption in items]
 
     def heat_maps(self, items: Sequence[tuple[Pixels, str]]) -> list[list[WordShare]]:
-        """Compute the heat maps of each request's caption."""
-        return [_shares(self.matcher.heat_maps(image, caption)) for image, caption in items]
+        """Compute the heat maps of each caption; none where the model knows no word of it."""
+        return [self._heat_maps(image, caption) for image, caption in items]
+
+    def _heat_maps(self, image: Pixels, caption: str) -> list[WordShare]:
+        try:
+            return _shares(self.matcher.heat_maps(image, caption))
+        except UnknownWords:
+            return []
 
     def search_for(self, items: Sequence[tuple[Query, int]]) -> list[list[Found]]:
         """Search the folder for each request."""

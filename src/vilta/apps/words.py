@@ -11,6 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
+class UnknownWords(ValueError):
+    """A caption has no word that the model knows."""
+
+
 class Word(NamedTuple):
     """A word as the tokenizer splits it, without punctuation."""
 
@@ -28,7 +32,7 @@ def find_words(
 ) -> tuple[Int[Tensor, "1 L"], list[Word]]:
     """Return the tokens of a caption, truncated to ``longest``, and its words.
 
-    Raises ``ValueError`` if no word is left.
+    Raises ``UnknownWords`` if no word is left.
     """
     encoded = tokenizer(caption, truncation=True, max_length=longest)
     special = set(tokenizer.all_special_ids)
@@ -45,7 +49,7 @@ def find_words(
         if any(map(str.isalnum, text)):
             words.append(Word(text.strip(), start, end, tuple(tokens)))
     if not words:
-        raise ValueError(f"no word that the model knows in {caption!r}")
+        raise UnknownWords(f"no word that the model knows in {caption!r}")
     return torch.tensor([ids]), words
 
 
