@@ -109,7 +109,7 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     if objective != trained.objective:
         found = f"not found: {reason}; {_difference(trained.objective)}"
     task = PretrainingTask(model, tokenizer, objective, teacher)
-    task.step.fill_(trained.optimization.steps)  # the weight of soft labels may be ramped
+    task.begin(trained.optimization.steps)  # the weight of soft labels may be ramped
     return task, trained, found
 
 

@@ -280,7 +280,7 @@ def test_soft_labels_weigh_in_an_evaluation_what_they_did_at_the_end(
     objective = replace(settings.objective, alpha_ramp_steps=ramp)
     save_yaml(replace(settings, objective=objective), tmp_path / "config.yaml")
     task, *_ = load_run(str(tmp_path))
-    assert float(task.alpha()) == pytest.approx(share * objective.alpha)
+    assert float(task.ramped_alpha) == pytest.approx(share * objective.alpha)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pretraining_case import TOKENIZER, make_batch, make_task
 
-from vilta.evaluation.synonyms import synonym_metrics
+from vilta.evaluation.synonyms import PHOTOS, SCENES, SynonymTable, synonym_metrics
 
 GROUPS = {"colour": (("red", "crimson"), ("blue",), ("green",)), "thing": (("cube",), ("boat",))}
 
@@ -38,3 +38,46 @@ def test_words_without_a_synonym_are_not_counted():
     assert synonym_metrics(task.model, [batch], TOKENIZER, {"a": (("red",), ("blue",))}) == {}
     several = {"a": (("skateboarder", "boat"), ("cube",))}  # a word of several pieces has no token
     assert synonym_metrics(task.model, [batch], TOKENIZER, several) == {}
+
+
+def test_a_negative_by_a_synonym_is_told_from_one_by_another_word():
+    table = SynonymTable(TOKENIZER, len(TOKENIZER))
+    number = TOKENIZER.get_vocab()
+
+    def exchanged(*pairs):
+        before, after = (
+            torch.tensor([[number[word] for word in side]]) for side in zip(*pairs, strict=True)
+        )
+        share, known = table.exchanged(before, after, before != after)
+        return share.item(), known.item()
+
+    assert "crimson" in SCENES["colour"][0], "the words below are on the lists"
+    assert exchanged(("red", "crimson"), ("crimson", "red"), ("red", "red")) == (1.0, 2)
+    assert exchanged(("red", "crimson"), ("crimson", "blue")) == (0.5, 2)
+    assert exchanged(("red", "blue"), ("boat", "dog")) == (0.0, 1), "a boat has no synonym there"
+    share, known = exchanged(("boat", "dog"), ("red", "red"))
+    assert share != share and known == 0
+    assert not any("boat" in group for kind in PHOTOS.values() for group in kind if len(group) > 1)
+
+
+def test_a_step_counts_the_negatives_that_are_synonyms():
+    """The teacher and the text alone are made to like nothing but the synonym."""
+    task = make_task(negatives="none", candidates=1, min_p=0.0)
+    batch = make_batch(task, rate=0.9)
+    crimson, red = TOKENIZER.convert_tokens_to_ids(["crimson", "red"])
+
+    def likes(batch, words):
+        logits = torch.zeros(len(batch.masked_positions), len(task.words.whole))
+        logits[:, crimson] = 50
+        return logits
+
+    task.generator_logits = likes
+    metrics = task(batch).metrics
+    negatives = task.generate_negatives(
+        batch, task.expected_words(batch, task.model.vilta.encode_image(batch.pixel_values)), None,
+        "none",
+    )  # fmt: skip
+    replaced = batch.input_ids[negatives.changed]
+    assert (replaced == red).any(), "a red thing was masked"
+    assert metrics["negatives/synonyms"] == 1.0
+    assert task(batch).metric_counts["negatives/synonyms"] >= 1

@@ -51,11 +51,13 @@ def make_run(folder, **objective):
     save_yaml(trained, folder / "config.yaml")
     lines = [
         {"step": 0, "device": "1 x 2 CPU threads", "precision": "float32 (as asked)"},
-        {"step": 10, "loss": 3.0, "mlm": 2.0, "itc": None, "samples_per_s": 16, "seconds": 5.0},
+        {"step": 10, "loss": 3.0, "mlm": 2.0, "itc": None, "samples_per_s": 16, "seconds": 5.0,
+         "epoch": 0.5, "negatives/synonyms": 0.25},
         {"step": 10, "evaluation": {"validation/mlm": 1.5, "retrieval/mean_recall": 10.0}},
-        {"step": 20, "loss": 2.0, "mlm": 1.0, "itc": 0.5, "samples_per_s": 16, "seconds": 30.0},
+        {"step": 20, "loss": 2.0, "mlm": 1.0, "itc": 0.5, "samples_per_s": 16, "seconds": 30.0,
+         "epoch": 1.0, "negatives/synonyms": 0.75},
         {"step": 20, "evaluation": {"validation/mlm": 1.2, "retrieval/mean_recall": 20.0}},
-    ]
+    ]  # fmt: skip
     text = "\n".join(json.dumps(line) for line in lines)
     (folder / "metrics.jsonl").write_text(text + '\n{"step": 30, "lo')
     return str(folder)
@@ -157,6 +159,9 @@ def test_flat_figures_hold_evaluation_and_training(on_photos):
     assert flat["training/minutes"] == 0.5
     assert flat["training/parameters"] > 1000
     assert flat["training/device"] == "1 x 2 CPU threads"
+    assert flat["training/epoch-1/negatives/synonyms"] == 50
+    page = (on_photos / "report" / "report.html").read_text()
+    assert "words replaced by a synonym" in page
     assert all(not isinstance(value, (dict, list)) for value in flat.values())
 
 

@@ -218,7 +218,7 @@ def test_alpha_rises_from_the_start_of_masked_words():
     task = make_task(alpha=0.8, alpha_ramp_steps=4, mlm_start=3, itm_start=3)
     found = []
     for _ in range(9):
-        found.append(float(task.alpha()))
+        found.append(float(task.ramped_alpha))
         task.after_step()
     assert found == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8])
 
@@ -305,14 +305,14 @@ def test_hardness_grows_from_the_start_of_matching_and_is_whole_in_evaluation():
     batch = make_batch(task)
     logged = {}
     for step in range(9):
-        assert task.step == step
+        assert task.step == task.steps_taken == step
         losses = task(batch)
         logged[step] = losses.metrics.get("negatives/hardness")
         task.after_step()
     assert logged.pop(0) is logged.pop(1) is logged.pop(2) is None, "matching has not begun"
     expected = [0.0, 0.2, 0.4, 0.6, 0.8, 0.8]
     assert [value.item() for value in logged.values()] == pytest.approx(expected)
-    task.step.zero_()
+    task.begin(0)
     assert task.eval()(batch).metrics["negatives/hardness"] == pytest.approx(0.8)
 
 

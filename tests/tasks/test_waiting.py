@@ -109,10 +109,26 @@ def test_the_objectives_begin_again_where_a_checkpoint_stood():
     assert {"mlm", "itm"} <= set(other(batch).metrics)
 
 
+def test_a_step_knows_the_count_from_python_alone():
+    """The tensor is for checkpoints: a step that asked it would wait for the device."""
+    ramps = dict(alpha_ramp_steps=5, hardness_ramp_steps=5)
+    task, other = (make_task(mlm_start=1, itm_start=2, **ramps) for _ in range(2))
+    batch = make_batch(task)
+    for step in range(4):
+        assert (task.steps_taken, int(task.step)) == (step, step)
+        other.step.fill_(99)
+        losses = []
+        for one in (task, other):
+            torch.manual_seed(step)
+            losses.append(one(batch).total.item())
+            one.after_step()
+        assert losses[0] == losses[1]
+
+
 COMPILED = """
 import torch
 from pretraining_case import CAPTIONS, make_batch, make_task
-task, graphs = make_task(), []
+task, graphs = make_task(alpha_ramp_steps=5, hardness_ramp_steps=5), []
 def count(graph, inputs):
     graphs.append(graph)
     return graph.forward

@@ -11,7 +11,9 @@ from typing import Any
 from vilta.config.ranges import check_config
 from vilta.config.tools import ReportConfig
 from vilta.finished_run import load_run, recorded_path, say_missing_teacher
+from vilta.metrics.names import flat
 from vilta.report.curves import DARK, draw_curves
+from vilta.report.epochs import by_epoch, epoch_table
 from vilta.report.examples import collect_examples
 from vilta.report.metrics import key_tiles, metric_tables
 from vilta.report.page import render_page
@@ -42,7 +44,8 @@ def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
     here = recorded_path(evaluation["data"], Path(run_folder))
     examples = collect_examples(task, trained, {**evaluation, "data": here}, config.examples)
     summary = training_summary(record, sum(p.numel() for p in task.model.parameters()))
-    everything = all_metrics(record, summary)
+    epochs = {f"training/epoch-{n}": found for n, found in by_epoch(record.steps).items()}
+    everything = all_metrics(record, summary) | flat(epochs)
     curves = draw_curves(record)
     page = render_page(
         title=f"ViLTA: {Path(run_folder).resolve().name}",
@@ -51,7 +54,10 @@ def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
         curves=(curves, draw_curves(record, DARK)),
         reliability=reliability_pictures(record.metrics),
         examples=examples,
-        tables=metric_tables(record.metrics, record.evaluation["images"]),
+        tables={
+            **metric_tables(record.metrics, record.evaluation["images"]),
+            "Negatives generated in training, in percent by epoch": epoch_table(record.steps),
+        },
         everything=everything,
         commands=_commands(run_folder, config, record),
     )

@@ -1,4 +1,4 @@
-"""How much probability the true word's synonyms get, and how much the wrong words do.
+"""Words and their synonyms: what a model gives them, and which negatives are made of them.
 
 One-hot labels punish a synonym of the masked word as they punish any other word; a language model's
 soft labels do not. This measures the claim itself.
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from vilta.evaluation.masked_words import masked_word_logits
@@ -86,6 +88,36 @@ def token_groups(
                 if len(group) > 1:
                     found[token] = ([other for other in group if other != token], wrong)
     return found
+
+
+class SynonymTable(nn.Module):
+    """Which of a vocabulary's tokens are synonyms by the lists above; never saved."""
+
+    meaning: Int[Tensor, "V N"]
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+        super().__init__()
+        meaning = torch.full((size, 2), -1)
+        for column, groups in enumerate((SCENES, PHOTOS)):
+            for token, (synonyms, _) in token_groups(tokenizer, groups).items():
+                meaning[token, column] = min(token, *synonyms)
+        self.register_buffer("meaning", meaning, persistent=False)
+
+    def exchanged(
+        self,
+        before: Int[Tensor, "B L"],
+        after: Int[Tensor, "B L"],
+        changed: Bool[Tensor, "B L"],
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return which share of the changed words that have a synonym were replaced by one.
+
+        Also returns how many have one; the share is NaN if none has.
+        """
+        old, new = self.meaning[before], self.meaning[after]  # [B, L, 2]
+        known = old >= 0
+        count = (changed & known.any(-1)).sum()
+        hits = (changed & (known & (old == new)).any(-1)).sum()
+        return (hits / count.clamp(min=1)).where(count > 0, torch.nan), count
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:

@@ -79,11 +79,9 @@ def without_teacher(
     return own.clamp(min=0).log()
 
 
-def ramped(value: float, step: Int[Tensor, ""], ramp_steps: int) -> float | Tensor:
+def ramped(value: float, steps: int, ramp_steps: int) -> float:
     """Return ``value`` scaled linearly from 0 over the first ``ramp_steps`` steps.
 
-    Computed on the device of ``step``. Without a ramp it is ``value`` at every step.
+    Without a ramp it is ``value`` at every step.
     """
-    if ramp_steps <= 0:
-        return value
-    return value * torch.clamp(step / ramp_steps, 0.0, 1.0)
+    return value * min(max(steps / ramp_steps, 0.0), 1.0) if ramp_steps > 0 else value

@@ -49,6 +49,7 @@ PANELS = (
     Panel("all losses, weighted", {"loss": ""}),
     Panel("captions with a negative, %", {"negatives/share": ""}, 100.0),
     Panel("candidates removed by the filter, %", {"negatives/removed_by_filter": ""}, 100.0),
+    Panel("negatives by a synonym, % of words with one", {"negatives/synonyms": ""}, 100.0),
     Panel(
         "matching accuracy, %",
         {

@@ -14,20 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilta.config import ObjectiveConfig
 from vilta.data.collate import PairCollator
 from vilta.evaluation.retrieval import trained_stages
+from vilta.evaluation.synonyms import SynonymTable
 from vilta.model import ViltaForPreTraining, ViltaProcessor
-from vilta.model.fusion import Pairs
-from vilta.objectives.contrastive import Similarity
-from vilta.objectives.distillation import distillation_loss, ramped, without_teacher
+from vilta.objectives.distillation import distillation_loss, without_teacher
 from vilta.objectives.hard_negatives import (
     SynthesisedNegatives,
     WordFilter,
     synthesise_negatives,
 )
 from vilta.objectives.masking import mask_words
-from vilta.objectives.matching import Negatives, draw_in_batch_negatives, matching_loss
 from vilta.objectives.vocabulary import VocabularyTables, read_vocabulary
-from vilta.tasks.global_batch import Shared, with_partners
-from vilta.tasks.teachers import TaughtTask
+from vilta.tasks.matching import MatchingTask
 from vilta.types import Batch, Losses
 
 
@@ -38,7 +35,7 @@ class ExpectedWords(NamedTuple):
     text_logits: Float[Tensor, "M V"] | None
 
 
-class PretrainingTask(TaughtTask):
+class PretrainingTask(MatchingTask):
     """The method of arXiv 2308.16689; ``forward`` follows docs/method.md step by step.
 
     ``teacher`` is the frozen language model: needed for ``soft_labels: language_model`` and for
@@ -56,19 +53,9 @@ class PretrainingTask(TaughtTask):
         self.model, self.tokenizer, self.objective = model, tokenizer, objective
         size = model.get_input_embeddings().weight.shape[0]
         self.words = VocabularyTables(read_vocabulary(tokenizer, size))
+        self.synonyms = SynonymTable(tokenizer, size)
         self.take_teachers(teacher)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.begin(0)
-        self.register_load_state_dict_post_hook(lambda task, _: task.begin(int(task.step)))
-
-    def begin(self, steps: int) -> None:
-        """Begin the objectives that are due after so many steps.
-
-        ``step`` is on the device, where ``forward`` may not look without waiting for it.
-        """
-        self._steps_taken = steps
-        self.mlm_begun = steps >= self.objective.mlm_start
-        self.itm_begun = steps >= self.objective.itm_start
+        self.count_steps()
 
     def forward(
         self, batch: Batch, everyone: Sequence[Tensor] | None = None, first: int = 0
@@ -148,74 +135,6 @@ class PretrainingTask(TaughtTask):
         """
         return self.training and not self.mlm_begun
 
-    def match(
-        self,
-        batch: Batch,
-        image_states: Float[Tensor, "B P C"],
-        text_states: Float[Tensor, "T L Ct"],
-        similarity: Similarity | None,
-        negatives: SynthesisedNegatives | None,
-        shared: Shared | None,
-    ) -> Losses:
-        """Match true, in-batch and rewritten rows in one fusion call.
-
-        ``text_states`` holds the ``B`` clean captions and, with ``negatives``, the ``B`` rewritten.
-        """
-        size, settings, hardness = len(batch), self.objective, self.hardness()
-        masks = batch.attention_mask.repeat(len(text_states) // size, 1)  # [T, L]
-        in_batch = draw_in_batch_negatives(
-            similarity,
-            batch.image_ids,
-            batch.caption_ids,
-            hardness=hardness,
-            both=settings.in_batch_negatives == "both",
-            everyone=shared and shared.ids(),
-        )
-        own = torch.arange(size, device=image_states.device)
-        others = Pairs(in_batch.text, in_batch.image)
-        if shared:
-            others, text_states, masks, image_states = with_partners(
-                in_batch, shared, text_states, masks, image_states
-            )
-        texts, images = [own, others.text], [own, others.image]
-        if negatives is not None:
-            texts.append(own + size)  # the rewritten captions follow the clean ones
-            images.append(own)
-        pairs = Pairs(text=torch.cat(texts), image=torch.cat(images))
-        logits = self.model.match(text_states, masks, image_states, pairs)  # [B to 4B, 2]
-        rows = logits.split([len(index) for index in texts])
-        # A pair without a generated negative gives all its weight to in-batch ones, or vice versa.
-        has_other = in_batch.valid[:size]
-        weight = torch.zeros(size, device=image_states.device)
-        if negatives is not None:
-            weight = torch.where(has_other, settings.synthesised_share, 1.0) * negatives.valid
-        groups = in_batch.groups(rows[1], 1 - weight)
-        statistics = {"hardness": torch.as_tensor(hardness)}
-        counts: dict[str, Tensor] = {}
-        if negatives is not None:
-            groups["synthesised"] = Negatives(rows[2], negatives.valid, weight)
-            statistics |= negatives.statistics()
-            counts = {"negatives/changed_words": negatives.valid.sum()}
-        loss = matching_loss(rows[0], groups, mean=settings.matching_mean)
-        parts = {f"itm/{name}": value for name, value in loss.metrics.items()}
-        return Losses(
-            total=loss.total,
-            metrics=parts | {f"negatives/{name}": value for name, value in statistics.items()},
-            metric_counts=counts
-            | {f"itm/{name}": count for name, count in loss.metric_counts.items()},
-        )
-
-    def hardness(self) -> float | Tensor:
-        """Return how hard the in-batch negatives are at this step.
-
-        In evaluation as hard as they get, so that the metrics of one run can be compared.
-        """
-        settings = self.objective
-        if not self.training:
-            return settings.hardness
-        since = self.step - settings.itm_start
-        return ramped(settings.hardness, since, settings.hardness_ramp_steps)
-
     def expected_words(
         self, batch: Batch, image_states: Float[Tensor, "B P C"], generating: bool = True
     ) -> ExpectedWords:
@@ -250,7 +169,7 @@ class PretrainingTask(TaughtTask):
                 words.logits,
                 original,
                 soft,
-                alpha=self.alpha(),
+                alpha=self.ramped_alpha,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
             )
@@ -280,7 +199,7 @@ class PretrainingTask(TaughtTask):
             own = without_teacher(
                 words.logits,
                 soft,
-                alpha=self.alpha(),
+                alpha=self.ramped_alpha,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
             )
@@ -311,8 +230,7 @@ class PretrainingTask(TaughtTask):
 
     def after_step(self) -> None:
         """Count the step, hold the temperature, let the moving average follow (ALBEF)."""
-        self.step += 1
-        self.begin(self._steps_taken + 1)
+        self.begin(self.steps_taken + 1)
         self.model.itc_head.clamp_scale()
         self.follow()
 

@@ -37,6 +37,9 @@ class TaughtTask(ComparingTask):
     model: ViltaForPreTraining
     objective: ObjectiveConfig
     step: Tensor
+    """``steps_taken`` as a checkpoint keeps it; no ``forward`` reads it."""
+    ramped_alpha: Tensor
+    ramped_hardness: Tensor
     momentum_model: ViltaForPreTraining | None
     queue: KeyQueue | None
 
@@ -58,6 +61,30 @@ class TaughtTask(ComparingTask):
         if settings.itc_targets == "momentum":
             self.queue = KeyQueue(settings.queue_size, self.model.config.contrastive_width)
 
+    def count_steps(self) -> None:
+        """Set up the count of steps, which a loaded checkpoint goes on with."""
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        for name in ("ramped_alpha", "ramped_hardness"):
+            self.register_buffer(name, torch.zeros(()), persistent=False)
+        self.begin(0)
+        self.register_load_state_dict_post_hook(lambda task, _: task.begin(int(task.step)))
+
+    def begin(self, steps: int) -> None:
+        """Begin what is due after so many steps, between two steps.
+
+        The count is a number of Python, so that nothing waits for a device to know what is due.
+        What is ramped comes as numbers on the device: in a compiled step, a number of Python that
+        changes is a new program.
+        """
+        settings = self.objective
+        self.steps_taken = steps
+        self.step.fill_(steps)
+        self.mlm_begun, self.itm_begun = steps >= settings.mlm_start, steps >= settings.itm_start
+        since = steps - settings.mlm_start
+        self.ramped_alpha.fill_(ramped(settings.alpha, since, settings.alpha_ramp_steps))
+        since = steps - settings.itm_start
+        self.ramped_hardness.fill_(ramped(settings.hardness, since, settings.hardness_ramp_steps))
+
     def train(self, mode: bool = True) -> TaughtTask:
         """Switch the mode; the frozen teacher always stays in evaluation mode.
 
@@ -72,11 +99,6 @@ class TaughtTask(ComparingTask):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def alpha(self) -> float | Tensor:
-        """Return the weight of the soft labels at this step."""
-        since = self.step - self.objective.mlm_start
-        return ramped(self.objective.alpha, since, self.objective.alpha_ramp_steps)
 
     @torch.no_grad()
     def momentum(self, batch: Batch) -> Momentum | None:
@@ -153,7 +175,7 @@ class TaughtTask(ComparingTask):
             scale.detach(),
         )
         positive_mask = positive_pairs(batch.image_ids, batch.caption_ids, keys.ids())
-        loss = mixed_contrastive_loss(similarity, positive_mask, slow, self.alpha())
+        loss = mixed_contrastive_loss(similarity, positive_mask, slow, self.ramped_alpha)
         if self.training:
             self.queue.announce(fresh)
         if shared:  # negatives are drawn from all pairs of the step
