@@ -67,6 +67,10 @@ def test_what_is_wrong_is_said(arm, words):
         ({"arms": ("vilta",)}, ["baseline 'meter' is not one of the arms"]),
         ({"arms": ("meter", "meter")}, ["arms has meter twice"]),
         ({"seeds": ()}, ["seeds is empty"]),
+        ({"controls": ("blip",)}, ["controls: 'blip' is not one of the arms"]),
+        ({"tune": ("lr",)}, ["tune: cannot read 'lr'; write `lr=1e-3/2e-3`"]),
+        ({"tune": ("lr=1e-3,2e-3 ",)}, ["tune: cannot read"]),
+        ({"tune": ("lr=1e-3",), "tune_seed": 1}, ["tune_seed 1 is one of the seeds"]),
         ({"planned": ("vilta beats meter",)}, ["cannot read 'vilta beats meter'"]),
         ({"planned": ("blip > meter on edits/accuracy",)}, ["'blip' is not one of the arms"]),
     ],
@@ -90,6 +94,20 @@ def test_noise_gives_each_arm_a_second_version_and_seeds_come_in_pairs():
     assert [cell.seed for cell in cells(config)] == [3] * 4 + [4] * 4
     assert len({cell.place for cell in cells(config)}) == 8
     assert folder_name("my arms/a b.yaml+alpha=1") == "my-arms-a-b.yaml+alpha=1"
+
+
+def test_controls_are_trained_from_the_first_seeds():
+    config = AblateConfig(
+        base="demo", arms=("meter", "vilta", "vilta-no-filter"), seeds=(4, 5, 6, 7),
+        controls=("vilta-no-filter",), control_seeds=2, caption_noise=0.5,
+    )  # fmt: skip
+    found = {}
+    for cell in cells(config):
+        found.setdefault(cell.arm, []).append(cell.seed)
+    noise = "+data.caption_noise=0.5"
+    few = {arm for arm in found if arm.startswith("vilta-no-filter")}
+    assert few == {"vilta-no-filter", f"vilta-no-filter{noise}"}
+    assert all(seeds == ([4, 5] if arm in few else [4, 5, 6, 7]) for arm, seeds in found.items())
 
 
 def test_a_comparison_goes_on_only_with_what_it_was_begun_with(tmp_path):

@@ -5,18 +5,19 @@ import math
 
 import pytest
 
+from vilta.ablation.budgets import areas, at_equal_cost, faster
 from vilta.ablation.compare import (
     ITEM_MEASURES,
-    areas,
     differences,
     disagreements,
-    faster,
     final_measures,
     noise_losses,
+    pairs_of_arms,
     planned,
 )
-from vilta.ablation.grid import ArmPlan, noisy, steps_for
+from vilta.ablation.grid import ArmPlan, Plan, noisy, steps_for
 from vilta.ablation.records import Point, Records, RunRecord
+from vilta.ablation.summary import summarise, without_nan
 from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_text import comparison_markdown, comparison_section
@@ -108,6 +109,39 @@ def test_the_first_evaluation_is_no_extrapolation():
     assert faster(quick, CONFIG)[MEASURE]["vilta"]["samples"]["by_seed"] == {0: 0.5}
 
 
+def test_at_equal_cost_each_curve_is_read_off_where_the_cheapest_run_ends():
+    table = at_equal_cost(example(), CONFIG)
+    assert {unit: found["cost"] for unit, found in table.items()} == {
+        "samples": 400, "seconds": 400, "flops": 400,
+    }  # fmt: skip
+    same = table["samples"]["measures"][MEASURE]  # all arms see 400 samples: their ends
+    assert (same["meter"]["mean"], same["vilta"]["mean"]) == (40, 80)
+    dear = table["seconds"]["measures"][MEASURE]  # vilta's third evaluation is at 450
+    by_seed = [40 + s + (60 - 40 - s) * (400 - 300) / 150 for s in (0, 1)]
+    assert dear["vilta"]["mean"] == pytest.approx(sum(by_seed) / 2)
+    change = dear["vilta"]["difference"]
+    assert change["mean"] == pytest.approx(sum(by_seed) / 2 - 40) and change["seeds"] == 2
+    late = records(
+        meter=[run("meter", 0, [10])], vilta=[run("vilta", 0, [50, 60], cost=1.5)], albef=[]
+    )
+    table = at_equal_cost(late, CONFIG)
+    assert "vilta" in table["samples"]["measures"][MEASURE]
+    assert "vilta" not in table["seconds"]["measures"][MEASURE], "no evaluation was so early"
+    assert at_equal_cost(records(meter=[], vilta=[], albef=[]), CONFIG) == {}
+
+
+def test_an_arm_is_compared_with_the_baseline_and_with_its_own_variants():
+    arms = ("meter", "vilta", "vilta-no-filter", "vilta+alpha=0.7", "meter+text_mlm_weight=0.1",
+            "vilta-no-filter+alpha=0.7")  # fmt: skip
+    pairs = pairs_of_arms(AblateConfig(base="demo", arms=arms))
+    assert pairs[:5] == [(arm, "meter") for arm in arms[1:]]
+    assert pairs[5:] == [
+        ("vilta", "vilta-no-filter"),
+        ("vilta", "vilta+alpha=0.7"),
+        ("vilta-no-filter", "vilta-no-filter+alpha=0.7"),
+    ]
+
+
 def test_planned_comparisons_hold_together():
     first, second = planned(example(), CONFIG)
     assert first["verdict"] == "holds"
@@ -139,25 +173,34 @@ def test_a_budget_in_seconds_buys_steps_phase_by_phase():
     assert plan.cost(plan.flops, 60) == 50 + 30
     config = AblateConfig(base="demo", budget="seconds", amount=30.0, evaluations=5)
     assert steps_for(config, plan) == 50 + 50
+    work = AblateConfig(base="demo", budget="flops", amount=50 + 3.0 * 40, evaluations=5)
+    assert steps_for(work, plan) == 50 + 40
     short = AblateConfig(base="demo", budget="seconds", amount=2.0, evaluations=5)
     assert steps_for(short, plan) == 20
     samples = AblateConfig(base="demo", amount=1_000.0, evaluations=7)
     assert steps_for(samples, plan) == 98  # a multiple of the evaluations
 
 
-def test_the_report_says_first_what_does_not_help(tmp_path):
-    from vilta.ablation.grid import Plan
-    from vilta.ablation.summary import summarise, without_nan
-
+def plan_of(config, **more):
     arm = ArmPlan(steps=4, batch=100, starts=(0,), seconds=(1.0,), flops=(2.0,))
-    plan = Plan(
+    return Plan(
         budget="samples", amount=400.0, evaluations=4, precision="float32", device="a machine",
-        arms=dict.fromkeys(CONFIG.arms, arm),
+        arms=dict.fromkeys(config.arms, arm), **more,
     )  # fmt: skip
+
+
+def test_the_report_says_first_what_does_not_help(tmp_path):
+    plan = plan_of(CONFIG)
     summary = summarise(CONFIG, plan, example())
     text = comparison_markdown(summary)
     opening = text.split("\n\n")[1]
     assert opening.index("albef in") < opening.index("Better than meter: vilta in")
+    found = summary["looked_at"]
+    assert 0 < found["exclude_zero"] < found["intervals"]
+    counted = f"of {found['intervals']} differences at the end of training {found['exclude_zero']}"
+    assert counted in text and "2 comparisons were planned before training" in text
+    assert "### After 400 FLOPs\n" in text
+    assert "nothing was tuned" in text and "## What was tuned" not in text
     assert "| vilta > meter on edits/accuracy | holds |" in text
     kept = json.loads(json.dumps(without_nan(summary)))  # as report.json holds it
     assert comparison_markdown(kept) == text
@@ -167,3 +210,38 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
     assert "<mark>blue</mark>" in page
     assert 'class="was">red' in page
+
+
+def test_a_part_that_does_not_help_is_named_before_what_helps():
+    config = AblateConfig(
+        base="demo", arms=("meter", "vilta", "vilta-no-filter"), seeds=(0, 1),
+        controls=("vilta-no-filter",), control_seeds=1,
+    )  # fmt: skip
+    made = records(
+        meter=[run("meter", s, [10, 20], right=10) for s in (0, 1)],
+        vilta=[run("vilta", s, [20, 40 + s], right=30) for s in (0, 1)],
+    )
+    made.runs["vilta-no-filter"] = {s: run("x", s, [20, 41 - s], right=30) for s in (0, 1)}
+    summary = summarise(config, plan_of(config), made)
+    said = comparison_markdown(summary).split("\n\n")[1]
+    part = "No difference shown to vilta-no-filter: vilta in"
+    assert said.index(part) < said.index("Better than meter: vilta in")
+    assert summary["missing"] == [], "a control needs no second seed"
+    assert "seeds 0, 1 (fewer for vilta-no-filter)" in comparison_markdown(summary)
+
+
+def test_the_report_says_what_was_tuned_and_how():
+    config = AblateConfig(
+        base="demo", arms=("meter", "vilta"), seeds=(0, 1), tune=("lr=1e-3/2e-3",)
+    )
+    scores = {
+        "meter": {"lr=1e-3": 30.0, "lr=2e-3": 31.0},
+        "vilta": {"lr=1e-3": 50.0, "lr=2e-3": 9.0},
+    }
+    plan = plan_of(config, tune=config.tune, tune_amount=200.0, tune_on=MEASURE, tuning=scores)
+    summary = summarise(config, plan, example())
+    assert summary["about"]["lr"] == {"meter": 2e-3, "vilta": 1e-3}
+    text = comparison_markdown(json.loads(json.dumps(without_nan(summary))))
+    assert "Learning rates [0.001, 0.002]" in text
+    assert "2 runs of 200 samples from seed 1000" in text and "(meter lr=2e-3; vilta" in text
+    assert "| lr=1e-3 | 30.0 | 50.0 (chosen) |\n| lr=2e-3 | 31.0 (chosen) | 9.0 |" in text

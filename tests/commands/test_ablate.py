@@ -9,11 +9,14 @@ import yaml
 from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation.arms import arm_settings
-from vilta.ablation.grid import cells, load_plan, run_settings
+from vilta.ablation.grid import cells, load_plan, run_settings, save_plan
 from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
 from vilta.ablation.start import differences, start_hashes
-from vilta.ablation.suite import read_items
+from vilta.ablation.suite import Suite, read_items
+from vilta.ablation.summary import summarise
+from vilta.ablation.tuning import chosen, trial_job, trial_settings, trials
+from vilta.cli import run as command_line
 from vilta.commands import ablate
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ablate import AblateConfig
@@ -185,8 +188,6 @@ def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
     assert settings.optimization.steps == 6
     assert (settings.run.resume, settings.run.release) == ("auto", "last")
 
-    from vilta.ablation.suite import Suite
-
     class Killed(BaseException):
         pass
 
@@ -223,6 +224,89 @@ def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
     ]  # fmt: skip
     assert [x["step"] for x in lines] == [2, 4, 6]
     assert lines == first
+
+
+def test_arms_are_tuned_alike_on_pairs_kept_apart_and_trained_with_the_best(config, tmp_path):
+    """Two rates, of which one learns nothing; then the runs themselves."""
+    tuning = replace(config, out=str(tmp_path), seeds=(0,), tune=("lr=1e-3/1e-30",),
+                     tune_amount=16.0, images=3)  # fmt: skip
+    ablate.run(replace(tuning, part="probe"))
+    plan = load_plan(tuning)
+    left = trials(tuning, plan)
+    assert [(t.arm, t.choice) for t in left] == [
+        (arm, f"lr={rate}") for arm in ("meter", "vilta") for rate in ("1e-3", "1e-30")
+    ]
+    seen = []
+    for trial in left:
+        job = trial_job(tuning, trial)
+        (command,) = job.commands
+        assert command[-1] == f"tune {trial.cell.name}"
+        settings = trial_settings(tuning, plan, trial)
+        assert (settings.optimization.steps, settings.run.seed) == (2, 1000)
+        ablate.run(replace(tuning, part=command[-1]))
+        seen.append(
+            [x for x in log_lines(trial.cell.run / METRICS) if "evaluation" in x][-1]["evaluation"]
+        )
+        job.finish()
+        assert trial_job(tuning, trial).commands == [], "a run that is finished is not repeated"
+        assert not (trial.cell.run / "model").exists()
+    assert not any(name.startswith("edits/") for name in seen[0]), "those are for the comparison"
+    plan = chosen(tuning, plan)
+    save_plan(tuning, plan)
+    assert load_plan(tuning) == plan and trials(tuning, plan) == []
+    scores = [one["retrieval/mean_recall"] for one in seen]
+    assert [*plan.tuning["meter"].values(), *plan.tuning["vilta"].values()] == scores
+    for cell in cells(tuning):
+        best = max(plan.tuning[cell.arm].items(), key=lambda one: one[1])[0]
+        assert (
+            f"lr={run_settings(tuning, plan, cell).optimization.lr:g}" == f"lr={float(best[3:]):g}"
+        )
+    with pytest.raises(ValueError, match=r"with tune .*choose another --out"):
+        load_plan(replace(tuning, tune=("lr=1e-3/2e-3",)))
+
+
+def test_what_cannot_be_tuned_is_said(config, compared):
+    plan = load_plan(config)
+    with pytest.raises(ValueError, match="begun before lr=1e-3 was tuned"):
+        trials(replace(config, tune=("lr=1e-3",)), plan)
+    elsewhere = replace(config, out=config.out + "-new")
+    with pytest.raises(ValueError, match="batch_size decides what a run costs"):
+        trials(replace(elsewhere, tune=("batch_size=4/8",)), plan)
+    settings = arm_settings(config, "vilta")
+    with pytest.raises(ValueError, match="none is left to tune on"):
+        Suite(replace(config, images=6), settings, build_task(settings), tuning=True)
+
+
+def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
+    """With the command line of the comparison, here in one process."""
+    task = {
+        "task": "snli-ve",
+        "data": {"train": TRAIN, "val": VAL, "workers": 0},
+        "optimization": {"batch_size": 8, "steps": 2, "precision": "float32"},
+        "run": {"device": "cpu", "evaluate_every": 2},
+    }
+    (tmp_path / "entailment.yaml").write_text(yaml.safe_dump(task))
+    name = str(tmp_path / "entailment.yaml")
+    whole = replace(config, out=str(tmp_path / "out"), arms=("vilta",), baseline="vilta",
+                    planned=(), seeds=(0,), corruptions=False, tasks=(name,))  # fmt: skip
+    ablate.run(replace(whole, part="probe"))
+    (cell,) = cells(whole)
+    ablate.run(replace(whole, part="train vilta/seed-0"))
+    ablate.run(replace(whole, part="measure vilta/seed-0"))
+    assert not ablate.finished(whole, cell)
+    (command,) = ablate.job_of(whole, cell).commands
+    command_line(command[3:])
+    ablate.finish(whole, cell)
+    assert ablate.finished(whole, cell)
+    record = read_records(whole, load_plan(whole)).finished("vilta")[0]
+    ((measure, value),) = record.tasks.items()
+    assert measure.startswith(f"tasks/{name}/") and 0 <= value <= 100
+    assert (
+        summarise(whole, load_plan(whole), read_records(whole, load_plan(whole)))["measures"][
+            measure
+        ]["vilta"]["mean"]
+        == value
+    )
 
 
 def test_the_probe_counts_phases_and_products(config):

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from vilta.ablation.grid import noisy
-from vilta.ablation.records import UNITS, Records, RunRecord
-from vilta.ablation.statistics import area, reached, t_interval, two_level_interval
+from vilta.ablation.records import CURVES, Records, RunRecord
+from vilta.ablation.statistics import t_interval, two_level_interval
 from vilta.config.ablate import AblateConfig
 from vilta.metrics.bootstrap import Interval
 
-FASTER = (
+HEADLINES = (
     "retrieval/mean_recall",
     "edits/accuracy",
-    "edits/both_sides",
+    "edits/rejected",
+    "edits/paraphrases_accepted",
     "masked_words/with_image",
 )
-"""Measures whose curves are compared."""
+"""Measures that the first paragraph goes through."""
 
 
 def _accuracy(truth: list[int], scores: list[float]) -> float:
@@ -64,7 +65,7 @@ def differences(
     else:
         paired = [_value(one[s], measure) - _value(two[s], measure) for s in seeds]
         found, method = t_interval(paired, level), "seeds"
-    return {**_interval(found), "seeds": len(seeds), "over": method}
+    return {**interval(found), "seeds": len(seeds), "over": method}
 
 
 def final_measures(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
@@ -89,73 +90,18 @@ def final_measures(records: Records, config: AblateConfig) -> dict[str, dict[str
     return table
 
 
-def faster(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
-    """Return by measure, arm and unit what an arm needs to reach the baseline's final score.
+def pairs_of_arms(config: AblateConfig) -> list[tuple[str, str]]:
+    """Return what the opening goes through: each arm with the baseline, and with its variants.
 
-    As a share of what the baseline itself needs, by the same rule: the first time that the curve is
-    there, with straight lines between evaluations. The mean is geometric, its interval Student's on
-    the logarithms, over seeds; there is none where a seed never got there.
+    A variant is called as its arm, then ``-`` or ``+``: ``vilta-no-filter`` of ``vilta``. Those of
+    the baseline are compared with it as all arms are.
     """
-    table: dict[str, dict[str, Any]] = {}
-    for measure in FASTER:
-        rows = {
-            arm: {unit: _ratio(records, config, arm, measure, unit) for unit in UNITS}
-            for arm in config.arms
-            if arm != config.baseline
-        }
-        table[measure] = {
-            arm: row for arm, row in rows.items() if any(unit["seeds"] for unit in row.values())
-        }
-    return {measure: rows for measure, rows in table.items() if rows}
-
-
-def _ratio(
-    records: Records, config: AblateConfig, arm: str, measure: str, unit: str
-) -> dict[str, Any]:
-    ones, twos = records.finished(arm), records.finished(config.baseline)
-    shares: dict[int, float | None] = {}
-    for seed in sorted(ones.keys() & twos.keys()):
-        base, own = _curve(twos[seed], measure, unit), _curve(ones[seed], measure, unit)
-        if not base or not own:
-            continue
-        target = base[-1][1]
-        needs = reached(base, target)
-        takes = reached(own, target)
-        assert needs is not None, "a curve reaches its own end"
-        shares[seed] = None if takes is None else takes / needs
-    there = [share for share in shares.values() if share is not None]
-    found = Interval(math.nan, math.nan, math.nan)
-    if there and len(there) == len(shares):
-        logs = t_interval([math.log(share) for share in there])
-        found = Interval(*(math.exp(value) for value in logs))
-    return {
-        **_interval(found),
-        "by_seed": shares,
-        "reached": len(there),
-        "seeds": len(shares),
-    }
-
-
-def areas(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
-    """Return by measure and arm the mean height of the curve over samples, minus the baseline's."""
-    table: dict[str, dict[str, Any]] = {}
-    for measure in FASTER:
-        heights: dict[str, dict[int, float]] = {}
-        for arm in config.arms:
-            for seed, run in records.finished(arm).items():
-                if points := _curve(run, measure, "samples"):
-                    heights.setdefault(arm, {})[seed] = area(points)
-        row: dict[str, Any] = {}
-        base = heights.get(config.baseline, {})
-        for arm, own in heights.items():
-            row[arm] = {"mean": float(np.mean([*own.values()]))}
-            shared = [seed for seed in own if seed in base]
-            if arm != config.baseline and shared:
-                found = t_interval([own[s] - base[s] for s in shared])
-                row[arm]["difference"] = {**_interval(found), "seeds": len(shared)}
-        if row:
-            table[measure] = row
-    return table
+    pairs = [(arm, config.baseline) for arm in config.arms if arm != config.baseline]
+    for variant in config.arms:
+        whole = [arm for arm in config.arms if variant.startswith((f"{arm}-", f"{arm}+"))]
+        if whole and (arm := max(whole, key=len)) != config.baseline:
+            pairs.append((arm, variant))
+    return pairs
 
 
 def noise_losses(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
@@ -163,7 +109,7 @@ def noise_losses(records: Records, config: AblateConfig) -> dict[str, dict[str, 
     table: dict[str, dict[str, Any]] = {}
     if not config.caption_noise:
         return table
-    for measure in FASTER:
+    for measure in CURVES:
         row = {}
         for arm in config.arms:
             clean = records.finished(arm)
@@ -174,7 +120,7 @@ def noise_losses(records: Records, config: AblateConfig) -> dict[str, dict[str, 
                 if s in dirty and _known(clean[s], measure) and _known(dirty[s], measure)
             ]
             if lost:
-                row[arm] = {**_interval(t_interval(lost)), "seeds": len(lost)}
+                row[arm] = {**interval(t_interval(lost)), "seeds": len(lost)}
         if row:
             table[measure] = row
     return table
@@ -261,11 +207,6 @@ def _by_item(records: Records, run: RunRecord, measure: str) -> np.ndarray:
     return np.array([of(item["truth"], scores) for item, scores in pairs])
 
 
-def _curve(run: RunRecord, measure: str, unit: str) -> list[tuple[float, float]]:
-    points = [(point.cost[unit], point.metrics.get(measure, math.nan)) for point in run.points]
-    return [(cost, value) for cost, value in points if not math.isnan(value)]
-
-
 def _value(run: RunRecord, measure: str) -> float:
     return {**run.metrics, **run.tasks}[measure]
 
@@ -274,5 +215,6 @@ def _known(run: RunRecord, measure: str) -> bool:
     return measure in run.metrics or measure in run.tasks
 
 
-def _interval(found: Interval) -> dict[str, Any]:
+def interval(found: Interval) -> dict[str, Any]:
+    """Return an interval as report.json holds it."""
     return {"mean": found.mean, "low": found.low, "high": found.high}

@@ -1,7 +1,7 @@
 """The runs of a comparison: arms x seeds, where each stands, and what was fixed before the first.
 
 OUT/ablate.yaml                 the settings, whole
-OUT/plan.json                   steps, pace and FLOPs of each arm, and the number format
+OUT/plan.json                   steps, pace and FLOPs of each arm, the number format, what was tuned
 OUT/items.json                  the texts of the fine-grained items
 OUT/vilta/seed-0/run            an ordinary run of `vilta pretrain`
 OUT/vilta/seed-0/start.json     hashes of the initial weights and of the first batches
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,16 @@ class Plan:
     images: int | None = None
     edits: str | None = None
     edit_items: int | None = None
+    tune: tuple[str, ...] | None = None
+    tune_amount: float | None = None
+    tune_on: str | None = None
+    tuning: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By arm: each choice of settings that was tried, and its score."""
+
+    def choice(self, arm: str) -> str:
+        """Return the best settings that were tried for an arm, joined by ``+``; empty if none."""
+        tried = self.tuning.get(arm, {})
+        return max(tried, key=lambda choice: tried[choice], default="")
 
 
 @dataclass(frozen=True)
@@ -136,10 +146,22 @@ def all_arms(config: AblateConfig) -> list[str]:
     return [*config.arms, *(noisy(arm, noise) for arm in config.arms if noise > 0)]
 
 
+def plain_arm(config: AblateConfig, arm: str) -> str:
+    """Return the arm that ``arm`` is, or is the second version of."""
+    return next((a for a in config.arms if arm in (a, noisy(a, config.caption_noise))), arm)
+
+
+def seeds_of(config: AblateConfig, arm: str) -> tuple[int, ...]:
+    """Return the seeds that an arm is trained from."""
+    few = plain_arm(config, arm) in config.controls
+    return config.seeds[: config.control_seeds] if few else config.seeds
+
+
 def cells(config: AblateConfig) -> list[Cell]:
     """Return all runs, seed by seed: an unfinished comparison has whole pairs."""
     arms, out = all_arms(config), Path(config.out)
-    return [Cell(out, arm, seed) for seed in config.seeds for arm in arms]
+    every = ((seed, arm) for seed in config.seeds for arm in arms)
+    return [Cell(out, arm, seed) for seed, arm in every if seed in seeds_of(config, arm)]
 
 
 def find_cell(config: AblateConfig, name: str) -> Cell:
@@ -150,29 +172,39 @@ def find_cell(config: AblateConfig, name: str) -> Cell:
     raise ValueError(f"no run {name!r}; there are {', '.join(c.name for c in cells(config))}")
 
 
+def final_settings(config: AblateConfig, plan: Plan, arm: str) -> PretrainConfig:
+    """Return the pre-training settings of an arm with what was tuned for it."""
+    choice = plan.choice(plain_arm(config, arm))
+    return arm_settings(config, f"{arm}+{choice}" if choice else arm)
+
+
 def run_settings(config: AblateConfig, plan: Plan, cell: Cell) -> PretrainConfig:
     """Return the settings of one run of `vilta pretrain`."""
-    arm = plan.arms[cell.arm]
-    settings = arm_settings(config, cell.arm)
-    return replace(
-        settings,
-        epochs=0.0,
-        optimization=replace(
-            settings.optimization, steps=arm.steps, precision=as_precision(plan.precision)
-        ),
-        run=replace(
-            settings.run,
-            out=str(cell.run),
-            seed=cell.seed,
-            resume="auto",
-            evaluate_every=arm.steps // plan.evaluations,
-            save_every=0,
-            keep=1,
-            patience=0,
-            selection_metric=SELECTION,
-            release="last",
-        ),
+    steps = plan.arms[cell.arm].steps
+    settings = final_settings(config, plan, cell.arm)
+    return as_run(settings, plan, cell, steps=steps, every=steps // plan.evaluations)
+
+
+def as_run(
+    settings: PretrainConfig, plan: Plan, cell: Cell, *, steps: int, every: int
+) -> PretrainConfig:
+    """Return settings of so many steps, evaluated every so many, in the folder of a cell."""
+    optimization = replace(
+        settings.optimization, steps=steps, precision=as_precision(plan.precision)
     )
+    run = replace(
+        settings.run,
+        out=str(cell.run),
+        seed=cell.seed,
+        resume="auto",
+        evaluate_every=every,
+        save_every=0,
+        keep=1,
+        patience=0,
+        selection_metric=SELECTION,
+        release="last",
+    )
+    return replace(settings, epochs=0.0, optimization=optimization, run=run)
 
 
 def as_precision(name: str) -> Any:
@@ -189,9 +221,10 @@ def steps_for(config: AblateConfig, plan: ArmPlan) -> int:
     else:
         steps, spent = 0.0, 0.0
         ends = [*plan.starts[1:], float("inf")]
-        for start, end, each in zip(plan.starts, ends, plan.seconds, strict=True):
+        costs = plan.seconds if config.budget == "seconds" else plan.flops
+        for start, end, each in zip(plan.starts, ends, costs, strict=True):
             steps = start + min(end - start, (config.amount - spent) / each)
-            spent = plan.cost(plan.seconds, steps)
+            spent = plan.cost(costs, steps)
             if steps < end:
                 break
     return config.evaluations * max(1, round(steps / config.evaluations))
@@ -212,8 +245,11 @@ def load_plan(config: AblateConfig) -> Plan | None:
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     arms = {name: _arm_plan(arm) for name, arm in content.pop("arms").items()}
+    if content.get("tune") is not None:
+        content["tune"] = tuple(content["tune"])
     plan = Plan(arms=arms, **content)
-    for name in ("budget", "amount", "evaluations", "images", "edits", "edit_items"):
+    fixed = ("budget", "amount", "evaluations", "images", "edits", "edit_items")
+    for name in (*fixed, "tune", "tune_amount", "tune_on"):
         if getattr(plan, name) not in (None, getattr(config, name)):
             raise ValueError(
                 f"{config.out} holds a comparison with {name} {getattr(plan, name)}, not "

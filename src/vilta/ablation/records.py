@@ -14,6 +14,13 @@ from vilta.config.ablate import AblateConfig
 from vilta.training.folder import METRICS, log_lines
 
 UNITS = ("samples", "seconds", "flops")
+CURVES = (
+    "retrieval/mean_recall",
+    "edits/accuracy",
+    "edits/both_sides",
+    "masked_words/with_image",
+)
+"""Measures whose curves are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,11 @@ class RunRecord:
     def finished(self) -> bool:
         """Whether its final model was measured."""
         return bool(self.metrics)
+
+    def curve(self, measure: str, unit: str) -> list[tuple[float, float]]:
+        """Return (cost, value) of each evaluation that has the measure."""
+        points = [(p.cost[unit], p.metrics.get(measure, math.nan)) for p in self.points]
+        return [(cost, value) for cost, value in points if not math.isnan(value)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,16 +48,30 @@ class Suite:
     """A model, and the items that it is measured on."""
 
     def __init__(
-        self, config: AblateConfig, settings: PretrainConfig, task: PretrainingTask
+        self,
+        config: AblateConfig,
+        settings: PretrainConfig,
+        task: PretrainingTask,
+        *,
+        tuning: bool = False,
     ) -> None:
-        """Read the items. Raises ``ValueError`` in one line if they cannot be read."""
+        """Read the items: for ``tuning``, other pairs than those that the arms are compared on.
+
+        Raises ``ValueError`` in one line if they cannot be read.
+        """
         self.task = task
         # Cached: they are read again at each evaluation.
         data = replace(settings.data, workers=0, cache=True, caption_noise=0.0)
         if not data.val:
             raise ValueError("data.val of the base must name held-out pairs")
         table = load_pairs(data.val, strict=data.strict)
-        self.pairs = table.select(range(min(config.images, len(table))))
+        first = config.images if tuning else 0
+        if first >= len(table):
+            raise ValueError(
+                f"{data.val} has {len(table)} pairs, all of which the arms are compared on: "
+                "none is left to tune on; lower --images or name more in data.val"
+            )
+        self.pairs = table.select(range(first, min(first + config.images, len(table))))
         dataset = PairDataset(self.pairs, data, SEED, False, data.val)
         self.loader, self.synonym_loader = (
             evaluation_loader(dataset, self.collator(rate), batch_size=BATCH)
@@ -86,10 +100,14 @@ class Suite:
     @torch.no_grad()
     def on_the_way(self) -> dict[str, float]:
         """Return what is measured at each evaluation, in percent, as flat names."""
+        return self.of_pairs() | self.edit_metrics(self.scored(self.edits_loader))
+
+    @torch.no_grad()
+    def of_pairs(self) -> dict[str, float]:
+        """Return what is measured on pairs, without the fine-grained items."""
         metrics = {f"retrieval/{name}": v for name, v in self.retrieval(self.loader).items()}
         masked = masked_word_metrics(self.task.model, self.loader)
-        metrics |= {f"masked_words/{view}": found["top1"] for view, found in masked.items()}
-        return metrics | self.edit_metrics(self.scored(self.edits_loader))
+        return metrics | {f"masked_words/{view}": found["top1"] for view, found in masked.items()}
 
     @torch.no_grad()
     def synonyms(self) -> dict[str, float]:

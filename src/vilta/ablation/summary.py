@@ -6,34 +6,26 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from vilta.ablation.arms import arm_settings, difference
+from vilta.ablation.arms import difference
+from vilta.ablation.budgets import areas, at_equal_cost, faster
 from vilta.ablation.compare import (
-    FASTER,
-    areas,
+    HEADLINES,
     differences,
     disagreements,
-    faster,
     final_measures,
     noise_losses,
+    pairs_of_arms,
     planned,
 )
-from vilta.ablation.grid import Plan
-from vilta.ablation.records import UNITS, Records
+from vilta.ablation.grid import Plan, final_settings, seeds_of
+from vilta.ablation.records import CURVES, UNITS, Records
 from vilta.config.ablate import AblateConfig
-
-HEADLINES = (
-    "retrieval/mean_recall",
-    "edits/accuracy",
-    "edits/rejected",
-    "edits/paraphrases_accepted",
-    "masked_words/with_image",
-)
-"""Measures that the first paragraph goes through."""
 
 
 def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, Any]:
     """Return everything that the report says; NaN where there is no number."""
-    settings = {arm: arm_settings(config, arm) for arm in config.arms}
+    settings = {arm: final_settings(config, plan, arm) for arm in config.arms}
+    measures = final_measures(records, config)
     base = settings[config.baseline]
     optimization = base.optimization
     return {
@@ -58,12 +50,14 @@ def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, A
             "precision": plan.precision,
             "probed_on": plan.device,
             "jobs": config.jobs,
+            "controls": [arm for arm in config.arms if arm in config.controls],
+            "tuned": _tuned(config, plan),
         },
         "finished": {arm: sorted(records.finished(arm)) for arm in config.arms},
         "missing": [
             f"{arm}/seed-{seed}"
             for arm in config.arms
-            for seed in config.seeds
+            for seed in seeds_of(config, arm)
             if seed not in records.finished(arm)
         ],
         "unequal_starts": {seed: parts for seed, parts in records.unequal.items() if parts},
@@ -71,9 +65,11 @@ def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, A
         "cost": {arm: _cost(plan, records, arm) for arm in config.arms if arm in plan.arms},
         "planned": planned(records, config),
         "headlines": headlines(records, config),
-        "measures": final_measures(records, config),
+        "measures": measures,
+        "looked_at": looked_at(measures),
         "faster": faster(records, config),
         "area": areas(records, config),
+        "equal_cost": at_equal_cost(records, config),
         "noise_share": config.caption_noise,
         "noise": noise_losses(records, config),
         "curves": _curves(records, config),
@@ -86,9 +82,9 @@ def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, A
 
 
 def headlines(records: Records, config: AblateConfig) -> dict[str, list[dict[str, Any]]]:
-    """Return comparisons with the baseline, sorted into ``worse``, ``unclear`` and ``better``.
+    """Return ``arm`` minus ``other``, sorted into ``worse``, ``unclear`` and ``better``.
 
-    ``single`` holds those of one seed, which decide nothing.
+    ``single`` holds comparisons from one seed, which decide nothing.
     """
     found: dict[str, list[dict[str, Any]]] = {
         "worse": [],
@@ -96,11 +92,9 @@ def headlines(records: Records, config: AblateConfig) -> dict[str, list[dict[str
         "better": [],
         "single": [],
     }
-    for arm in config.arms:
+    for arm, other in pairs_of_arms(config):
         for measure in HEADLINES:
-            if arm == config.baseline:
-                continue
-            change = differences(records, arm, config.baseline, measure)
+            change = differences(records, arm, other, measure)
             if change is None:
                 continue
             kind = "unclear"
@@ -110,8 +104,22 @@ def headlines(records: Records, config: AblateConfig) -> dict[str, list[dict[str
                 kind = "worse"
             elif change["low"] > 0:
                 kind = "better"
-            found[kind].append({"arm": arm, "measure": measure, **change})
+            found[kind].append({"arm": arm, "other": other, "measure": measure, **change})
     return found
+
+
+def looked_at(measures: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Return how many differences at the end of training have an interval, and exclude zero."""
+    found = [
+        change
+        for row in measures.values()
+        for value in row.values()
+        if (change := value.get("difference")) and math.isfinite(change["low"])
+    ]
+    return {
+        "intervals": len(found),
+        "exclude_zero": sum(change["low"] > 0 or change["high"] < 0 for change in found),
+    }
 
 
 def without_nan(value: Any) -> Any:
@@ -121,6 +129,20 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tuned(config: AblateConfig, plan: Plan) -> dict[str, Any] | None:
+    """Return how the arms were tuned; None if they were not."""
+    if not plan.tuning:
+        return None
+    return {
+        "settings": list(plan.tune or ()),
+        "amount": plan.tune_amount or plan.amount,
+        "on": plan.tune_on,
+        "seed": config.tune_seed,
+        "scores": {arm: plan.tuning[arm] for arm in config.arms if arm in plan.tuning},
+        "chosen": {arm: plan.choice(arm) for arm in config.arms if arm in plan.tuning},
+    }
 
 
 def _cost(plan: Plan, records: Records, arm: str) -> dict[str, Any]:
@@ -153,5 +175,5 @@ def _curves(records: Records, config: AblateConfig) -> dict[str, Any]:
             }
             for arm in config.arms
         }
-        for measure in FASTER
+        for measure in CURVES
     }

@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,11 +35,13 @@ from vilta.ablation.grid import (
 )
 from vilta.ablation.measure import measure, write_items
 from vilta.ablation.probe import probe_arm
+from vilta.ablation.progress import Progress
 from vilta.ablation.records import read_records
 from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
 from vilta.ablation.start import start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise, without_nan
+from vilta.ablation.tuning import chosen, find_trial, trial_job, trial_settings, trials
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.yaml_file import read_mapping, save_yaml
@@ -48,7 +49,7 @@ from vilta.decoding import decode_image
 from vilta.locking import only_writer
 from vilta.pretraining_run import pretrain
 from vilta.report.comparison import comparison_page
-from vilta.report.comparison_tables import verdict
+from vilta.report.comparison_prose import verdict
 from vilta.report.comparison_text import comparison_markdown
 from vilta.screen import notes, results
 from vilta.tasks.pretraining import PretrainingTask
@@ -81,25 +82,50 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         save_yaml(config, out / SETTINGS)
         plan = planned(config)
         runner = Runner(config.jobs, config.minutes, notes.print)
-        every = cells(config)
-        left = [cell for cell in every if not finished(config, cell)]
-        steps = sum(plan.arms[cell.arm].steps for cell in left)
-        notes.print(
-            f"{len(every)} runs ({len(all_arms(config))} arms x {len(config.seeds)} seeds), "
-            f"{len(every) - len(left)} finished; {steps:,} steps to come, {config.jobs} at a time"
-        )
-        runner.run([job_of(config, cell) for cell in left], Progress(plan, left))
+        plan = tuned(config, plan, runner)
+        if not runner.failed and not runner.stopped:
+            train_and_measure(config, plan, runner)
         summary = write_report(config)
     again = shlex.join(["vilta", "ablate", str(out / SETTINGS)])
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
         raise ValueError(
-            f"{len(runner.failed)} of {len(left)} runs failed, the first {name}: {why}; its log is "
+            f"runs that failed: {len(runner.failed)}, the first {name}: {why}; its log is "
             f"in {out}; go on with: {again}"
         )
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
     return summary
+
+
+def tuned(config: AblateConfig, plan: Plan, runner: Runner) -> Plan:
+    """Tune the arms that are not tuned yet, where the settings ask for it; return the plan."""
+    left = trials(config, plan)
+    if not left:
+        return plan
+    settings = [trial_settings(config, plan, trial) for trial in left]
+    steps = {t.cell: s.optimization.steps for t, s in zip(left, settings, strict=True)}
+    notes.print(f"{len(left)} runs to tune with, {sum(steps.values()):,} steps in all")
+    runner.run([trial_job(config, trial) for trial in left], Progress(steps))
+    if runner.failed or runner.stopped:
+        return plan
+    plan = chosen(config, plan)
+    save_plan(config, plan)
+    for arm in config.arms:
+        notes.print(f"{arm}: {plan.choice(arm)}")
+    return plan
+
+
+def train_and_measure(config: AblateConfig, plan: Plan, runner: Runner) -> None:
+    """Do what is left of all runs."""
+    every = cells(config)
+    left = [cell for cell in every if not finished(config, cell)]
+    steps = {cell: plan.arms[cell.arm].steps for cell in left}
+    notes.print(
+        f"{len(every)} runs of {len(all_arms(config))} arms, {len(every) - len(left)} finished; "
+        f"{sum(steps.values()):,} steps to come, {config.jobs} at a time"
+    )
+    runner.run([job_of(config, cell) for cell in left], Progress(steps))
 
 
 def do_part(config: AblateConfig) -> None:
@@ -114,6 +140,11 @@ def do_part(config: AblateConfig) -> None:
     plan = load_plan(config)
     if plan is None:
         raise ValueError(f"{config.out} has no plan yet; start it without --part")
+    if what == "tune":
+        trial = find_trial(config, plan, name.strip())
+        settings = trial_settings(config, plan, trial)
+        pretrain(settings, lambda task: Suite(config, settings, task, tuning=True).of_pairs)
+        return
     cell = find_cell(config, name.strip())
     if what == "train":
         settings = run_settings(config, plan, cell)
@@ -121,7 +152,7 @@ def do_part(config: AblateConfig) -> None:
     elif what == "measure":
         measure(config, plan, cell)
     else:
-        raise ValueError(f"--part {config.part!r}: choose probe, train, measure or report")
+        raise ValueError(f"--part {config.part!r}: choose probe, tune, train, measure or report")
 
 
 def measured_on_the_way(
@@ -171,17 +202,18 @@ def probe(config: AblateConfig) -> None:
         arms[arm] = replace(found, steps=steps_for(config, found), settings=known)
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
         notes.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
-    plan = Plan(
+    fresh = Plan(
         budget=config.budget,
         amount=config.amount,
         evaluations=config.evaluations,
         precision=precision,
         device=device,
-        arms=arms,
+        arms={},
         images=config.images,
         edits=config.edits,
         edit_items=config.edit_items,
     )
+    plan = replace(plan or fresh, arms=arms)
     write_items(config)
     save_plan(config, plan)
 
@@ -223,27 +255,6 @@ def finish(config: AblateConfig, cell: Cell) -> None:
         content = {"metric": name, "value": lines[-1]["evaluation"][name], "task": task}
         replace_text(cell.tuned(task), json.dumps(content) + "\n")
     cell.prune(config.keep)
-
-
-class Progress:
-    """Says how far all runs are, and how long they will still take."""
-
-    def __init__(self, plan: Plan, left: list[Cell]) -> None:
-        self.steps = {cell: plan.arms[cell.arm].steps for cell in left}
-        self.began, self.before = time.monotonic(), self._taken()
-
-    def __call__(self) -> str:
-        """Return a line for the screen."""
-        taken, total = self._taken(), sum(self.steps.values())
-        spent, done = time.monotonic() - self.began, taken - self.before
-        left = f", about {(total - taken) * spent / done / 60:.0f} min left" if done else ""
-        return f"{taken:,} of {total:,} steps after {spent / 60:.1f} min{left}"
-
-    def _taken(self) -> int:
-        return sum(
-            steps if cell.trained else min(steps, cell.steps_taken())
-            for cell, steps in self.steps.items()
-        )
 
 
 def write_report(config: AblateConfig) -> dict[str, Any] | None:

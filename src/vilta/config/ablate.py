@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, Share
 
 _PLANNED = re.compile(r"(\S+) (>|<) (\S+) on (\S+)")
+_TUNE = re.compile(r"[\w.]+=[^=/+\s]+(/[^=/+\s]+)*")
 
 
 class Planned(NamedTuple):
@@ -36,11 +37,29 @@ class AblateConfig:
     """Arm that all others are compared with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each arm is trained once from each. More can be added later."""
-    budget: Literal["samples", "seconds"] = "samples"
-    """What is equal for all arms: training samples, or the seconds that a run would take alone on
-    this machine (a probe measures the pace of each arm before the first run)."""
+    controls: tuple[str, ...] = ()
+    """Those of `arms` that are trained from the first `control_seeds` seeds only: what no main
+    claim rests on needs fewer."""
+    control_seeds: Count = 3
+    """How many of `seeds` the `controls` are trained from."""
+    budget: Literal["samples", "seconds", "flops"] = "samples"
+    """What is equal for all arms: training samples, the seconds that a run would take alone on
+    this machine (a probe measures the pace of each arm before the first run), or FLOPs."""
     amount: Positive = 100_000.0
-    """How many samples, or seconds, each run gets."""
+    """How many samples, seconds or FLOPs each run gets."""
+    tune: tuple[str, ...] = ()
+    """Settings that are tuned for each arm alone, all arms with the same values: `lr=1e-3/2e-3`,
+    `itm_weight=0.5/1`. Every combination is trained once, and the best one is what the arm is
+    compared with."""
+    tune_amount: NotNegative = 0.0
+    """Budget of each of these runs, in the unit of `amount`; 0: `amount`."""
+    tune_on: Literal["retrieval/mean_recall", "retrieval/matching", "masked_words/with_image"] = (
+        "retrieval/mean_recall"
+    )
+    """What is best, at the end of such a run, on the `images` of `data.val` that follow those that
+    the comparison is measured on."""
+    tune_seed: CountOrZero = 1000
+    """Seed of these runs; none of `seeds`."""
     evaluations: Count = 10
     """Evaluations of each run, evenly spaced, the last one at its end."""
     images: Count = 200
@@ -82,8 +101,8 @@ class AblateConfig:
     out: str = ""
     """Required. Folder of the comparison: a folder for each run, and the report."""
     part: str = ""
-    """Do one part in this process and nothing else: `probe`, `train ARM/seed-0`, `measure
-    ARM/seed-0` or `report`. The comparison starts its parts in this way."""
+    """Do one part in this process and nothing else: `probe`, `tune ARM+lr=1e-3/seed-1000`, `train
+    ARM/seed-0`, `measure ARM/seed-0` or `report`. The comparison starts its parts in this way."""
 
     def check(self) -> None:
         """Raise ``ValueError`` for values that do not go together."""
@@ -97,6 +116,14 @@ class AblateConfig:
             raise ValueError(
                 f"baseline {self.baseline!r} is not one of the arms: {', '.join(self.arms)}"
             )
+        for arm in self.controls:
+            if arm not in self.arms:
+                raise ValueError(f"controls: {arm!r} is not one of the arms")
+        for text in self.tune:
+            if not _TUNE.fullmatch(text):
+                raise ValueError(f"tune: cannot read {text!r}; write `lr=1e-3/2e-3`")
+        if self.tune and self.tune_seed in self.seeds:
+            raise ValueError(f"tune_seed {self.tune_seed} is one of the seeds; choose another")
         for planned in self.comparisons():
             for arm in (planned.arm, planned.other):
                 if arm not in self.arms:

@@ -93,11 +93,7 @@ def synthesise_negatives(
             removed=text_logits.new_zeros(()),
         )
 
-    allowed = vocabulary.whole[None] & (vocabulary.stem[None] != vocabulary.stem[original, None])
-    rewritable = (vocabulary.whole[original] & _single_token(word_ids, masked_positions))[:, None]
-    likeliest = text_logits.masked_fill(~vocabulary.whole, -torch.inf).amax(1, keepdim=True)
-    expected = text_logits >= likeliest + math.log(max(min_p, 1e-30))
-    allowed = allowed & rewritable & expected  # [M, V]
+    allowed = fitting_words(input_ids, word_ids, masked_positions, text_logits, vocabulary, min_p)
     plausible = torch.zeros_like(allowed)
     for word_filter in filters:
         plausible |= word_filter.plausible(original)
@@ -118,6 +114,26 @@ def synthesise_negatives(
     return SynthesisedNegatives(
         input_ids=rewritten, changed=changed, valid=changed.any(dim=1), removed=removed
     )
+
+
+def fitting_words(
+    input_ids: Int[Tensor, "B L"],
+    word_ids: Int[Tensor, "B L"],
+    masked_positions: Int[Tensor, "M"],
+    text_logits: Float[Tensor, "M V"],
+    vocabulary: Vocabulary,
+    min_p: float,
+) -> Bool[Tensor, "M V"]:
+    """Return the words that may replace the original ones, before any filter is asked.
+
+    See ``synthesise_negatives``; none where the original is no word of a single token.
+    """
+    original = input_ids.flatten()[masked_positions]  # [M]
+    other = vocabulary.whole[None] & (vocabulary.stem[None] != vocabulary.stem[original, None])
+    likeliest = text_logits.masked_fill(~vocabulary.whole, -torch.inf).amax(1, keepdim=True)
+    expected = text_logits >= likeliest + math.log(max(min_p, 1e-30))
+    rewritable = vocabulary.whole[original] & _single_token(word_ids, masked_positions)
+    return other & rewritable[:, None] & expected
 
 
 def _single_token(word_ids: Int[Tensor, "B L"], positions: Int[Tensor, "M"]) -> Bool[Tensor, "M"]:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vilta.report.comparison_curves import draw_comparison
-from vilta.report.comparison_tables import how_computed, sections, setup, verdict
+from vilta.report.comparison_prose import how_computed, setup, verdict
+from vilta.report.comparison_tables import sections
 from vilta.report.curves import DARK
 from vilta.report.html import data_uri, document, picture_element, table_element
 

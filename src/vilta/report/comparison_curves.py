@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from vilta.report.comparison_tables import measure_name
+from vilta.report.comparison_words import measure_name
 from vilta.report.curves import LIGHT, Theme, style_axes
 
 COLOURS = (

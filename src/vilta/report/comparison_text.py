@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vilta.report.comparison_tables import how_computed, sections, setup, verdict
+from vilta.report.comparison_prose import how_computed, setup, verdict
+from vilta.report.comparison_tables import sections
 from vilta.report.html import Table
 
 
@@ -29,9 +30,11 @@ def comparison_section(summary: dict[str, Any], title: str, place: str) -> list[
     about = summary["about"]
     lines = [f"## {title}", "", *(f"- {text}" for text in verdict(summary)), ""]
     lines += [f"{' '.join(setup(summary))} The whole report: `{place}`.", ""]
-    for section in sections(summary)[: 3 if summary["planned"] else 2]:
+    for section in sections(summary)[:3]:
+        lines += [f"### {section.title}", "", section.text, ""]
         for name, table in section.tables:
-            lines += [f"### {name or section.title}", "", markdown_table(table), ""]
+            lines += [f"#### {name}", ""] if name else []
+            lines += [markdown_table(table), ""]
     cost = ", ".join(f"{arm} {len(seeds)}" for arm, seeds in summary["finished"].items())
     return [*lines, f"Runs: {cost}; base `{about['base']}`, probed on {about['probed_on']}.", ""]
 
