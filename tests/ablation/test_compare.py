@@ -224,7 +224,7 @@ def test_a_part_that_does_not_help_is_named_before_what_helps():
     made.runs["vilta-no-filter"] = {s: run("x", s, [20, 41 - s], right=30) for s in (0, 1)}
     summary = summarise(config, plan_of(config), made)
     said = comparison_markdown(summary).split("\n\n")[1]
-    part = "No difference shown to vilta-no-filter: vilta in"
+    part = "No difference shown from vilta-no-filter: vilta in"
     assert said.index(part) < said.index("Better than meter: vilta in")
     assert summary["missing"] == [], "a control needs no second seed"
     assert "seeds 0, 1 (fewer for vilta-no-filter)" in comparison_markdown(summary)

@@ -11,7 +11,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     """Return the opening in sentences: what does not help comes first."""
     openings = {
         "worse": "Worse than",
-        "unclear": "No difference shown to",
+        "unclear": "No difference shown from",
         "better": "Better than",
         "single": "From one seed, which decides nothing, against",
     }
