@@ -3,12 +3,12 @@
     python -m benchmarks.flickr8k.synonym_filters runs/flickr8k/run-0 runs/flickr8k/val \
         benchmarks/results/synonym-filters.json
 
-Nothing is trained. A finished run masks the first captions of held-out photos as it did in
-training. At each masked word that has a synonym on the hand-written lists of
-``vilta.evaluation.synonyms``, the words that the text alone expects are candidates for a negative.
-Some of them are synonyms (true, so no negatives), some are wrong words of the same kind. Each
-filter of ``FILTERS`` is asked about both. The lists know few words, and a "wrong" one may be true
-of the photo (a man and a boy): of those, a good filter rejects some as well.
+Nothing is trained. A finished run masks the captions of held-out photos as it did in training. At
+each masked word that has a synonym on the hand-written lists of ``vilta.evaluation.synonyms``, the
+words that the text alone expects are candidates for a negative. Some of them are synonyms (true, so
+no negatives), some are wrong words of the same kind. Each filter of ``FILTERS`` is asked about both.
+The lists know few words, and a "wrong" one may be true of the photo (a man and a boy): of those, a
+good filter rejects some as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from vilta.metrics.bootstrap import bootstrap_interval
 from vilta.objectives.distillation import without_teacher
 from vilta.objectives.hard_negatives import WordFilter, fitting_words
 from vilta.tasks.pretraining import PretrainingTask
-from vilta.types import Batch
+from vilta.types import Batch, Sample
 
 
 class Asked(NamedTuple):
@@ -54,6 +55,23 @@ FILTERS = {
 }
 """``student 0.1, teacher 0.01`` is ``negatives: grounded`` with its defaults."""
 BATCH = 50
+
+
+class OtherCaptions:
+    """The samples of a data set with other captions."""
+
+    def __init__(self, samples: PairDataset, captions: list[str]) -> None:
+        self.samples, self.captions = samples, captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        return replace(self.samples[key], caption=self.captions[key[1]])
+
+    def caption_lengths(self, keys: list[tuple[int, int]]) -> list[int]:
+        """Return how many characters the captions have."""
+        return [len(self.captions[row]) for _, row in keys]
 
 
 class Word(NamedTuple):
@@ -203,9 +221,15 @@ def main(run: str, data: str, out: str) -> None:
     task.eval()
     pairs = load_pairs(data)
     dataset = PairDataset(pairs, trained.data, 0, False, data)
-    collator = task.collator(trained.data.max_text_tokens, 0)
-    loader = evaluation_loader(dataset, collator, batch_size=BATCH)
-    found = summary(judged(task, loader, PHOTOS), task)
+    captions = pairs["captions"]
+    words: list[Word] = []
+    for number in range(max(map(len, captions))):
+        # A photo with fewer captions has its last one again, with other words masked.
+        texts = [found[min(number, len(found) - 1)] for found in captions]
+        collator = task.collator(trained.data.max_text_tokens, number)
+        samples = OtherCaptions(dataset, texts)
+        words += judged(task, evaluation_loader(samples, collator, batch_size=BATCH), PHOTOS)
+    found = summary(words, task)
     about = {"run": run, "data": data, "photos": len(pairs), "seed": trained.run.seed}
     command = f"python -m benchmarks.flickr8k.synonym_filters {run} {data} {out}"
     Path(out).write_text(json.dumps({**about, **found, "command": command}, indent=1) + "\n")
