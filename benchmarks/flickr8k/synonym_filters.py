@@ -6,9 +6,9 @@
 Nothing is trained. A finished run masks the captions of held-out photos as it did in training. At
 each masked word that has a synonym on the hand-written lists of ``vilta.evaluation.synonyms``, the
 words that the text alone expects are candidates for a negative. Some of them are synonyms (true, so
-no negatives), some are wrong words of the same kind. Each filter of ``FILTERS`` is asked about both.
-The lists know few words, and a "wrong" one may be true of the photo (a man and a boy): of those, a
-good filter rejects some as well.
+no negatives), some are wrong words of the same kind. Each filter of ``FILTERS`` is asked about
+both. The lists know few words, and a "wrong" one may be true of the photo (a man and a boy): of
+those, a good filter rejects some as well.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from benchmarks.flickr8k.encoders import register
 from jaxtyping import Bool, Float
@@ -208,7 +209,7 @@ def _interval(values: list[tuple[str, float]]) -> dict[str, float] | None:
     if not values:
         return None
     photos, numbers = zip(*values, strict=True)
-    found = bootstrap_interval(photos, numbers)
+    found = bootstrap_interval(photos, np.array(numbers))
     return {name: round(value, 2) for name, value in found._asdict().items()}
 
 

@@ -289,6 +289,7 @@ def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
     name = str(tmp_path / "entailment.yaml")
     whole = replace(config, out=str(tmp_path / "out"), arms=("vilta",), baseline="vilta",
                     planned=(), seeds=(0,), corruptions=False, tasks=(name,))  # fmt: skip
+    ablate.Path(whole.out).mkdir()
     ablate.run(replace(whole, part="probe"))
     (cell,) = cells(whole)
     ablate.run(replace(whole, part="train vilta/seed-0"))
