@@ -44,7 +44,11 @@ def comparison_page(
         if section.text:
             parts.append(f'<p class="faint">{_code(section.text)}</p>')
         shown = [table_element(title, table) for title, table in section.tables]
-        narrow = all(len(table.head) <= 4 for _, table in section.tables)
+        # A row of differences, which has no name, is wide.
+        narrow = all(
+            len(table.head) <= 4 and all(row[0] for row in table.rows)
+            for _, table in section.tables
+        )
         many = len(shown) > 1 and narrow
         parts += ['<div class="tables">', *shown, "</div>"] if many else shown
     parts += _disagreements(summary, pictures)
