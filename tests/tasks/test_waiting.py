@@ -25,11 +25,15 @@ INDEXING = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default)
 """A mask of truth values as index gives a size that depends on the data."""
 OBJECTIVES = {
     "vilta": {},
-    "albef": dict(soft_labels="momentum", negatives="off", alpha_ramp_steps=5),
+    "albef": dict(
+        soft_labels="momentum", negatives="off", alpha_ramp_steps=5, itc_targets="momentum",
+        queue_size=8, matching_mean="rows",
+    ),
     "meter": dict(soft_labels="none", negatives="off", itc_weight=0.0),
     "late": dict(mlm_start=2, itm_start=4, hardness_ramp_steps=3),
+    "controls": dict(soft_labels="shuffled", negative_generator="frozen"),
     "clean": dict(teacher_view="clean", negatives="soft_label", top_k=5, max_changes=2),
-}
+}  # fmt: skip
 
 
 READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__")
