@@ -9,13 +9,14 @@ import yaml
 from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation.arms import arm_settings
-from vilta.ablation.grid import cells, load_plan, run_settings, save_plan
+from vilta.ablation.grid import cells, load_plan, run_settings
 from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
+from vilta.ablation.runner import Runner
 from vilta.ablation.start import differences, start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise
-from vilta.ablation.tuning import chosen, trial_job, trial_settings, trials
+from vilta.ablation.tuning import trial_settings, trials
 from vilta.cli import run as command_line
 from vilta.commands import ablate
 from vilta.config import ObjectiveConfig, PretrainConfig
@@ -226,41 +227,51 @@ def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
     assert lines == first
 
 
+class Here(Runner):
+    """Does the parts in this process, one after the other, as many as it is told."""
+
+    def __init__(self, config, most):
+        super().__init__(1, 0.0, lambda _: None)
+        self.config, self.most, self.done = config, most, []
+
+    def run(self, jobs, progress):
+        for job in jobs:
+            for command in job.commands:
+                if len(self.done) == self.most:
+                    self.stop("enough")
+                    return
+                ablate.run(replace(self.config, part=command[-1]))
+                self.done.append(command[-1])
+            job.finish()
+        assert progress().startswith("8 of 8 steps")
+
+
 def test_arms_are_tuned_alike_on_pairs_kept_apart_and_trained_with_the_best(config, tmp_path):
-    """Two rates, of which one learns nothing; then the runs themselves."""
     tuning = replace(config, out=str(tmp_path), seeds=(0,), tune=("lr=1e-3/1e-30",),
                      tune_amount=16.0, images=3)  # fmt: skip
     ablate.run(replace(tuning, part="probe"))
+    first, second = Here(tuning, 3), Here(tuning, 9)
     plan = load_plan(tuning)
     left = trials(tuning, plan)
-    assert [(t.arm, t.choice) for t in left] == [
-        (arm, f"lr={rate}") for arm in ("meter", "vilta") for rate in ("1e-3", "1e-30")
-    ]
-    seen = []
+    names = [f"tune {arm}+lr={rate}/seed-1000" for arm in ("meter", "vilta")
+             for rate in ("1e-3", "1e-30")]  # fmt: skip
+    assert ablate.tuned(tuning, plan, first) == plan and first.done == names[:3]
+    with pytest.raises(ValueError, match=r"with tune_amount 16.0, .*choose another --out"):
+        load_plan(replace(tuning, tune_amount=32.0))
+    tuned = ablate.tuned(tuning, load_plan(tuning), second)
+    assert second.done == names[3:], "what is finished is not done again"
+    assert load_plan(tuning) == tuned and trials(tuning, tuned) == []
     for trial in left:
-        job = trial_job(tuning, trial)
-        (command,) = job.commands
-        assert command[-1] == f"tune {trial.cell.name}"
         settings = trial_settings(tuning, plan, trial)
         assert (settings.optimization.steps, settings.run.seed) == (2, 1000)
-        ablate.run(replace(tuning, part=command[-1]))
-        seen.append(
-            [x for x in log_lines(trial.cell.run / METRICS) if "evaluation" in x][-1]["evaluation"]
-        )
-        job.finish()
-        assert trial_job(tuning, trial).commands == [], "a run that is finished is not repeated"
+        lines = [x for x in log_lines(trial.cell.run / METRICS) if "evaluation" in x]
+        metrics = lines[-1]["evaluation"]
+        assert tuned.tuning[trial.arm][trial.choice] == metrics["retrieval/mean_recall"]
+        assert not any(name.startswith("edits/") for name in metrics), "these are compared on"
         assert not (trial.cell.run / "model").exists()
-    assert not any(name.startswith("edits/") for name in seen[0]), "those are for the comparison"
-    plan = chosen(tuning, plan)
-    save_plan(tuning, plan)
-    assert load_plan(tuning) == plan and trials(tuning, plan) == []
-    scores = [one["retrieval/mean_recall"] for one in seen]
-    assert [*plan.tuning["meter"].values(), *plan.tuning["vilta"].values()] == scores
     for cell in cells(tuning):
-        best = max(plan.tuning[cell.arm].items(), key=lambda one: one[1])[0]
-        assert (
-            f"lr={run_settings(tuning, plan, cell).optimization.lr:g}" == f"lr={float(best[3:]):g}"
-        )
+        best = max(tuned.tuning[cell.arm].items(), key=lambda one: one[1])[0]
+        assert run_settings(tuning, tuned, cell).optimization.lr == float(best.partition("=")[2])
     with pytest.raises(ValueError, match=r"with tune .*choose another --out"):
         load_plan(replace(tuning, tune=("lr=1e-3/2e-3",)))
 

@@ -106,6 +106,8 @@ def tuned(config: AblateConfig, plan: Plan, runner: Runner) -> Plan:
     settings = [trial_settings(config, plan, trial) for trial in left]
     steps = {t.cell: s.optimization.steps for t, s in zip(left, settings, strict=True)}
     notes.print(f"{len(left)} runs to tune with, {sum(steps.values()):,} steps in all")
+    # Scores of other budgets are not compared, however often this is stopped.
+    save_plan(config, replace(plan, tune_amount=config.tune_amount, tune_on=config.tune_on))
     runner.run([trial_job(config, trial) for trial in left], Progress(steps))
     if runner.failed or runner.stopped:
         return plan
