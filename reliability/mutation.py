@@ -1,12 +1,14 @@
 """Remove each guard, and see that a test fails: what no test misses, protects nobody.
 
-    python reliability/mutation.py data training tasks apps      # about half an hour
-    python reliability/mutation.py config                        # a minute
+    python reliability/mutation.py data        # the guards of one room by the tests of that room
+    python reliability/mutation.py config
 
 A guard is a `raise` of a new exception. In a temporary copy every one of them is put under a switch
 of its own. The tests of the rooms that were named run once, and each guard notes the tests in
-which it fires. Then, guard by guard, the switch is off, so that the program goes on as if the guard
-were not there, and the tests in which it had fired run again: one of them must fail. A guard that
+which it fires. Then the switches of as many guards are off as fire in no test together, so that the
+program goes on as if they were not there, and the tests in which they had fired run again: one of
+each guard's must fail. And so on for the others, in forks of one process that has imported
+everything. A guard that
 fires in no test, or that no test misses, is named, and ends the program with an error if it is not
 among those of `ACCEPTED`.
 """
@@ -15,8 +17,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib
 import os
+import pkgutil
 import random
+import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +31,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import pytest
 from results import write_result
 
 ROOT = Path(__file__).parents[1]
@@ -34,17 +42,19 @@ SWITCH = '''
 import os
 
 def there(name):
-    if os.environ.get("GUARD_REMOVED") == name:
+    if name in os.environ.get("GUARDS_REMOVED", "").split("\\t"):
         return False
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     with open(os.environ["GUARDS_FIRED"], "a") as file:
         file.write(f"{name}\\t{test}\\n")
     return True
 '''
-MOST_TESTS = 8
-"""Tests that are tried for a guard, in the order in which it fired."""
-PATIENCE = 300
-"""Seconds for the tests of one guard; one that hangs without it counts as missed."""
+MOST_TESTS = 12
+"""Tests that are tried for a guard, the quickest of those in which it fired."""
+TESTS_AT_ONCE = 3
+"""Tests of one guard in a round."""
+PATIENCE = 60
+"""Seconds for a test; one that hangs without a guard counts as failed."""
 ACCEPTED: dict[str, str] = {}
 """Guards, as `file::function`, that no test can reach here, each with the reason."""
 
@@ -102,53 +112,126 @@ def copy_with_switches(target: Path, guards: list[Guard]) -> None:
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def run_tests(copy: Path, tests: list[str], removed: str = "") -> int:
-    """Run tests in the copy, the first failure ends them; return pytest's status."""
-    environment = os.environ | {
-        "PYTHONPATH": str(copy / "src"),
-        "GUARDS_FIRED": str(copy / ("fired-without" if removed else "fired")),
-        "GUARD_REMOVED": removed,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    # In the first run tests may fail, for instance those that look at the source.
-    flags = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if removed else [])]
-    command = [sys.executable, "-m", "pytest", *flags, *tests]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=copy,
-            env=environment,
-            stdout=subprocess.DEVNULL if removed else sys.stderr,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE if removed else None,
-        )
-    except subprocess.TimeoutExpired:
-        return 1
-    return done.returncode
+class Outcomes:
+    """A pytest plugin: writes what became of each test, and ends one that takes too long."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.times = file, dict[str, float]()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Iterator[Any]:
+        """Give a test its time; the alarm is also that of tests that set one of their own."""
+        signal.signal(signal.SIGALRM, _out_of_time)
+        signal.alarm(PATIENCE)
+        try:
+            return (yield)
+        finally:
+            signal.alarm(0)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note a test when all of it has run, or a part of it has failed."""
+        test = report.nodeid
+        self.times[test] = self.times.get(test, 0.0) + report.duration
+        if report.failed or report.when == "teardown":
+            with self.file.open("a") as file:
+                file.write(f"{report.outcome}\t{self.times[test]}\t{test}\n")
 
 
-def fired(copy: Path) -> dict[str, list[str]]:
-    """Return the tests in which each guard fired, in order."""
-    found: dict[str, list[str]] = {}
+def _out_of_time(*_: Any) -> NoReturn:
+    raise TimeoutError(f"longer than {PATIENCE} s")
+
+
+class Server:
+    """Runs tests in forks of one process, which has imported torch and all of the copy's vilta."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        os.chdir(copy)
+        sys.path[:0] = [str(copy / "src"), str(copy)]
+        os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = True
+        runpy.run_path(str(copy / "tests" / "conftest.py"))  # the checks of shapes come first
+        import vilta
+
+        for module in pkgutil.walk_packages(vilta.__path__, "vilta."):
+            if not module.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):  # one that needs what is not installed
+                    importlib.import_module(module.name)
+
+    def run(self, tests: list[str], removed: set[str]) -> dict[str, tuple[str, float]]:
+        """Run tests without these guards; return the outcome and the seconds of each.
+
+        Ctrl-C for the forked process ends it, and what it has done until then counts.
+        """
+        file = self.copy / "outcomes"
+        file.write_text("")
+        if (process := os.fork()) == 0:
+            os.environ["GUARDS_REMOVED"] = "\t".join(removed)
+            os.environ["GUARDS_FIRED"] = str(self.copy / ("fired-without" if removed else "fired"))
+            try:
+                flags = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+                pytest.main([*flags, *tests], plugins=[Outcomes(file)])
+            finally:
+                os._exit(0)
+        os.waitpid(process, 0)
+        lines = (line.split("\t") for line in file.read_text().splitlines())
+        found: dict[str, tuple[str, float]] = {}
+        for outcome, seconds, test in lines:
+            if found.get(test, ("", 0.0))[0] != "failed":
+                found[test] = (outcome, float(seconds))
+        return found
+
+
+def fired(copy: Path, outcomes: dict[str, tuple[str, float]]) -> dict[str, list[str]]:
+    """Return the passed tests in which each guard fired, the quickest first."""
+    found: dict[str, set[str]] = {}
     for line in (copy / "fired").read_text(encoding="utf-8").splitlines():
         name, _, test = line.partition("\t")
-        if test and test not in found.setdefault(name, []):
-            found[name].append(test)
-    return found
+        if outcomes.get(test, ("", 0.0))[0] == "passed":
+            found.setdefault(name, set()).add(test)
+    return {
+        name: sorted(tests, key=lambda test: outcomes[test][1]) for name, tests in found.items()
+    }
 
 
-def removed_one_by_one(
-    copy: Path, guards: list[Guard], tests: dict[str, list[str]]
-) -> dict[str, str]:
-    """Return what became of each guard: noticed, unnoticed, or in no test."""
+def apart(
+    waiting: dict[str, list[str]], fired_in: dict[str, set[str]], most: int
+) -> dict[str, list[str]]:
+    """Choose guards, and tests for each, so that in every test at most one of them fires.
+
+    They can be removed at once: a test that fails tells whose it is.
+    """
+    chosen: dict[str, list[str]] = {}
+    used: set[str] = set()
+    taken: set[str] = set()
+    for name, tests in waiting.items():
+        own = tests[:most]
+        if fired_in[name] & used or taken & set(own):
+            continue
+        chosen[name] = own
+        used |= set(own)
+        taken |= fired_in[name]
+    return chosen
+
+
+def removed_together(server: Server, tests: dict[str, list[str]]) -> dict[str, str]:
+    """Return what became of each guard that fires in a test: noticed or unnoticed."""
+    fired_in = {name: set(found) for name, found in tests.items()}
+    waiting = {name: found[:MOST_TESTS] for name, found in tests.items()}
     outcomes: dict[str, str] = {}
-    for number, guard in enumerate(guards, start=1):
-        name = guard.name
-        known = tests.get(name, [])[:MOST_TESTS]
-        outcomes[name] = "in no test"
-        if known:
-            outcomes[name] = "noticed" if run_tests(copy, known, name) == 1 else "unnoticed"
-        print(f"{number} of {len(guards)}: {name}: {outcomes[name]}", file=sys.stderr, flush=True)
+    while waiting:
+        chosen = apart(waiting, fired_in, TESTS_AT_ONCE)
+        results = server.run([t for own in chosen.values() for t in own], set(chosen))
+        for name, own in chosen.items():
+            if set(own) - results.keys():  # the process ended before: because of this one?
+                results |= {test: ("failed", 0.0) for test in own} | server.run(own, {name})
+            waiting[name] = waiting[name][len(own) :]
+            if any(results[test][0] == "failed" for test in own):
+                outcomes[name] = "noticed"
+            elif not waiting[name]:
+                outcomes[name] = "unnoticed"
+        waiting = {name: left for name, left in waiting.items() if name not in outcomes}
+        print(f"{len(chosen)} together, {len(waiting)} left", file=sys.stderr, flush=True)
     return outcomes
 
 
@@ -171,9 +254,12 @@ def main() -> None:
         copy = Path(folder)
         copy_with_switches(copy, guards)
         (copy / "fired").touch()
-        run_tests(copy, [f"tests/{name}" for name in arguments.tests or arguments.rooms])
-        tests = fired(copy)
-        outcomes = removed_one_by_one(copy, chosen, tests)
+        server = Server(copy)
+        first = server.run([f"tests/{name}" for name in arguments.tests or arguments.rooms], set())
+        tests = fired(copy, first)
+        known = {guard.name: tests[guard.name] for guard in chosen if guard.name in tests}
+        outcomes = {guard.name: "in no test" for guard in chosen} | removed_together(server, known)
+        os.chdir(ROOT)
     found = {kind: [n for n, o in outcomes.items() if o == kind] for kind in set(outcomes.values())}
     bad = [n for kind in ("unnoticed", "in no test") for n in found.get(kind, [])]
     open_ones = [n for n in bad if n.partition(":")[0] + "::" + n.split("::")[1] not in ACCEPTED]

@@ -13,7 +13,8 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.finetune import FinetuneConfig, TaskSettings
 from vilta.config.yaml_file import load_yaml, read_mapping
 from vilta.data.examples import Examples, PairItems
-from vilta.model import ViltaConfig, ViltaForPreTraining
+from vilta.model import ViltaForPreTraining
+from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_text_encoder
 from vilta.model.encoders import load_text_encoder
 from vilta.model.language_model import load_tokenizer
@@ -70,7 +71,7 @@ def model_folder(start: str) -> Path:
 
 def released_class(start: str) -> str:
     """Return the name of the class whose weights a run has released."""
-    return (ViltaConfig.from_pretrained(model_folder(start)).architectures or ["model"])[0]
+    return (read_config(model_folder(start)).architectures or ["model"])[0]
 
 
 def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:

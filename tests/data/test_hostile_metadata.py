@@ -4,8 +4,10 @@ import gzip
 import json
 
 import datasets
+import numpy as np
 import pytest
 
+from vilta.data.images import find_images, merged_ids
 from vilta.data.sources import FEATURES, find_reader
 from vilta.data.text import caption_lines
 
@@ -51,3 +53,43 @@ def test_a_packed_text_of_zeros_is_refused_after_its_first_megabytes(tmp_path):
     with gzip.open(path, "wt") as file:
         file.write("a dog\n" * 300_000)
     assert caption_lines(str(path)) == ["a dog"] * 300_000
+
+
+def test_a_saved_folder_that_names_no_data(saved):
+    path = saved / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_data_files": []}))
+    with pytest.raises(ValueError, match="saved by `datasets` but cannot be opened"):
+        find_reader(str(saved))
+
+
+def test_a_saved_folder_whose_offsets_point_anywhere(tmp_path):
+    """Unchecked, it makes the process read foreign memory."""
+    rows = [{"image": None, "captions": ["nine char"], "image_id": "1", "source": "x"}] * 2
+    datasets.Dataset.from_list(rows, features=FEATURES).save_to_disk(str(tmp_path))
+    good, bad = (np.array(offsets, np.int32).tobytes() for offsets in ([0, 9, 18], [0, 9, 2**30]))
+    (data,) = tmp_path.glob("*.arrow")
+    content = data.read_bytes()
+    assert content.count(good) == 1
+    data.write_bytes(content.replace(good, bad))
+    with pytest.raises(ValueError, match="cannot be opened"):
+        find_reader(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "merged",
+    [7, None, [7], [{"image_id": "2"}], [{"image_id": "2", "row": "x"}], [{"row": 0}]],
+)
+def test_merged_items_of_a_manifest_that_say_nothing(tmp_path, merged):
+    (tmp_path / "manifest.json").write_text(json.dumps({"merged_items": merged}))
+    assert merged_ids(tmp_path) == []
+
+
+def test_a_merged_item_of_a_row_that_is_not_there(saved):
+    merged = [
+        {"image_id": "2", "row": 0},
+        {"image_id": "3", "row": 1},
+        {"image_id": "4", "row": -1},
+    ]
+    (saved / "manifest.json").write_text(json.dumps({"merged_items": merged}))
+    images = find_images(str(saved))
+    assert ("2" in images, "3" in images, "4" in images) == (True, False, False)

@@ -9,6 +9,8 @@ from vilta.tasks.registry import find_task
 ASKED = {"question_id": 7, "image_id": 1, "question": "what is it"}
 ANSWERED = {"question_id": 7, "answers": [{"answer": "a ball"}]}
 ARO = {"true_caption": "a", "false_caption": "b", "image_path": "1.jpg", "attributes": ["c", "d"]}
+VALSE = {"caption": "a", "foil": "b", "image_file": "1.jpg"}
+BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
 def without(item, name):
@@ -85,3 +87,24 @@ def test_malformed_files_are_one_line(tmp_path, task, files, problem):
         kind = find_task(task)
         kind.read(path, "", kind.settings_class())
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "item", "problem"),
+    [
+        ("fine-grained", ARO | {side: {"x": 1} for side in BOX}, "the box of an item must be four"),
+        ("fine-grained", ARO | dict.fromkeys(BOX, float("inf")), "the box of an item must be four"),
+        ("fine-grained", ARO | {"attributes": "c d"}, "'attributes' is not a list"),
+        ("fine-grained", VALSE | {"mturk": [3]}, "an item is not a JSON object"),
+        ("fine-grained", VALSE | {"mturk": {"caption": "3"}}, "must be a number of votes"),
+        ("fine-grained", {"a\nb": 1}, "its items have a b"),
+        ("nlvr2", {"identifier": "a-0-0-0", "a\nb": 1}, "it has identifier, a b"),
+    ],
+)
+def test_values_of_other_types_found_by_the_fuzzer(tmp_path, task, item, problem):
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps([item]))
+    kind = find_task(task)
+    with pytest.raises(ValueError, match=problem) as error:
+        kind.rows(str(path), kind.settings_class())
+    assert "\n" not in str(error.value)

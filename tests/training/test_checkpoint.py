@@ -267,3 +267,32 @@ def test_folders_that_a_run_cannot_write_into(tmp_path):
         check_run_folder(RunConfig(out=str(tmp_path), resume=True, overwrite=True))
     with pytest.raises(ValueError, match=r"file is a file; --run\.out must name a folder"):
         check_run_folder(RunConfig(out=str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step", {"x": 1}),
+        ("step", True),
+        ("seed", "0"),
+        ("best", {"step": "4"}),
+        ("best", 7),
+        ("window", []),
+        ("seconds", None),
+        ("a\nb", 1),
+    ],
+)
+def test_a_state_with_a_value_of_another_type(tmp_path, field, value):
+    folder = save(tmp_path, state_at(4))
+    path = folder / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 1.0, field: value}))
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"state\.json is damaged") as error:
+        load_state(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_clock_of_a_number_without_end_counts_as_none(tmp_path):
+    folder = save(tmp_path, state_at(4))
+    (folder / "clock.json").write_text(json.dumps({"seconds": 10**400}))
+    assert load_state(folder).seconds == 0.0

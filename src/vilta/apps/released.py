@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from vilta.finished_run import model_folder
-from vilta.model import ViltaConfig, ViltaForImageTextRetrieval, ViltaForPreTraining
+from vilta.model import ViltaForImageTextRetrieval, ViltaForPreTraining
+from vilta.model.configuration import read_config
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import WithMatching
 
@@ -35,7 +36,7 @@ def load_released(source: str | os.PathLike[str]) -> Released:
     Raises ``ValueError`` in one line if it is none of these, or a model of another task.
     """
     place = str(model_folder(str(source)))
-    saved_by = (ViltaConfig.from_pretrained(place).architectures or ["a model"])[0]
+    saved_by = (read_config(place).architectures or ["a model"])[0]
     if saved_by not in CLASSES:
         raise ValueError(
             f"{source} holds a {saved_by}, which cannot match images with texts; use a "

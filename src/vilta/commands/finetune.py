@@ -23,6 +23,7 @@ from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
 from vilta.model import ViltaConfig
+from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import WithMatching
@@ -149,7 +150,7 @@ def start_model(
             "label2id": {label: i for i, label in enumerate(labels)},
         }
     if config.scratch:
-        settings = ViltaConfig.from_pretrained(folder, **sizes)
+        settings = read_config(folder, **sizes)
         settings.freeze_batch_norm = False
         model = kind.model_class(settings)
     else:
@@ -161,7 +162,7 @@ def start_model(
 
 def refuse_other_labels(kind: type[FinetuningTask], folder: Path, labels: list[str]) -> None:
     """Refuse a checkpoint of this task whose labels are not those of the data."""
-    settings = ViltaConfig.from_pretrained(folder)
+    settings = read_config(folder)
     if kind.model_class.__name__ not in (settings.architectures or []):
         return
     known = [settings.id2label[i] for i in range(len(settings.id2label))]

@@ -74,7 +74,8 @@ class PairImages:
         self.rows: dict[str, int] = {}
         self.ambiguous: dict[str, str] = {}
         """A key that fits several images: what two of them are called."""
-        named = [*((image_id, row) for row, image_id in enumerate(table["image_id"])), *aliases]
+        named = [(image_id, row) for row, image_id in enumerate(table["image_id"])]
+        named += [(image_id, row) for image_id, row in aliases if 0 <= row < len(table)]
         ids: dict[int, str] = {}
         for image_id, row in named:
             ids.setdefault(row, image_id)
@@ -141,8 +142,13 @@ def merged_ids(folder: Path) -> list[tuple[str, int]]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    merged = manifest.get("merged_items", []) if isinstance(manifest, dict) else []
-    return [(str(each["image_id"]), int(each["row"])) for each in merged if "image_id" in each]
+    merged = manifest.get("merged_items") if isinstance(manifest, dict) else None
+    found = [each for each in merged if isinstance(each, dict)] if isinstance(merged, list) else []
+    return [
+        (str(each["image_id"]), each["row"])
+        for each in found
+        if "image_id" in each and type(each.get("row")) is int
+    ]
 
 
 def require_images(images: Images, keys: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from vilta.config import DataConfig
 from vilta.data.order import Key, sample_at
 from vilta.data.samples import PairDataset, fingerprint
 from vilta.data.sources import find_shards, load_pairs
+from vilta.data.sources.base import listed
 from vilta.data.sources.patterns import file_name
 from vilta.data.streaming import StreamedPairs
 from vilta.data.word_borders import LOOKED
@@ -83,11 +84,11 @@ def read_mixture(path: str) -> dict[str, float]:
         raise ValueError(f"{path}: {form}")
     for source, weight in content.items():
         if not isinstance(source, str) or isinstance(weight, bool):
-            raise ValueError(f"{path}: {form}, not `{source}: {weight}`")
+            raise ValueError(f"{path}: {form}, not `{listed([source])}: {listed([weight])}`")
         if source.startswith(STREAM):
             raise ValueError(f"{path}: a mixture cannot contain a stream ({source}); pack it first")
         if not isinstance(weight, int | float) or not 0 < weight < 1e6:
-            raise ValueError(f"{path}: the weight of {source} must be above 0, not {weight!r}")
+            raise ValueError(f"{path}: the weight must be above 0: {listed([source, weight])}")
     return {source: float(weight) for source, weight in content.items()}
 
 

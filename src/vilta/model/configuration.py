@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, get_args, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from vilta.config.pretrain import FusionKind
+from vilta.model.damage import damage_told, reason_of
 
 FUSION_KINDS = get_args(FusionKind)
 LAYOUTS = ("vilta", "meter")
@@ -99,3 +101,12 @@ def _nested(config: dict | PreTrainedConfig | None, default: str) -> PreTrainedC
             raise ValueError("a nested encoder configuration needs a `model_type`")
         return AutoConfig.for_model(values.pop("model_type"), **values)
     return config
+
+
+def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
+    """Read the configuration of a released model; ``ValueError`` in one line if it cannot be."""
+    try:
+        with damage_told(place):
+            return ViltaConfig.from_pretrained(place, **settings)
+    except OSError as error:
+        raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error

@@ -14,12 +14,10 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -33,6 +31,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.config.shipped import find_shipped
+from vilta.model.damage import UNREADABLE, damage_told, reason_of
 from vilta.model.encoder_attention import speed_up
 from vilta.model.places import check_place
 
@@ -62,21 +61,6 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
             "such as BERT, RoBERTa, DistilBERT, ModernBERT or MPNet"
         )
     return speed_up(check_language_model(_load(AutoModelForMaskedLM, source, config)))
-
-
-@contextmanager
-def damage_told(source: Any) -> Iterator[None]:
-    """Turn what a damaged weight file raises, which is no ``ValueError``, into one that names it.
-
-    Its own words are left out: some advise to read the file without any protection.
-    """
-    try:
-        yield
-    except (SafetensorError, UnpicklingError) as error:
-        raise ValueError(
-            f"the weights in {source} are damaged; copy or download them again (a run writes its "
-            "model again with --run.resume)"
-        ) from error
 
 
 def starts_at_random(source: str | PreTrainedConfig) -> bool:
@@ -268,23 +252,23 @@ def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
     try:
         check_place(_located(source))
         return AutoConfig.from_pretrained(_located(source))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, *UNREADABLE) as error:
+        reason = reason_of(error)
         raise ValueError(f"cannot read an encoder from {source!r}: {reason}") from None
 
 
 def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedModel:
     """Build from a config (random weights) or load strictly: a missing weight is an error."""
     if starts_at_random(source):
-        return auto.from_config(config)  # type: ignore[attr-defined]
+        with damage_told(config.model_type if isinstance(source, PreTrainedConfig) else source):
+            return auto.from_config(config)  # type: ignore[attr-defined]
     try:
         with damage_told(source):
             model, info = auto.from_pretrained(  # type: ignore[attr-defined]
                 source, config=config, output_loading_info=True, dtype=torch.float32
             )
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot load the weights of {source!r}: {reason}") from None
+    except OSError as error:
+        raise ValueError(f"cannot load the weights of {source!r}: {reason_of(error)}") from None
     # A pooler is not used here, and many released checkpoints come without one.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing and getattr(config, "legacy", False):

@@ -17,8 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vilta.model.damage import damage_told, reason_of
 from vilta.model.encoder_attention import speed_up
-from vilta.model.encoders import check_language_model, damage_told
+from vilta.model.encoders import check_language_model
 from vilta.model.places import check_place
 
 ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
@@ -97,7 +98,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source)
         tokenizer(TRIED_TEXT)
     except Exception as error:  # noqa: BLE001 - `tokenizers` raises nothing more exact
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = reason_of(error)
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{source!r} has no fast tokenizer, which is needed to find whole words")
@@ -134,7 +135,7 @@ def continue_language_model(source: str) -> PreTrainedModel:
                 source, output_loading_info=True, dtype=torch.float32
             )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"cannot load a language model from {source!r}: {reason}") from None
     lost = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".")]
     if lost:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, PreTrainedConfig
 
 from vilta.model.configuration import ViltaConfig
+from vilta.model.damage import UNREADABLE
 from vilta.model.encoders import load_text_encoder
 from vilta.model.modeling import ViltaForPreTraining
 
@@ -74,7 +75,7 @@ def read_checkpoint(path: str | Path) -> State:
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
+    except (UnpicklingError, *UNREADABLE):
         raise ValueError(
             f"{path} holds more than weights, or is damaged; where you trust it, write the weights "
             "alone: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"

@@ -16,6 +16,8 @@ log = logging.getLogger("vilta.model")
 
 DEFAULT = [0.5] * 3
 """Mean and deviation of an encoder without a preprocessor (our choice)."""
+LARGEST = 1e9
+"""Of a stated number; 1e99 would make pixels infinite (our choice)."""
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 """Files that describe one."""
 
@@ -87,4 +89,5 @@ def _over(values: list[float], scale: float) -> list[float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a number that pixels could be reckoned with, so neither NaN nor 1e99."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

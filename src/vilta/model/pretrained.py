@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 
-from vilta.model import encoders
 from vilta.model.configuration import ViltaConfig
+from vilta.model.damage import damage_told
 from vilta.model.heads import StateAddition
 
 PRETRAINED = ("ViltaModel", "ViltaForPreTraining", "ViltaForImageTextRetrieval")
@@ -54,7 +54,7 @@ class ViltaPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; refused below
         # What it would warn of is judged below.
-        with _errors_only(), encoders.damage_told(pretrained_model_name_or_path):
+        with _errors_only(), damage_told(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )

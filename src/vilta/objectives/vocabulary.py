@@ -71,9 +71,18 @@ class VocabularyTables(nn.Module):
         )
 
 
+MOST_WORDS = 10_000_000
+"""Numbers that words may have; the largest vocabularies have a million (our choice)."""
+
+
 def words_of(tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
-    """Return the word of each number, None where the numbers have a gap."""
+    """Return the word of each number, None where the numbers have a gap.
+
+    Raises ``ValueError`` for a number that no vocabulary reaches.
+    """
     numbers = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if numbers > MOST_WORDS:
+        raise ValueError(f"the tokenizer gives a word the number {numbers - 1:,}; it is damaged")
     return list(tokenizer.convert_ids_to_tokens(list(range(numbers))))
 
 

@@ -60,9 +60,16 @@ def read_record(run_folder: str) -> Record:
     return Record(
         steps=[line for line in lines if "loss" in line],
         evaluations=[
-            {"step": line["step"], **line["evaluation"]} for line in lines if "evaluation" in line
+            {"step": line["step"], **line["evaluation"]}
+            for line in lines
+            if isinstance(line.get("evaluation"), dict)
         ],
-        machine={name: line[name] for line in machines for name in ("device", "precision")},
+        machine={
+            name: line[name]
+            for line in machines
+            for name in ("device", "precision")
+            if name in line
+        },
         evaluation=evaluation,
         path=found[-1],
     )

@@ -15,7 +15,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -60,6 +61,17 @@ class RunState:
     """``step``, ``metric``, ``value`` and all ``metrics`` of the best evaluation."""
     window: dict[str, list[float]] = field(default_factory=dict)
     """What the steps since the last line of metrics.jsonl reported."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` that names the first field with a value of another type."""
+        for name, hint in get_type_hints(type(self)).items():
+            hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            kinds = {get_origin(each) or each for each in hints}
+            value = getattr(self, name)
+            if type(value) not in (kinds | {int} if float in kinds else kinds):
+                raise ValueError(f"field {name!r} is wrong")
+        if self.best is not None and type(self.best.get("step")) is not int:
+            raise ValueError("field 'best' is wrong")
 
     def refuse_other(self, now: RunState, *, accept_other_data: bool) -> None:
         """Raise ``ValueError`` if a run set up as ``now`` cannot continue from this state."""
@@ -179,8 +191,10 @@ def load_state(folder: Path) -> RunState:
         if "seconds" not in content:  # where it was before there were sums
             _check_sums(folder)
         state = RunState(**content)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder} is not a checkpoint: {_STATE} is damaged ({error})") from None
+        state.check()
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} is not a checkpoint: {_STATE} is damaged ({reason})") from None
     if folder.name != _folder(folder, state.step).name:
         raise ValueError(f"{folder} is damaged: it holds the checkpoint of step {state.step}")
     state.seconds = _read_clock(folder, state.seconds)
@@ -211,17 +225,32 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
     path = folder / _OPTIMIZER
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged: {reason}") from None
     try:
         optimizer.load_state_dict(saved["optimizer"])
-    except (KeyError, ValueError):
+        schedule.load_state_dict(saved["schedule"])
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         raise ValueError(
             f"{path} belongs to other trained parameters or to another optimizer; resume with the "
             "run's own --model.freeze and --optimization.optimizer"
         ) from None
-    schedule.load_state_dict(saved["schedule"])
+
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    MemoryError,
+    AssertionError,
+    pickle.UnpicklingError,
+)
+"""What torch raises for a file that it has not written."""
 
 
 def _save_optimizer(optimizer: torch.optim.Optimizer, schedule: LambdaLR, path: Path) -> None:
@@ -275,7 +304,7 @@ def _read_clock(folder: Path, otherwise: float) -> float:
     """Return the seconds of training so far; nothing depends on them, so damage is not an error."""
     try:
         return float(json.loads((folder / _CLOCK).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return otherwise
 
 

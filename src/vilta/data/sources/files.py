@@ -230,6 +230,8 @@ def _opened(file: Any) -> tarfile.TarFile:
         return tarfile.open(fileobj=ending, mode="r|*", tarinfo=_BoundedMember)
     except RecursionError:
         raise tarfile.ReadError(_IN_CIRCLES) from None
+    except TypeError:  # what tarfile makes of a compressed file that ends in its head
+        raise tarfile.ReadError("its head is cut off") from None
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:

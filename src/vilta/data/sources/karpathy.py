@@ -160,9 +160,9 @@ def _image_path(entry: Entry) -> str:
 
 
 def _captions(entry: Entry) -> list[str]:
-    sentences = entry.get("sentences")
-    return [
-        s.get("raw") or " ".join(map(str, s.get("tokens") or []))
-        for s in (sentences if isinstance(sentences, list) else [])
-        if isinstance(s, dict)
-    ]
+    sentences = [s for s in _list(entry.get("sentences")) if isinstance(s, dict)]
+    return [s.get("raw") or " ".join(map(str, _list(s.get("tokens")))) for s in sentences]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -129,6 +129,7 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
     _check_saved(folder)
     try:
         content = datasets.load_from_disk(str(folder))
+        _check_data(content)
     except (*_UNREADABLE, pa.ArrowException) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{folder} was saved by `datasets` but cannot be opened: {line}") from None
@@ -144,8 +145,15 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
     return TableReader(content, name, what, options, folder)
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What `datasets` raises for metadata that it has not written."""
+
+
+def _check_data(content: Any) -> None:
+    """Raise ``ArrowInvalid`` for offsets that point anywhere in memory; pixels are not read."""
+    for table in content.values() if isinstance(content, dict) else [content]:
+        for column in table.data.itercolumns():
+            column.validate(full=True)
 
 
 def _check_saved(folder: Path) -> None:

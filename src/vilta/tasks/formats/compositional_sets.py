@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.data.images import Images
+from vilta.data.sources.base import listed
 from vilta.data.sources.files import read_json
 from vilta.decoding import decode_image
 from vilta.tasks.finetuning import ItemRow
@@ -19,6 +20,8 @@ from vilta.tasks.formats.aro import ORDER_FILES, order_texts
 from vilta.tasks.formats.csv_lines import csv_lines, is_csv
 from vilta.tasks.formats.json_lines import field, json_lines, list_field
 
+LARGEST_BOX = 1_000_000
+"""Pixels of a side of a box; no image is larger."""
 AGREED = 2
 """Annotators of three who must have chosen VALSE's caption (its authors' rule)."""
 
@@ -36,8 +39,8 @@ def _read_file(path: Path) -> list[ItemRow]:
     if is_csv(path):
         return _csv_rows(path)
     content: Any = json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-    listed = enumerate(content) if isinstance(content, list) else ()
-    items = list(content.items() if isinstance(content, dict) else listed)
+    numbered = enumerate(content) if isinstance(content, list) else ()
+    items = list(content.items() if isinstance(content, dict) else numbered)
     if not items or not all(isinstance(item, dict) for _, item in items):
         raise ValueError(f"{path} holds no items, or one that is not a JSON object")
     fields = {name for _, item in items for name in item}
@@ -46,7 +49,7 @@ def _read_file(path: Path) -> list[ItemRow]:
     read = _aro_captions if order else next((READERS[m] for m in READERS if m in fields), None)
     if read is None:
         raise ValueError(
-            f"{path} is not a supported set of captions: its items have {', '.join(items[0][1])},"
+            f"{path} is not a supported set of captions: its items have {listed(items[0][1])},"
             f" none has {', '.join(READERS)}; ARO's order files are known by name"
             f" ({', '.join(ORDER_FILES)})"
         )
@@ -58,7 +61,7 @@ def _text(item: dict[str, Any], name: str, path: Path) -> str:
     value = field(item, name, path)
     text = value[0] if isinstance(value, list) and value else value
     if not isinstance(text, str):
-        raise ValueError(f"{path}: {name!r} of an item must be a text, not {value!r}")
+        raise ValueError(f"{path}: {name!r} of an item must be a text, not {listed([value])}")
     return text
 
 
@@ -70,9 +73,12 @@ def _winoground(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
 
 
 def _valse(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
-    votes = item.get("mturk") or {}
-    if votes and int(votes.get("caption", 0)) < AGREED:
-        return []
+    if votes := item.get("mturk"):
+        agreed = field(votes, "caption", path)
+        if not isinstance(agreed, int):
+            raise ValueError(f"{path}: 'caption' of 'mturk' must be a number of votes")
+        if agreed < AGREED:
+            return []
     image = str(field(item, "image_file", path))
     texts = [_text(item, "caption", path), _text(item, "foil", path)]
     return [row_of(name, [image], texts, [1, 0], "valse", path.stem)]
@@ -81,13 +87,18 @@ def _valse(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
 def _aro(item: dict[str, Any], name: str, path: Path) -> list[ItemRow]:
     image = str(field(item, "image_path", path))
     if "bbox_x" in item:
-        box = [int(field(item, f"bbox_{side}", path)) for side in "xywh"]
-        image = f"{image}#{','.join(map(str, box))}"
+        box = [field(item, f"bbox_{side}", path) for side in "xywh"]
+        if not all(isinstance(side, int | float) and abs(side) < LARGEST_BOX for side in box):
+            raise ValueError(f"{path}: the box of an item must be four numbers: {listed(box)}")
+        image = f"{image}#{','.join(str(int(side)) for side in box)}"
     texts = [_text(item, "true_caption", path), _text(item, "false_caption", path)]
     if "relation_name" in item:
         source, category = "aro-relation", str(item["relation_name"])
     else:
-        source, category = "aro-attribution", "_".join(field(item, "attributes", path))
+        source, category = (
+            "aro-attribution",
+            "_".join(map(str, list_field(item, "attributes", path))),
+        )
     return [row_of(name, [image], texts, [1, 0], source, category)]
 
 

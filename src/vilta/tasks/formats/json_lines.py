@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vilta.data.sources.base import listed
 from vilta.data.sources.files import read_json
 from vilta.data.sources.tables import decoded, is_json_list, lines_of
 
@@ -18,7 +19,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             item = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             item = None
         if not isinstance(item, dict):
             raise ValueError(f"{path}, line {number}: not a JSON object")
@@ -41,7 +42,7 @@ def field(item: Any, name: str, path: str | Path) -> Any:
     if not isinstance(item, dict):
         raise ValueError(f"{path}: an item is not a JSON object; it is {str(item)[:40]!r}")
     if name not in item:
-        raise ValueError(f"{path}: an item has no field {name!r}; it has {', '.join(item)}")
+        raise ValueError(f"{path}: an item has no field {name!r}; it has {listed(item)}")
     return item[name]
 
 

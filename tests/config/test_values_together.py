@@ -1,0 +1,33 @@
+"""Values that are right alone and wrong together are refused in a line that names them."""
+
+from dataclasses import replace
+
+import pytest
+
+from vilta.config import ObjectiveConfig
+from vilta.config.ablate import AblateConfig
+from vilta.config.ranges import check_config
+
+ABLATE = AblateConfig(arms=("vilta", "meter"), baseline="meter", seeds=(0, 1), out="x")
+OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_start=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (ABLATE, {"seeds": ()}, "seeds is empty; name at least one"),
+        (ABLATE, {"arms": ("vilta", "meter", "vilta")}, "arms has vilta twice"),
+        (ABLATE, {"seeds": (1, 0, 1)}, "seeds has 1 twice"),
+        (ABLATE, {"baseline": "metre"}, "baseline 'metre' is not one of the arms: vilta, meter"),
+        (ABLATE, {"planned": ("vilta > alba on edits/accuracy",)}, "'alba' is not one of the arms"),
+        (ABLATE, {"planned": ("vilta beats meter",)}, "planned: cannot read 'vilta beats meter'"),
+        (OBJECTIVE, {"queue_size": 64}, "queue_size is for itc_targets: momentum"),
+        (OBJECTIVE, {"mlm_start": 1, "itc_weight": 0.0, "itm_start": 1}, "needs contrast"),
+        (OBJECTIVE, {"mlm_start": 2, "itm_start": 1}, r"itm_start is 1; .* mlm_start \(2"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(config, change, message):
+    check_config(config)
+    with pytest.raises(ValueError, match=message) as raised:
+        check_config(replace(config, **change))
+    assert "\n" not in str(raised.value)
