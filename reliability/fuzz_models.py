@@ -26,9 +26,10 @@ from vilta.apps.photo_index import PhotoIndex
 from vilta.apps.photo_search import PhotoSearch
 from vilta.apps.released import load_released
 from vilta.apps.server import build_app
-from vilta.config import PretrainConfig
+from vilta.config import DataConfig, PretrainConfig
 from vilta.config.yaml_file import save_yaml
-from vilta.finished_run import read_run
+from vilta.finished_run import read_run, result_path
+from vilta.locking import only_writer
 from vilta.model import ViltaConfig, ViltaForPreTraining, ViltaProcessor
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.encoders import load_image_encoder, load_text_encoder
@@ -36,6 +37,7 @@ from vilta.model.language_model import continue_language_model, load_tokenizer, 
 from vilta.model.meter import read_checkpoint
 from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import read_vocabulary
+from vilta.report.model_card import licence_of, write_card
 from vilta.report.record import read_record
 from vilta.training.checkpoint import (
     RunState,
@@ -78,7 +80,14 @@ def write_released(folder: Path) -> None:
 
 def write_run(folder: Path) -> None:
     """Write the files of a run that say how far it is, and a checkpoint."""
-    save_yaml(PretrainConfig(), folder / "config.yaml")
+    data = DataConfig(train=str(folder / "data"))
+    save_yaml(PretrainConfig(data=data), folder / "config.yaml")
+    for name in ("data", "model"):
+        (folder / name).mkdir()
+    manifest = {"source": "x", "rows": 1, "captions": 2}
+    (folder / "data" / "manifest.json").write_bytes(plain(manifest))
+    (folder / "model" / "config.json").write_bytes(plain({"architectures": ["A"]}))
+    (folder / "README.md").write_bytes(b"---\nlicense: mit\ntags: [a]\n---\n\n# A model\n")
     step = {"step": 1, "loss": 0.5, "samples_per_s": 9.0, "seconds": 1.0}
     evaluation = {"step": 1, "evaluation": {"retrieval/r1": 0.5}}
     machine = {"step": 1, "device": "cpu", "precision": "fp32"}
@@ -169,8 +178,15 @@ def use_image_encoder(path: Path) -> None:
 
 def read_run_files(path: Path) -> None:
     """Read what `vilta report` and `evaluate` read of a run."""
+    result_path(str(path.parent), "evaluation", "y")
     read_run(str(path.parent))
     read_record(str(path.parent))
+
+
+def use_lock(path: Path) -> None:
+    """Take over the lock that a process has left."""
+    with only_writer(path, path.parent) as note:
+        assert "\n" not in note
 
 
 @cache
@@ -317,6 +333,11 @@ PARSERS = [
         "run_files",
         {
             **files_of(write_run, read_run_files, "config.yaml", "metrics.jsonl", EVALUATION),
+            **files_of(write_run, lambda path: licence_of(str(path.parent)), "README.md"),
+            **files_of(
+                write_run, lambda path: write_card(path.parent.parent), "data/manifest.json"
+            ),
+            "run.lock": (use_lock, [plain({"pid": 1, "host": "a", "since": "b", "command": "c"})]),
             **files_of(write_run, load_checkpoint, f"{CHECKPOINT}/state.json"),
             **files_of(write_run, load_all, f"{CHECKPOINT}/clock.json", f"{CHECKPOINT}/SHA256SUMS"),
         },

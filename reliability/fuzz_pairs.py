@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,17 @@ from PIL.PngImagePlugin import PngInfo
 
 from vilta.data.images import find_images
 from vilta.data.inspection import inspect_pairs
-from vilta.data.sources import FEATURES, find_shards
+from vilta.data.sources import FEATURES, find_reader, find_shards
 from vilta.data.sources.patterns import shard_reader, stored_count
 from vilta.decoding import decode_image, decode_pixels
 
 
 def pictures() -> list[Seed]:
     """Return a picture in every format that is read, and in odd modes."""
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     texts, turned = PngInfo(), Image.Exif()
     texts.add_text("a", "b" * 50, zip=True)
     texts.add_itxt("c", "d")
@@ -47,6 +52,7 @@ def pictures() -> list[Seed]:
         *(encoded(kind, mode) for kind in ("PNG", "TIFF") for mode in ("I;16", "1", "LA", "RGBA")),
         encoded("TIFF", "F"),
         encoded("WEBP", "RGBA", lossless=True),
+        *([encoded("HEIF")] if find_spec("pillow_heif") else []),
     ]
 
 
@@ -69,6 +75,7 @@ def read_shard(path: Path) -> None:
     """Read a shard to its end, and count it; a damaged Parquet file may not hold what it says."""
     reader = shard_reader(find_shards(str(path))[0])
     found = sum(1 for _ in reader.items())
+    assert reader.total is None or reader.total >= 0
     try:
         number = shard_reader(str(path)).count()
     except (OSError, pa.ArrowException):
@@ -87,6 +94,8 @@ def read_tar_beside(path: Path) -> None:
 def read_packed(path: Path) -> None:
     """Read a folder that was packed, and its images by name."""
     read_pairs(path.parent)
+    with contextlib.suppress(ValueError):  # the manifest says of which split it is
+        find_reader(f"{path.parent}?split=train")
     images = find_images(str(path.parent))
     assert "1" not in images or images.read("1")
 
@@ -167,6 +176,7 @@ PARSERS = [
                     columnar(columns(base64.b64encode(JPEG).decode())),
                     columnar(columns({"bytes": JPEG, "path": None}, "['a dog', 'a cat']")),
                     columnar(columns(list(JPEG))),
+                    columnar({"jpg": [JPEG, None], "caption": ["a"] * 2, **DOWNLOADS}),
                 ],
             ),
             "metadata.parquet": (

@@ -13,6 +13,7 @@ from vilta.config.ablate import AblateConfig
 from vilta.config.finetune import TaskSettings
 from vilta.config.yaml_file import load_yaml
 from vilta.data.mixture import read_mixture
+from vilta.data.sources import SourceOptions, find_reader
 from vilta.data.text import caption_lines
 from vilta.tasks.classification import Classification
 from vilta.tasks.formats.compositional_sets import read_set
@@ -26,6 +27,13 @@ COCO = {
     "annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}],
 }
 REGION = {"region_id": 1, "image_id": 1, "phrase": "a dog", "x": 1, "y": 1, "width": 9, "height": 9}
+
+
+def read_regions(path: Path) -> None:
+    """Read regions as captions of the whole image, and as images of their own."""
+    for crops in (False, True):
+        for _ in find_reader(str(path.parent), SourceOptions(region_crops=crops)).found():
+            pass
 
 
 def captions_of(path: Path) -> None:
@@ -127,7 +135,7 @@ PARSERS = [
             ),
             "dataset_flickr8k.json": (read_folder, [plain(KARPATHY)]),
             "captions_train2014.json": (read_folder, [plain(COCO)]),
-            "region_descriptions.json": (read_folder, [plain([{"id": 1, "regions": [REGION]}])]),
+            "region_descriptions.json": (read_regions, [plain([{"id": 1, "regions": [REGION]}])]),
             "metadata.jsonl": (read_folder, [b'{"file_name": "1.jpg", "captions": ["a dog"]}\n']),
             "lines.jsonl": (
                 read_folder,
@@ -176,7 +184,7 @@ PARSERS = [
                 lambda path: load_yaml(path, PretrainConfig),
                 [
                     b"data: {train: a, val: b, workers: 2}\nmodel: {fusion_layers: 2}\n"
-                    b"optimization: {learning_rate: 1e-4, betas: [0.9, 0.98]}\n"
+                    b"optimization: {lr: 1e-4, steps: 9}\n"
                     b"run: {out: x, resume: auto}\n"
                 ],
             ),
@@ -193,7 +201,7 @@ PARSERS = [
             ),
             "ablate.yaml": (
                 lambda path: load_yaml(path, AblateConfig),
-                [b"budget: steps\namount: 9\nevaluations: 2\nseeds: [1, 2]\nout: x\n"],
+                [b"budget: samples\namount: 9\nevaluations: 2\nseeds: [1, 2]\nout: x\n"],
             ),
         },
     ),

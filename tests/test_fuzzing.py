@@ -47,7 +47,32 @@ DECODERS = {
 }
 """Calls that turn bytes or text into something; by their last name, or their last two."""
 
-NOT_FOREIGN = {}
+OWN = "reads what the same program wrote while it worked"
+RELEASED = "loads a released model, as `released_models` does"
+NOT_FOREIGN = {
+    "ablation/arms.py::changed": "reads a flag of the command line",
+    "ablation/grid.py::load_plan": OWN,
+    "ablation/records.py::_json": OWN,
+    "apps/onnx_export.py::largest_difference": OWN,
+    "apps/onnx_ranker.py::__init__": "reads what `vilta export` wrote; a program of its own",
+    "apps/onnx_ranker.py::read_pixels": "a program of its own, without vilta's bounds",
+    "apps/onnx_ranker.py::readable": "a program of its own, without vilta's bounds",
+    "apps/sentence_transformers.py::__init__": RELEASED,
+    "commands/evaluate.py::earlier_evaluations": OWN,
+    "commands/finetune.py::start_model": RELEASED,
+    "data/corruption.py::apply": OWN,
+    "data/pack/journal.py::begin": OWN,
+    "data/pack/shards.py::read_batches": OWN,
+    "data/sources/saved.py::find_hub": "needs the network; then as a saved folder",
+    "finished_run.py::load_run": RELEASED,
+    "finished_run.py::load_task": RELEASED,
+    "finished_run.py::take_weights": RELEASED,
+    "pretraining_run.py::example_pictures": OWN,
+    "registration.py::execute_and_register": "loads a module of Python",
+    "report/model_card.py::write_converted_card": OWN,
+    "training/folder.py::_keys": OWN,
+    "training/tracking.py::_drop_lines_after": OWN,
+}
 """Functions with such a call that the fuzzer does not reach, each with the reason."""
 
 

@@ -181,6 +181,21 @@ def test_visual_genome_regions_as_images(visual_genome):
     assert any("smaller than 8 pixels" in r for r in reasons) and "no caption" in reasons
 
 
+def test_regions_of_other_types_are_left_out(visual_genome):
+    path = visual_genome / "region_descriptions.json"
+    endless = {
+        "region_id": 7,
+        "phrase": "a dog",
+        "x": float("inf"),
+        "y": 0,
+        "width": 9,
+        "height": 9,
+    }
+    path.write_text(json.dumps([{"id": 1, "regions": 0.5}, {"id": 2, "regions": [endless, 7]}]))
+    assert rows_of(visual_genome, region_crops=True)[0] == []
+    assert [row["captions"] for row in rows_of(visual_genome)[0]] == [["a dog"]]
+
+
 def test_a_cut_region_file_is_one_line_after_what_could_be_read(visual_genome):
     path = visual_genome / "region_descriptions.json"
     path.write_text(path.read_text()[:-60])

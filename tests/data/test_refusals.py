@@ -90,17 +90,3 @@ def test_several_question_files(tmp_path):
 def test_paths_in_an_object_store_stay_below_their_folder(path):
     with pytest.raises(OSError, match="not a path below"):
         files_below(UPath("memory://bucket/folder"))(path)
-
-
-def test_karpathy_sentences_of_other_types_are_no_captions(flickr):
-    content = karpathy()
-    content["images"][0]["sentences"] = [{"tokens": 7}, {"raw": "", "tokens": ["a", 1]}]
-    (flickr / "dataset_flickr8k.json").write_text(json.dumps(content))
-    found = [item.captions for item in find_reader(str(flickr / "?split=train")).items()]
-    assert found[0] == ["", "a 1"]
-
-
-def test_a_packed_tar_that_ends_in_its_head(tmp_path):
-    (tmp_path / "0.tar.gz").write_bytes(b"\x1f\x8b\x08")
-    with pytest.raises(ValueError, match=r"0\.tar\.gz"):
-        list(find_reader(str(tmp_path / "0.tar.gz")).found())

@@ -294,3 +294,17 @@ def test_text_samples_have_no_pixels():
     assert sample.caption == "a dog" and sample.pixels.shape == (3, 0, 0)
     with pytest.raises(ValueError, match="mine: no captions"):
         TextDataset([], "mine")
+
+
+def test_karpathy_sentences_of_other_types_are_no_captions(flickr):
+    content = karpathy()
+    content["images"][0]["sentences"] = [{"tokens": 7}, {"raw": "", "tokens": ["a", 1]}]
+    (flickr / "dataset_flickr8k.json").write_text(json.dumps(content))
+    found = [item.captions for item in find_reader(str(flickr / "?split=train")).items()]
+    assert found[0] == ["", "a 1"]
+
+
+def test_a_packed_tar_that_ends_in_its_head(tmp_path):
+    (tmp_path / "0.tar.gz").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(ValueError, match=r"0\.tar\.gz"):
+        list(find_reader(str(tmp_path / "0.tar.gz")).found())

@@ -29,9 +29,9 @@ def refused(problem, read, *arguments):
         {"hidden_size": [8]},
         {"hidden_size": -1},
         {"hidden_size": 2**62},
+        {"num_hidden_layers": 2**31},
         {"num_hidden_layers": [1]},
         {"stem_widths": 0.5},
-        {"num_attention_heads": 0},
     ],
 )
 def test_an_image_encoder_that_cannot_be_built(tmp_path, change):
@@ -57,6 +57,8 @@ def released(tmp_path_factory):
         {"text_config": {"model_type": ["bert"]}},
         {"architectures": 7},
         {"hidden_size": "many"},
+        {"fusion_layers": 2**31},
+        {"text_config": {"model_type": "bert", "num_hidden_layers": 2**31}},
         None,
     ],
 )

@@ -22,7 +22,6 @@ from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import model_folder
-from vilta.model import ViltaConfig
 from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer

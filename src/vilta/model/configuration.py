@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args, no_type_check
 from transformers import AutoConfig, PreTrainedConfig
 
 from vilta.config.pretrain import FusionKind
-from vilta.model.damage import damage_told, reason_of
+from vilta.model.damage import check_sizes, damage_told, reason_of
 
 FUSION_KINDS = get_args(FusionKind)
 LAYOUTS = ("vilta", "meter")
@@ -74,6 +74,7 @@ class ViltaConfig(PreTrainedConfig):
         # Whether the language-model head is tied to the embeddings is the text encoder's affair.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", True))
         super().__post_init__(**kwargs)
+        check_sizes(self)
         choices = {
             "fusion": FUSION_KINDS,
             "word_head": WORD_HEADS,
@@ -107,6 +108,15 @@ def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
     """Read the configuration of a released model; ``ValueError`` in one line if it cannot be."""
     try:
         with damage_told(place):
-            return ViltaConfig.from_pretrained(place, **settings)
+            config = ViltaConfig.from_pretrained(place, **settings)
     except OSError as error:
         raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error
+    if not all(isinstance(name, str) for name in _names(config.architectures)):
+        raise ValueError(
+            f"{place} cannot be loaded: its architectures are {config.architectures!r}"
+        )
+    return config
+
+
+def _names(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value or ""]

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from vilta.config.shipped import find_shipped
-from vilta.model.damage import UNREADABLE, damage_told, reason_of
+from vilta.model.damage import UNREADABLE, check_sizes, damage_told, reason_of
 from vilta.model.encoder_attention import speed_up
 from vilta.model.places import check_place
 
@@ -42,7 +42,7 @@ def load_image_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
     Of a two-tower checkpoint such as CLIP, the image tower is taken. Raises ``ValueError`` if the
     checkpoint lacks weights or transformers has no such image encoder.
     """
-    config = _read_config(source)
+    config = encoder_config(source)
     config = getattr(config, "vision_config", config)
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"{config.model_type!r} is not an encoder that AutoModel supports")
@@ -54,7 +54,7 @@ def load_text_encoder(source: str | PreTrainedConfig) -> PreTrainedModel:
 
     Raises ``ValueError`` if the architecture has no masked language model or weights are missing.
     """
-    config = _read_config(source)
+    config = encoder_config(source)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(
             f"{config.model_type!r} has no masked language model in transformers; take an encoder "
@@ -246,15 +246,18 @@ def _located(source: str) -> str:
     return find_shipped(source, ".json")
 
 
-def _read_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
+def encoder_config(source: str | PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of an encoder; ``ValueError`` in one line if it cannot be read."""
     if isinstance(source, PreTrainedConfig):
         return source
     try:
         check_place(_located(source))
-        return AutoConfig.from_pretrained(_located(source))
+        config = AutoConfig.from_pretrained(_located(source))
+        check_sizes(config)
     except (OSError, *UNREADABLE) as error:
         reason = reason_of(error)
         raise ValueError(f"cannot read an encoder from {source!r}: {reason}") from None
+    return config
 
 
 def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) -> PreTrainedModel:

@@ -19,7 +19,7 @@ from transformers import (
 
 from vilta.model.damage import damage_told, reason_of
 from vilta.model.encoder_attention import speed_up
-from vilta.model.encoders import check_language_model
+from vilta.model.encoders import check_language_model, encoder_config
 from vilta.model.places import check_place
 
 ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
@@ -129,10 +129,10 @@ def continue_language_model(source: str) -> PreTrainedModel:
     ``ValueError`` for a missing encoder weight or an architecture without masked language model.
     """
     try:
-        check_place(source)
+        config = encoder_config(source)
         with damage_told(source):
             model, info = AutoModelForMaskedLM.from_pretrained(
-                source, output_loading_info=True, dtype=torch.float32
+                source, config=config, output_loading_info=True, dtype=torch.float32
             )
     except (OSError, ValueError) as error:
         reason = reason_of(error)

@@ -194,12 +194,19 @@ def _usage(run: Run) -> str:
 def _data(run: Run) -> Iterator[tuple[str, str, str, str]]:
     for name in ("train", "val"):
         if source := run.settings["data"].get(name):
-            manifest = Path(source) / "manifest.json"
-            held: dict[str, Any] = {}
-            if manifest.is_file():
-                held = json.loads(manifest.read_text(encoding="utf-8"))
+            held = _manifest(source)
             where = f"{_name(source)} ({_name(held['source'])})" if held else _name(source)
             yield name, where, str(held.get("rows", "")), str(held.get("captions", ""))
+
+
+def _manifest(folder: str) -> dict[str, Any]:
+    """Return what a packed folder says of itself; nothing of another, or of a damaged one."""
+    try:
+        content = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = isinstance(content, dict) and isinstance(content.get("source"), str)
+    return content if known else {}
 
 
 def _all_metrics(run: Run) -> str:
@@ -252,8 +259,7 @@ def _parts(run: Run) -> list[tuple[str, str, str]]:
         elif source:
             parts.append((part, _name(source), licence_of(source)))
     for name in filter(None, str(data.get("train", "")).split("+")):
-        manifest = Path(name) / "manifest.json"
-        source = json.loads(manifest.read_text())["source"] if manifest.is_file() else name
+        source = _manifest(name).get("source", name)
         drawn = SCENES.match(source)
         licence = "apache-2.0" if drawn else licence_of(name)
         parts.append(("training data", "built-in scenes" if drawn else _name(name), licence))

@@ -207,6 +207,11 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join(" ".join(str(name).split())[:40] for name in names)
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a list that was read from a file, and an empty one for whatever else is there."""
+    return value if isinstance(value, list) else []
+
+
 def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:
     """Return the split to read; a ``ValueError`` names those there are."""
     splits = list(splits)

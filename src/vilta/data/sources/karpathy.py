@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vilta.data.sources.base import Item, Reader, Skipped, no_such_split
+from vilta.data.sources.base import Item, Reader, Skipped, as_list, no_such_split
 from vilta.data.sources.files import NamedImagesReader, path_ends, read_json, tar_members
 from vilta.data.sources.options import SourceOptions
 
@@ -160,9 +160,5 @@ def _image_path(entry: Entry) -> str:
 
 
 def _captions(entry: Entry) -> list[str]:
-    sentences = [s for s in _list(entry.get("sentences")) if isinstance(s, dict)]
-    return [s.get("raw") or " ".join(map(str, _list(s.get("tokens")))) for s in sentences]
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    sentences = [s for s in as_list(entry.get("sentences")) if isinstance(s, dict)]
+    return [s.get("raw") or " ".join(map(str, as_list(s.get("tokens")))) for s in sentences]

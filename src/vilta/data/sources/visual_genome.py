@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vilta.data.sources.base import Item, Reader
+from vilta.data.sources.base import Item, Reader, as_list
 from vilta.data.sources.files import ImageFiles, find_or_skip, json_array
 from vilta.decoding import MIN_SIDE, bounded_bytes, decode_image
 
@@ -48,7 +48,7 @@ class VisualGenomeReader(Reader):
             path = find_or_skip(self, files, f"{number}.jpg", f"{REGIONS}: image {number}")
             if path is None:
                 continue
-            regions = [r for r in entry.get("regions") or [] if isinstance(r, dict)]
+            regions = [r for r in as_list(entry.get("regions")) if isinstance(r, dict)]
             if self.crops:
                 yield from _cut_out(path, number, regions)
                 continue
@@ -82,7 +82,7 @@ def _crop(path: Path, region: dict[str, Any]) -> bytes:
     try:
         left, top, width, height = (int(region[k]) for k in ("x", "y", "width", "height"))
         image = decode_image(bounded_bytes(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise OSError(f"no region: {error}") from None
     box = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)
     if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
