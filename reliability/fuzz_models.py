@@ -93,7 +93,7 @@ def write_run(folder: Path) -> None:
     machine = {"step": 1, "device": "cpu", "precision": "fp32"}
     lines = [plain(line) + b"\n" for line in (machine, step, evaluation)]
     (folder / "metrics.jsonl").write_bytes(b"".join(lines))
-    content = {"run": "x", "data": "y", "metrics": {"r1": 0.5, "negatives": {"a": {"b": 1}}}}
+    content = {"run": "x", "data": "y", "metrics": {"r1": 0.5, "negatives": {"a": {"b": 1.0}}}}
     (folder / EVALUATION).write_bytes(plain(content))
     write_checkpoint(folder)
 

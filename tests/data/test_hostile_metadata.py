@@ -62,6 +62,12 @@ def test_a_saved_folder_that_names_no_data(saved):
         find_reader(str(saved))
 
 
+def test_the_format_that_a_saved_folder_was_left_in_is_not_ours(saved):
+    path = saved / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_format_columns": []}))
+    assert [item.captions for item in find_reader(str(saved)).items()] == [["a dog"]]
+
+
 def test_a_saved_folder_whose_offsets_point_anywhere(tmp_path):
     """Unchecked, it makes the process read foreign memory."""
     rows = [{"image": None, "captions": ["nine char"], "image_id": "1", "source": "x"}] * 2

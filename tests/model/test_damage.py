@@ -86,6 +86,12 @@ def test_numbers_of_a_preprocessor_that_no_pixel_can_be_reckoned_with(tmp_path, 
         refused("the preprocessor of", pixel_statistics, str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["0.5", "[]", '"x"'])
+def test_a_preprocessor_that_is_no_object(tmp_path, content):
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    refused("the preprocessor of", pixel_statistics, str(tmp_path))
+
+
 def test_a_word_with_a_number_that_would_fill_the_memory(monkeypatch):
     tokenizer = tiny_tokenizer("wordpiece")
     assert None not in words_of(tokenizer)

@@ -39,6 +39,9 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
         log.warning("%s has no preprocessor: pixels get mean 0.5 and deviation 0.5", source)
         return DEFAULT, DEFAULT
 
+    if not isinstance(values, dict):
+        raise ValueError(f"the preprocessor of {source} is no JSON object")
+
     def stated(name: str, default: Any) -> Any:
         return values[name] if name in values else _default_of(values, name, default)
 

@@ -128,7 +128,8 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
         return None
     _check_saved(folder)
     try:
-        content = datasets.load_from_disk(str(folder))
+        # Its own format may hide columns, or give rows as something else.
+        content = datasets.load_from_disk(str(folder)).with_format(None)
         _check_data(content)
     except (*_UNREADABLE, pa.ArrowException) as error:
         line = " ".join(str(error).split())
