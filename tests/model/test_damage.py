@@ -56,6 +56,7 @@ def released(tmp_path_factory):
         {"vision_config": {"model_type": "vit", "hidden_size": [8]}},
         {"text_config": {"model_type": ["bert"]}},
         {"architectures": 7},
+        {"architectures": ["a\nb"]},
         {"hidden_size": "many"},
         {"fusion_layers": 2**31},
         {"text_config": {"model_type": "bert", "num_hidden_layers": 2**31}},

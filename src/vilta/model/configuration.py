@@ -111,12 +111,7 @@ def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
             config = ViltaConfig.from_pretrained(place, **settings)
     except OSError as error:
         raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error
-    if not all(isinstance(name, str) for name in _names(config.architectures)):
-        raise ValueError(
-            f"{place} cannot be loaded: its architectures are {config.architectures!r}"
-        )
+    names = [] if config.architectures is None else config.architectures
+    if not isinstance(names, list) or not all(str(name).isidentifier() for name in names):
+        raise ValueError(f"{place} cannot be loaded: its `architectures` are no names of classes")
     return config
-
-
-def _names(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value or ""]
