@@ -57,11 +57,26 @@ def with_bytes_changed(data: bytes, random: Random) -> bytes:
             content[at:at] = content[at : at + length]
         elif kind == 3:
             content[at:at] = random.choice(
-                (b'"', b"{", b"[", b"\0", b"\xff", b"\n", b"-1", b"1e99", b"\r", b"\xef\xbb\xbf")
+                (
+                    b'"',
+                    b"{",
+                    b"[",
+                    b"\0",
+                    b"\xff",
+                    b"\n",
+                    b"-1",
+                    b"1e99",
+                    b"\r",
+                    b"\xef\xbb\xbf",
+                    b"[" * 3000,
+                )
             )
         elif random.random() < 0.2:
             del content[at:]
     return bytes(content[:LARGEST])
+
+
+_PIECES = (b'"', b"{", b"[" * 3000, b"\0", b"\xff", b"\n", b"-1", b"1e99", b"\r", b"\xef\xbb\xbf")
 
 
 def with_values_changed(data: bytes, random: Random) -> bytes | None:

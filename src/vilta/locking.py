@@ -95,5 +95,5 @@ def _holder(file: int) -> str:
         card = json.loads(os.pread(file, 4096, 0))
         where = "" if card["host"] == socket.gethostname() else f" on {card['host']}"
         return f"process {card['pid']}{where} ({card['command']}, since {card['since']})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return ""

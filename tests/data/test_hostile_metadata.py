@@ -90,6 +90,13 @@ def test_merged_items_of_a_manifest_that_say_nothing(tmp_path, merged):
     assert merged_ids(tmp_path) == []
 
 
+@pytest.mark.parametrize("manifest", [7, [], {"split": 7}, {"split": ["train"]}])
+def test_a_manifest_that_names_no_split(saved, manifest):
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="there are: none"):
+        find_reader(f"{saved}?split=train")
+
+
 def test_a_merged_item_of_a_row_that_is_not_there(saved):
     merged = [
         {"image_id": "2", "row": 0},

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vilta.data.sources import find_reader, load_pairs
-from vilta.data.sources.base import clean_captions
+from vilta.data.sources.base import clean_captions, manifest_of
+from vilta.data.sources.patterns import stored_count
 from vilta.data.text import TextDataset, caption_lines
 
 
@@ -308,3 +309,14 @@ def test_a_packed_tar_that_ends_in_its_head(tmp_path):
     (tmp_path / "0.tar.gz").write_bytes(b"\x1f\x8b\x08")
     with pytest.raises(ValueError, match=r"0\.tar\.gz"):
         list(find_reader(str(tmp_path / "0.tar.gz")).found())
+
+
+def test_json_that_is_nested_without_end_beside_images_and_in_a_tar(tmp_path):
+    deep = b"[" * 100_000
+    place = make_tar(tmp_path / "0.tar", {"dataset_a.json": deep})
+    with pytest.raises(ValueError, match=r"cannot be read \(dataset_a\.json\)"):
+        find_reader(place).table()
+    (tmp_path / "sizes.json").write_bytes(deep)
+    assert stored_count(place) is None
+    (tmp_path / "manifest.json").write_bytes(deep)
+    assert manifest_of(tmp_path) == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from PIL import Image
 
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
-from vilta.data.sources.base import AGAIN, MANIFEST
+from vilta.data.sources.base import AGAIN, as_list, manifest_of
 from vilta.data.sources.files import ImageFiles, path_ends
 from vilta.decoding import bounded_bytes
 from vilta.scenes import picture_from_id
@@ -138,12 +137,8 @@ def find_images(path: str) -> Images:
 
 def merged_ids(folder: Path) -> list[tuple[str, int]]:
     """Return the ids that were merged with another when a folder was packed, with its row."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    merged = manifest.get("merged_items") if isinstance(manifest, dict) else None
-    found = [each for each in merged if isinstance(each, dict)] if isinstance(merged, list) else []
+    merged = as_list(manifest_of(folder).get("merged_items"))
+    found = [each for each in merged if isinstance(each, dict)]
     return [
         (str(each["image_id"]), each["row"])
         for each in found

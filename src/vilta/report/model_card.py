@@ -18,6 +18,7 @@ from accelerate import PartialState
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from vilta.data.sources.base import manifest_of
 from vilta.metrics.names import flat
 from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
 from vilta.version import __version__
@@ -200,13 +201,9 @@ def _data(run: Run) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _manifest(folder: str) -> dict[str, Any]:
-    """Return what a packed folder says of itself; nothing of another, or of a damaged one."""
-    try:
-        content = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    known = isinstance(content, dict) and isinstance(content.get("source"), str)
-    return content if known else {}
+    """Return what a packed folder says of itself; nothing of another."""
+    manifest = manifest_of(folder)
+    return manifest if isinstance(manifest.get("source"), str) else {}
 
 
 def _all_metrics(run: Run) -> str:

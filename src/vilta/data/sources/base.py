@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -210,6 +211,15 @@ def listed(names: Iterable[Any]) -> str:
 def as_list(value: Any) -> list[Any]:
     """Return a list that was read from a file, and an empty one for whatever else is there."""
     return value if isinstance(value, list) else []
+
+
+def manifest_of(folder: str | Path) -> dict[str, Any]:
+    """Return what a packed folder says of itself; nothing of another, or of a damaged one."""
+    try:
+        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:

@@ -123,7 +123,7 @@ def _split_file(tar: Path) -> tuple[str, Any]:
             name = member.name
             if name.endswith(".json") and is_karpathy(content := json.loads(read())):
                 return name, content
-    except (ValueError, OSError, EOFError, tarfile.TarError) as error:
+    except (ValueError, RecursionError, OSError, EOFError, tarfile.TarError) as error:
         raise ValueError(f"{tar} cannot be read ({name or 'its start'}): {error}") from None
     raise ValueError(f"{tar} contains no Karpathy split file (dataset_*.json)")
 

@@ -74,7 +74,7 @@ def stored_count(shard: str) -> int | None:
     for name, key in ((f"{stem}_stats.json", "successes"), ("sizes.json", place.name)):
         try:
             count = json.loads((place.parent / name).read_text(encoding="utf-8"))[key]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             continue
         if type(count) is int and count >= 0:
             return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from vilta.data.sources.base import (
     chosen_split,
     chosen_splits,
     listed,
+    manifest_of,
     no_such_split,
 )
 from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
@@ -265,8 +265,5 @@ def _rows_of_split(content: datasets.Dataset, split: str, name: str) -> datasets
 
 def _packed_splits(folder: Path) -> list[str]:
     """Return the split that a packed folder was made of, if it was made of one."""
-    try:
-        split = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("split")
-    except (OSError, ValueError):
-        return []
-    return [split] if split else []
+    split = manifest_of(folder).get("split")
+    return [split] if isinstance(split, str) and split else []
