@@ -19,6 +19,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import json
 import os
 import pkgutil
 import random
@@ -72,6 +73,12 @@ class Guard:
     def name(self) -> str:
         """What results call it."""
         return f"{self.file}:{self.line}::{self.function}"
+
+
+def without_line(name: str) -> str:
+    """Return a guard's file and function: its line moves."""
+    file, _, function = name.partition("::")
+    return f"{file.partition(':')[0]}::{function}"
 
 
 def guards_of(file: Path) -> Iterator[Guard]:
@@ -248,6 +255,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="*", help="below tests; those of the rooms if left out")
     parser.add_argument("--sample", type=int, default=0, help="guards to remove; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", type=Path, help="an earlier result: only the guards it names")
     arguments = parser.parse_args()
     began = time.time()
     places = [ROOT / "src/vilta" / room for room in arguments.rooms]
@@ -256,6 +264,9 @@ def main() -> None:
     chosen = guards
     if arguments.sample:
         chosen = random.Random(arguments.seed).sample(guards, min(arguments.sample, len(guards)))
+    if arguments.again:
+        named = set(map(without_line, json.loads(arguments.again.read_text())["not_accepted"]))
+        chosen = [guard for guard in guards if without_line(guard.name) in named]
     with tempfile.TemporaryDirectory(prefix="guards-") as folder:
         copy = Path(folder)
         copy_with_switches(copy, guards)
@@ -268,7 +279,7 @@ def main() -> None:
         os.chdir(ROOT)
     found = {kind: [n for n, o in outcomes.items() if o == kind] for kind in set(outcomes.values())}
     bad = [n for kind in ("unnoticed", "in no test") for n in found.get(kind, [])]
-    open_ones = [n for n in bad if n.partition(":")[0] + "::" + n.split("::")[1] not in ACCEPTED]
+    open_ones = [name for name in bad if without_line(name) not in ACCEPTED]
     figures: dict[str, Any] = {
         "rooms": arguments.rooms,
         "guards": len(guards),
@@ -276,7 +287,8 @@ def main() -> None:
         **{kind.replace(" ", "_"): len(names) for kind, names in sorted(found.items())},
         "not_accepted": open_ones,
     }
-    write_result(f"mutation-{'-'.join(arguments.rooms).replace('/', '.')}", began, figures)
+    rooms = "-".join(arguments.rooms).replace("/", ".")
+    write_result(f"mutation-{rooms}{'-again' if arguments.again else ''}", began, figures)
     if open_ones:
         raise SystemExit(f"{len(open_ones)} guards could go and no test would fail")
 
