@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vilta.finished_run import recorded_path, result_path
+from vilta.finished_run import recorded_path, result_path, same_place
 
 
 def keep(folder, data):
@@ -23,6 +23,11 @@ def test_paths_of_a_record_are_found_from_another_folder(tmp_path, monkeypatch):
     assert recorded_path("runs/text/model", run) == str(text)
     assert recorded_path("owner/name", run) == "owner/name"
     assert recorded_path("", run) == ""
+    assert recorded_path("runs/text?split=val+scenes:9", run) == f"{text.parent}?split=val+scenes:9"
+    (elsewhere / "runs" / "text" / "model").mkdir(parents=True)
+    assert recorded_path("runs/text/model", run) == str(text), "another one of the same name"
+    assert same_place("runs/text", str(text.parent), run)
+    assert not same_place("runs/text?split=a", "runs/text?split=b", run)
     monkeypatch.chdir(tmp_path / "project")
     assert recorded_path("runs/text/model", Path("runs/mine")) == "runs/text/model"
 

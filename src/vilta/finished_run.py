@@ -54,8 +54,13 @@ def read_run(folder: str) -> FinetuneConfig | None:
         path = Path(folder).resolve().parent / CONFIG
     if not path.is_file():
         return None
-    # The settings of a pre-training run name no task.
-    return load_finetune_config(path) if read_mapping(path).get("task") else None
+    if not read_mapping(path).get("task"):  # a pre-training run
+        return None
+    config = load_finetune_config(path)
+    data, run_folder = config.data, path.parent
+    places = {name: getattr(data, name) for name in ("train", "val", "images")}
+    places = {name: recorded_path(place, run_folder) for name, place in places.items()}
+    return replace(config, data=replace(data, **places))
 
 
 def model_folder(start: str) -> Path:
@@ -118,22 +123,42 @@ def recorded_path(path: str, run_folder: Path) -> str:
     """Return where a path of a run's record lies, seen from here.
 
     A record holds paths as they were given, relative to the folder that training was started in.
-    Where that is not the current folder, it is one of those that the run lies in.
+    That is mostly one of those that the run lies in; what the current folder calls by the same name
+    may be another thing. Several sources may be joined by ``+``.
     """
+    return "+".join(_recorded_path(part, run_folder) for part in path.split("+"))
+
+
+def _recorded_path(path: str, run_folder: Path) -> str:
     place, mark, query = path.partition("?")  # a source may name a split: data.json?split=val
-    if not place or Path(place).exists():
+    near = [parent / place for parent in run_folder.resolve().parents if (parent / place).exists()]
+    if not place or not near or near[0].resolve() == Path(place).resolve():
         return path
-    near = (parent / place for parent in run_folder.resolve().parents)
-    return next((f"{found}{mark}{query}" for found in near if found.exists()), path)
+    return f"{near[0]}{mark}{query}"
+
+
+def same_place(first: str, second: str, run_folder: Path) -> bool:
+    """Whether two names, given in the same folder or in others, are of the same data or run."""
+    return len({_whole(recorded_path(path, run_folder)) for path in (first, second)}) == 1
+
+
+def _whole(path: str) -> str:
+    place, mark, query = path.partition("?")
+    return f"{Path(place).resolve()}{mark}{query}"
 
 
 def _located(config: PretrainConfig, run_folder: Path) -> PretrainConfig:
-    """Return the settings with the paths of the teacher as they are seen from here."""
-    objective, model = config.objective, config.model
+    """Return the settings with the paths of data and teacher as they are seen from here."""
+    objective, model, data = config.objective, config.model, config.data
     return replace(
         config,
         objective=replace(objective, teacher=recorded_path(objective.teacher, run_folder)),
         model=replace(model, text=recorded_path(model.text, run_folder)),
+        data=replace(
+            data,
+            train=recorded_path(data.train, run_folder),
+            val=recorded_path(data.val, run_folder),
+        ),
     )
 
 
@@ -231,7 +256,7 @@ def result_path(folder: str, name: str, data: str) -> Path:
     place, _, query = data.partition("?")
     last = Path(place).stem + (f"-{query}" if query else "")
     short, whole = (Path(folder) / f"{_plain(name)}-{_plain(text)}.json" for text in (last, data))
-    return whole if _holds_other(short, data) else short
+    return whole if _holds_other(short, data, Path(folder)) else short
 
 
 def blanks_told(blanks: int, total: int) -> str:
@@ -242,13 +267,15 @@ def blanks_told(blanks: int, total: int) -> str:
     )
 
 
-def _holds_other(path: Path, data: str) -> bool:
+def _holds_other(path: Path, data: str, run_folder: Path) -> bool:
     """Whether a file holds an evaluation on other data."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(result, dict) and result.get("data", data) != data
+    if not isinstance(result, dict):
+        return False
+    return not same_place(result.get("data", data), data, run_folder)
 
 
 def _plain(text: str) -> str:

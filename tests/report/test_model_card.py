@@ -83,6 +83,33 @@ def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run)
     assert "`retrieval/mean_recall` |" not in card
 
 
+def test_the_card_is_the_same_when_written_from_another_folder(tmp_path, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for name in ("data/train", "data/val", "text"):
+        (project / name).mkdir(parents=True)
+        (project / name / "README.md").write_text("---\nlicense: mit\n---\n")
+        manifest = {"source": "photos.csv", "rows": 9, "captions": 45}
+        (project / name / "manifest.json").write_text(json.dumps(manifest))
+    elsewhere.mkdir()
+    monkeypatch.chdir(project)
+    run = make_run(
+        project / "runs" / "mine",
+        tiny_vilta(),
+        data={"train": "data/train", "val": "data/val"},
+        model={"image": "image.json", "text": "text"},
+        objective={"teacher": "text"},
+    )
+    content = {"run": "runs/mine", "data": str(project / "data/val"), "metrics": {"score": 41.5}}
+    (run / "evaluation-val.json").write_text(json.dumps(content))
+    card = write_card("runs/mine").read_text()
+    assert row(card, "train", "data/train (photos.csv)", "9", "45")
+    assert row(card, "training data", "data/train", "mit") and row(card, "teacher", "text", "mit")
+    assert card.count("On data/val, which chose step 20") == 1 and row(card, "`score`", "41.5")
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "data" / "train").mkdir(parents=True)
+    assert write_card("../project/runs/mine").read_text() == card
+
+
 def test_a_licence_is_stated_for_the_whole_only_if_it_is_the_same_for_all_parts(tmp_path):
     settings = dict(model={"image": "image.json", "text": "text.json"}, objective={"teacher": ""})
     data = {"train": "scenes:90?seed=0", "val": ""}

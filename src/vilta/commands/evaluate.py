@@ -31,6 +31,7 @@ from vilta.finished_run import (
     read_run,
     released_class,
     result_path,
+    same_place,
     say_missing_teacher,
     task_of,
 )
@@ -232,8 +233,11 @@ def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> l
         earlier = json.loads(out.read_text())
     except (OSError, ValueError):
         return []
-    same = isinstance(earlier, dict) and earlier.get("data") == config.data
-    return earlier.get("evaluations", []) if same and earlier.get("run") == run_folder else []
+    if not isinstance(earlier, dict):
+        return []
+    now = {"data": config.data, "run": run_folder}
+    same = [same_place(earlier.get(k, ""), now[k], Path(run_folder)) for k in now]
+    return earlier.get("evaluations", []) if all(same) else []
 
 
 def task_loader(

@@ -99,7 +99,8 @@ def _about(record: Record, summary: dict[str, Any]) -> str:
 def _commands(run_folder: str, config: ReportConfig, record: Record) -> list[str]:
     """Return the commands that reproduce this page, from training on."""
     evaluation = record.evaluation
-    evaluate = ["vilta", "evaluate", run_folder, "--data", evaluation["data"]]
+    data = recorded_path(evaluation["data"], Path(run_folder))
+    evaluate = ["vilta", "evaluate", run_folder, "--data", data]
     if evaluation["candidates"] == "all":
         evaluate.append("--full")
     else:

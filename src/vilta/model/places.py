@@ -22,12 +22,9 @@ def check_place(source: str) -> None:
     connection a hub id is looked for among what was downloaded before; transformers alone would
     try for most of a minute first.
     """
-    place = Path(source)
-    if place.exists():
+    if Path(source).exists():
         return
-    local = len(place.parts) > 1 and (Path(place.parts[0]).is_dir() or place.parts[0] == "runs")
-    if local or not HUB_ID.fullmatch(source) or source.startswith("."):
-        raise ValueError(f"no such folder: {source}")
+    check_name(source)
     if constants.HF_HUB_OFFLINE or hub_answers():
         return
     if not isinstance(try_to_load_from_cache(source, "config.json"), str):
@@ -36,6 +33,14 @@ def check_place(source: str) -> None:
             "a local folder, or begin with vilta pretrain-text, which needs no download"
         )
     constants.HF_HUB_OFFLINE = True  # what was downloaded before is used without asking again
+
+
+def check_name(source: str) -> None:
+    """Raise ``ValueError`` in one line if what is not here cannot be a hub id either."""
+    parts = Path(source).parts
+    local = len(parts) > 1 and (Path(parts[0]).is_dir() or parts[0] == "runs")
+    if local or not HUB_ID.fullmatch(source) or source.startswith("."):
+        raise ValueError(f"no such folder: {source}")
 
 
 @lru_cache(maxsize=1)

@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 
 from vilta.data.sources.base import manifest_of
+from vilta.finished_run import recorded_path, same_place
 from vilta.metrics.names import flat
+from vilta.model.places import check_name
 from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
 from vilta.version import __version__
 
@@ -127,8 +129,9 @@ def licence_of(source: str) -> str:
     place: Any = Path(source) / CARD
     if not place.is_file():
         try:
+            check_name(source)
             place = try_to_load_from_cache(source, CARD)
-        except (HFValidationError, HfHubHTTPError):
+        except (ValueError, HfHubHTTPError):  # not a name of the hub
             place = None
     if not isinstance(place, str | Path):
         return UNKNOWN
@@ -195,7 +198,7 @@ def _usage(run: Run) -> str:
 def _data(run: Run) -> Iterator[tuple[str, str, str, str]]:
     for name in ("train", "val"):
         if source := run.settings["data"].get(name):
-            held = _manifest(source)
+            held = _manifest(recorded_path(source, run.folder))
             where = f"{_name(source)} ({_name(held['source'])})" if held else _name(source)
             yield name, where, str(held.get("rows", "")), str(held.get("captions", ""))
 
@@ -226,10 +229,12 @@ def _metrics(run: Run) -> Iterator[str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = isinstance(content, dict) and (content.get("metrics") or content.get("figures"))
         if isinstance(values, dict) and "data" in content:
-            tables[content["data"]] = flat(values)  # more exact than what training measured
+            known = [name for name in tables if same_place(name, content["data"], run.folder)]
+            # More exact than what training measured.
+            tables[known[0] if known else content["data"]] = flat(values)
     for data, values in tables.items():
         note = ""
-        if best and data == chosen_on:
+        if best and same_place(data, chosen_on, run.folder):
             note = f", which chose step {best['step']} by `{chosen_by}`: not a test result"
         yield f"On {_name(data)}{note}.\n\n{_metric_table(values)}\n"
 
@@ -254,11 +259,12 @@ def _parts(run: Run) -> list[tuple[str, str, str]]:
         if source and Path(source).suffix == ".json":
             parts.append((part, "trained here from random weights", "apache-2.0"))
         elif source:
-            parts.append((part, _name(source), licence_of(source)))
+            parts.append((part, _name(source), licence_of(recorded_path(source, run.folder))))
     for name in filter(None, str(data.get("train", "")).split("+")):
-        source = _manifest(name).get("source", name)
+        place = recorded_path(name, run.folder)
+        source = _manifest(place).get("source", name)
         drawn = SCENES.match(source)
-        licence = "apache-2.0" if drawn else licence_of(name)
+        licence = "apache-2.0" if drawn else licence_of(place)
         parts.append(("training data", "built-in scenes" if drawn else _name(name), licence))
     return parts
 
