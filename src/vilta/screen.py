@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,21 @@ def say_next(*words: str) -> None:
 
 def print_json(line: Mapping[str, Any]) -> None:
     """Print one line of JSON to stdout; numbers that are not finite become null."""
-    results.file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(line), ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # a file's name need not be text
+        text = json.dumps(_finite(line))
+    results.file.write(text + "\n")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a file's name for one line of the screen, what is not printable as in ``ls -b``."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in os.fspath(path))
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte that is no text
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
 
 
 def _finite(value: Any) -> Any:

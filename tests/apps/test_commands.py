@@ -1,7 +1,9 @@
 """The verbs that use a trained model, on a tiny random run."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +47,32 @@ def test_search_says_that_nothing_matches(tiny_run, photo_folder, index, capsys,
     out = capsys.readouterr()
     assert out.out == "" and "nothing here matches well (the best: " in out.err
     assert "Nothing here matches well." in (tmp_path / "found.html").read_text()
+
+
+def test_odd_names_are_one_printable_line_each(tiny_run, tmp_path, capsysbinary):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [b"latin-\xe9.png", b"new\nline.png", b"red \x1b[31m.png", "Ünïcode ✓.png".encode()]
+    for number, name in enumerate(names):
+        noise(number).save(os.path.join(os.fsencode(folder), name), "PNG")
+    page, index = str(tmp_path / "found.html"), str(tmp_path / "index")
+    search.run(
+        str(tiny_run), str(folder), "a red ball", SearchConfig(index=index, threshold=0.0, out=page)
+    )
+    search.run(
+        str(tiny_run),
+        str(folder),
+        "a red ball",
+        SearchConfig(index=index, threshold=0.0, json=True),
+    )
+    out = capsysbinary.readouterr().out
+    plain, lines = out.splitlines()[:4], [json.loads(line) for line in out.splitlines()[4:]]
+    wanted = [rb"latin-\xe9.png", rb"new\nline.png", rb"red \x1b[31m.png", names[3]]
+    assert sorted(line.partition(b"photos/")[2] for line in plain) == sorted(wanted)
+    found = {os.path.basename(os.fsencode(line["path"])) for line in lines}
+    assert found == set(names), "JSON names the files themselves"
+    text = Path(page).read_text(encoding="utf-8")
+    assert all(name.decode() in text for name in wanted)
 
 
 def test_search_writes_a_gallery_and_names_what_it_skipped(

@@ -14,7 +14,7 @@ from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document
-from vilta.screen import notes, print_json, progress, results
+from vilta.screen import notes, print_json, progress, results, shown
 from vilta.training.folder import replace_text
 
 THUMBNAIL = 320
@@ -40,7 +40,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     if config.why_skipped:
         for path, reason in skipped:
             print_json({"path": str(path), "reason": reason}) if config.json else results.print(
-                f"skipped {path}: {reason}"
+                f"skipped {shown(path)}: {reason}"
             )
     elif skipped:
         notes.print(f"{len(skipped):,} files cannot be read; --why-skipped lists them")
@@ -55,7 +55,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
         well = [each for each in well if not np.isnan(each.probability)]
     _show(well, config)
     if not well:
-        best = f" (the best: {found[0].path}, {found[0].probability:.0%})" if found else ""
+        best = f" (the best: {shown(found[0].path)}, {found[0].probability:.0%})" if found else ""
         notes.print(f"nothing here matches well{best}; --threshold 0 always shows the best")
     if config.out:
         replace_text(Path(config.out), gallery(query or f"like {config.like}", well))
@@ -71,7 +71,7 @@ def gallery(title: str, found: Sequence[Found]) -> str:
         chance = "" if np.isnan(each.probability) else f"{each.probability:.0%}"
         cards.append(
             f'<div class="card"><img src="{data_uri(np.asarray(picture))}" alt="">'
-            f'<p class="text">{chance} <small>{escape(str(each.path))}</small></p></div>'
+            f'<p class="text">{chance} <small>{escape(shown(each.path))}</small></p></div>'
         )
     empty = [] if found else ["<p>Nothing here matches well.</p>"]
     head = [f"<h1>{escape(title)}</h1>", *empty, '<div class="grid">']
@@ -85,4 +85,4 @@ def _show(found: Sequence[Found], config: SearchConfig) -> None:
             continue
         chance = "     " if np.isnan(each.probability) else f"{each.probability:5.0%}"
         copies = f"  ({each.copies} copies)" if each.copies > 1 else ""
-        results.print(f"{chance}  {each.score:7.2f}  {each.path}{copies}")
+        results.print(f"{chance}  {each.score:7.2f}  {shown(each.path)}{copies}")
