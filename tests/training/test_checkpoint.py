@@ -296,3 +296,20 @@ def test_a_clock_of_a_number_without_end_counts_as_none(tmp_path):
     folder = save(tmp_path, state_at(4))
     (folder / "clock.json").write_text(json.dumps({"seconds": 10**400}))
     assert load_state(folder).seconds == 0.0
+
+
+def test_a_torch_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("unexpected pos 64 vs 0\nand more")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(ValueError, match=r"cannot write optimizer\.pt: unexpected pos 64") as error:
+        save(tmp_path, state_at(4))
+    assert "\n" not in str(error.value)
+
+
+def test_sums_that_are_no_text(tmp_path):
+    folder = save(tmp_path, state_at(4))
+    (folder / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="SHA256SUMS is not what was written"):
+        load_state(folder)

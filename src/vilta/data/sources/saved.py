@@ -23,7 +23,6 @@ from vilta.data.sources.base import (
     chosen_splits,
     listed,
     manifest_of,
-    no_such_split,
 )
 from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
 from vilta.data.sources.files import read_json
@@ -252,8 +251,6 @@ def _split_or_column(
 def _rows_of_split(content: datasets.Dataset, split: str, name: str) -> datasets.Dataset:
     """Return the rows whose column ``split`` is the wanted one, if there is such a column."""
     if SPLIT not in content.column_names:
-        if split:
-            raise no_such_split([], split, name)
         return content
     column = content[SPLIT][:]
     known = sorted({str(value) for value in column if value not in (None, "")})

@@ -1,0 +1,63 @@
+"""What a command refuses before it has loaded anything large, in a line."""
+
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vilta.commands import convert, export, finetune, report, serve
+from vilta.config.apps import ServeConfig
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.tools import ConvertConfig, ExportConfig, ReportConfig
+
+
+def refused(problem, run, *arguments):
+    with pytest.raises(ValueError, match=problem) as error:
+        run(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_convert_and_where_it_writes(tmp_path):
+    refused("--out must name the folder", convert.run, "meter.ckpt", ConvertConfig())
+    refused("choose another --out", convert.run, "meter.ckpt", ConvertConfig(out=str(tmp_path)))
+
+
+def test_export_and_what_it_writes(tmp_path, monkeypatch):
+    released = SimpleNamespace(model=None, tokenizer=None)
+    monkeypatch.setattr(export, "load_released", lambda source: released)
+    monkeypatch.setattr(export, "model_folder", Path)
+    refused("--onnx is the only format", export.run, "runs/x", ExportConfig(onnx=False))
+    refused("x is not a run; --out must name", export.run, "runs/x", ExportConfig())
+    refused("is not an export", export.run, "runs/x", ExportConfig(out=str(tmp_path)))
+
+
+def test_an_export_that_differs_from_torch(tmp_path, monkeypatch):
+    model = SimpleNamespace(float=lambda: SimpleNamespace(eval=lambda: None))
+    released = SimpleNamespace(model=model, tokenizer=None)
+    monkeypatch.setattr(export, "load_released", lambda source: released)
+    monkeypatch.setattr(export, "model_folder", Path)
+    monkeypatch.setattr(export, "export_onnx", lambda *arguments, **options: None)
+    monkeypatch.setattr(export, "largest_difference", lambda *arguments: 0.5)
+    config = ExportConfig(out=str(tmp_path / "onnx"))
+    refused("differs from torch by 5.0e-01", export.run, "runs/x", config)
+
+
+def test_fine_tuning_without_a_task():
+    refused("mine.yaml names no task", finetune.run, "mine.yaml", FinetuneConfig(task=""))
+
+
+def test_a_report_that_is_no_page():
+    refused("must name an HTML file", report.run, "runs/x", ReportConfig(out="report.pdf"))
+
+
+def test_serving_without_its_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    refused(r"pip install 'vilta\[serve\]'", serve.run, "runs/x", ServeConfig())
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(f"cannot listen on 127.0.0.1 port {port}", serve._listen, "127.0.0.1", port)
