@@ -22,11 +22,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import datasets
 from benchmarks.flickr8k.encoders import register
 
 from vilta.apps.image_input import ImageInput
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import Proofreading, flag_threshold, model_vocabulary, proofread
+from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.metrics.bootstrap import bootstrap_interval
 from vilta.scenes import captions, draw, make_scene, one_word_edits
@@ -56,21 +58,20 @@ def scenes(seed: int, count: int, size: int) -> Iterator[Item]:
         scene = make_scene(seed, index)
         caption = rng.choice(captions(scene))
         found = {kind: one_word_edits(scene, caption, rng, 1, kind) for kind in KINDS}
-        edits = {kind: edit[0] for kind, edit in found.items() if edit}
+        edits = {str(kind): edit[0] for kind, edit in found.items() if edit}
         yield Item(str(index), draw(scene, size), caption, edits)
 
 
 def photos(edits: Path, images: str, second: bool, count: int) -> Iterator[Item]:
     """Yield the edited captions of every other photo, ``count`` of them at most."""
-    table = load_pairs(images)
+    table = load_pairs(images).cast_column("image", datasets.Image(decode=False))
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"])}
     with edits.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row_of[row["image"]] % 2 == second]
     chosen = Random(0).sample(rows, min(count, len(rows)))
     for row in chosen:
-        image = table[row_of[row["image"]]]["image"]
-        data = image["bytes"] if isinstance(image, dict) else image
-        yield Item(row["image"], data, row["caption"], {row["category"]: row["edit"]})
+        image = image_bytes(table[row_of[row["image"]]]["image"])
+        yield Item(row["image"], image, row["caption"], {row["category"]: row["edit"]})
 
 
 class Checks(NamedTuple):
@@ -151,7 +152,7 @@ def main() -> None:
     matcher.model.config.suspicion_threshold = flag_threshold(suspicions)
     found = measures(check(matcher, second, True))
     edits = len(found["all edits: wrong word flagged"][0])
-    result = {
+    result: dict[str, Any] = {
         "title": f"Proofreading: one-word edits of {given.data}",
         "note": f"{edits:,} edits of {given.measure:,} captions, one run. The threshold "
         f"({matcher.model.config.suspicion_threshold:.2f}) was set on {about}.\nIntervals by "
