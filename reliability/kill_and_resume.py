@@ -49,7 +49,7 @@ from vilta.training.session import Session
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
 PACKED = "scenes:400?seed=0&size=32"
 PLACES = ["anywhere", "save", "evaluation", "release", "pack"]
-LONGEST = 120
+LONGEST = 300
 """Seconds after which a child that hangs shows where, and fails."""
 CLOCK = {"seconds", "samples_per_s"}
 where = mmap.mmap(-1, 1)

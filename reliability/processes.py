@@ -1,95 +1,158 @@
-"""Two and four processes of one run: one is killed, stopped for a while, or slow; nobody may hang.
+"""Several processes of one run: one is killed, stopped or slow; then their number changes.
 
     python reliability/processes.py --stop 60      # some minutes
 
-A small task (tests/support/toy_training.py) trains under `torchrun` on this machine. When one
+A small task (tests/support/toy_training.py) trains under torchrun's agent on this machine. When one
 process is killed, all must end within a minute, and the message must name it; the run then goes on
-and ends with the weights of a run that nobody disturbed. When one is stopped and goes on, or is
-slow, the others wait, and the weights are the same.
+and ends with the weights of a run that nobody disturbed. When one is stopped, the others must name
+it within 35 seconds; when it goes on, or is slow, the weights are the same.
+
+Then a pre-training goes on with 1, 2, 4, 3 and 1 processes, and sees every sample once an epoch.
+
+The agent and its workers are forks of this process, so that nothing is imported again: this is
+what torchrun runs (``elastic_launch``), without its command line.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from kill_and_resume import settings_of
 from results import write_result
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-TOY = Path(__file__).parents[1] / "tests/support/toy_training.py"
-STEPS, MICRO_BATCHES = 400, 4
+sys.path.append(str(Path(__file__).parents[1] / "tests/support"))
+import toy_training
+
+from vilta import pretraining_run
+from vilta.config import PretrainConfig
+from vilta.training.stragglers import BEAT, PATIENCE
+
+STEPS, SAVE_EVERY, MICRO_BATCHES = 120, 20, 4
 ENDED = 60.0
 """Seconds after which nobody may be left when one process was killed."""
+NAMED = PATIENCE + 3 * BEAT
+"""Seconds after which a process that was stopped must be named."""
+ROUNDING = 1e-6
+"""How far the weights may be from the undisturbed run's after a kill, from three processes on.
+
+DDP lays its buckets out anew after its first steps, and a bucket's layout decides in which order
+the numbers of more than two processes are added. After a resume the first steps are other ones.
+"""
+PARTS, STEPS_OF_PART, BATCH = [1, 2, 4, 3, 1], 4, 12
+"""Processes that a run goes on with, the steps they take, and the samples of each step."""
 
 
-def start(out: Path, processes: int, resume: bool = False) -> subprocess.Popen[str]:
-    """Start the run; its samples are those of any other number of processes."""
-    settings = {"steps": STEPS, "save_every": 50, "evaluate_every": 0, "resume": resume}
-    settings |= {"accumulate": MICRO_BATCHES // processes}
-    out.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", str(TOY), json.dumps({str(out): settings})]
-    with open(f"{out}.log", "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+def launch(processes: int, log: Path, work: Callable[..., None], *arguments: Any) -> int:
+    """Start an agent with its workers; return its process."""
+    agent = os.fork()
+    if agent:
+        return agent
+    code = 1
+    try:
+        to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(to, 1)
+        os.dup2(to, 2)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=str(os.getpid()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            start_method="fork",
+        )
+        elastic_launch(config, work)(*arguments)
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+        os._exit(code)
 
 
-def ranks(agent: int) -> dict[int, int]:
-    """Return the process of each rank."""
-    found = {}
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    for child in map(int, children):
-        content = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        values = dict(line.partition(b"=")[::2] for line in content)
-        if b"RANK" in values:
-            found[int(values[b"RANK"])] = child
-    return found
+def ended_well(agent: int, log: Path) -> None:
+    """Wait for an agent; end this program with the log if it failed."""
+    if ended(agent, 900):
+        raise SystemExit(f"a run failed:\n{log.read_text()[-4000:]}")
 
 
-def begun(out: Path) -> None:
-    """Wait for the first checkpoint."""
-    while not any((out / "checkpoints").glob("step-*")):
+def ended(agent: int, seconds: float) -> int:
+    """Wait for the end of an agent, and return its exit status."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(agent, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.1)
+    raise SystemExit(f"not ended after {seconds:.0f} s")
 
 
-def weights(out: Path, processes: int) -> list[dict[str, torch.Tensor]]:
-    """Return what each process ends with."""
-    paths = [out / f"rank{rank}.pt" for rank in range(processes)]
-    return [torch.load(path, weights_only=True) for path in paths]
+def train_toy(out: Path, processes: int, resume: bool) -> None:
+    """Train the toy; its samples are those of any other number of processes."""
+    rank = os.environ["RANK"]
+    out.with_name(f"{out.name}.pid{rank}").write_text(str(os.getpid()))
+    task = toy_training.ToyTask()
+    settings = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": 0, "resume": resume}
+    toy_training.train_toy(out, task, accumulate=MICRO_BATCHES // processes, **settings)
+    torch.save(task.state_dict(), out / f"rank{rank}.pt")
 
 
-def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    """Whether two models have the same weights."""
-    return all(torch.equal(one[name], two[name]) for name in one)
+def start(out: Path, processes: int, resume: bool = False) -> int:
+    """Start the training of the toy under an agent."""
+    out.mkdir(exist_ok=True)
+    log = out.with_name(f"{out.name}.log")
+    return launch(processes, log, train_toy, out, processes, resume)
 
 
-def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str, object]:
+def difference(one: Path, two: Path, processes: int) -> float:
+    """Return by how much the weights differ at most that the processes of two runs end with."""
+    most = 0.0
+    for rank in range(processes):
+        a, b = (torch.load(out / f"rank{rank}.pt", weights_only=True) for out in (one, two))
+        most = max(most, *(float((a[name] - b[name]).abs().max()) for name in a))
+    return most
+
+
+def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str, Any]:
     """Disturb the last process of a run; return what came of it."""
     whole, out = folder / f"whole{processes}", folder / f"{kind}{processes}"
     if not whole.exists():
-        assert start(whole, processes).wait() == 0, "the undisturbed run failed"
-    agent = start(out, processes)
-    begun(out)
-    victim, found = ranks(agent.pid)[processes - 1], {"kind": kind, "processes": processes}
+        ended_well(start(whole, processes), whole.with_name(f"{whole.name}.log"))
+    found: dict[str, Any] = {"kind": kind, "processes": processes}
+    agent, log = start(out, processes), folder / f"{out.name}.log"
+    if kind == "undisturbed":
+        ended_well(agent, log)
+        return found | {"largest_difference": difference(whole, out, processes)}
+    while not any((out / "checkpoints").glob("step-*")):
+        time.sleep(0.1)
+    victim = int((folder / f"{out.name}.pid{processes - 1}").read_text())
+    began = time.monotonic()
     if kind == "killed":
         os.kill(victim, signal.SIGKILL)
-        began = time.monotonic()
-        assert agent.wait(ENDED) != 0, "a killed process is no success"
-        log = Path(f"{out}.log").read_text()
+        assert ended(agent, ENDED) != 0, "a killed process is no success"
         found["seconds_to_end"] = round(time.monotonic() - began, 1)
-        found["named"] = (
-            f"rank      : {processes - 1} " in log or f"(local_rank: {processes - 1})" in log
-        )
+        found["named"] = f"(local_rank: {processes - 1})" in log.read_text()
         agent = start(out, processes, resume=True)
     elif kind == "stopped":
         os.kill(victim, signal.SIGSTOP)
-        time.sleep(seconds)
+        while time.monotonic() - began < seconds:
+            if f"wait for process {processes - 1} (pid {victim} " in log.read_text():
+                found.setdefault("seconds_to_name", round(time.monotonic() - began, 1))
+            time.sleep(0.2)
+        found["named"] = found.get("seconds_to_name", seconds) < NAMED
         os.kill(victim, signal.SIGCONT)
     else:
         for _ in range(20):  # a fifth as fast for some seconds
@@ -97,31 +160,87 @@ def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str
             time.sleep(0.2)
             os.kill(victim, signal.SIGCONT)
             time.sleep(0.05)
-    assert agent.wait(600) == 0, f"{kind}: the run did not end well"
-    same = [
-        equal(a, b) for a, b in zip(weights(whole, processes), weights(out, processes), strict=True)
-    ]
-    return found | {"same_weights": all(same)}
+    ended_well(agent, log)
+    return found | {"largest_difference": difference(whole, out, processes)}
+
+
+def pretrain_seen(config: PretrainConfig, folder: Path) -> None:
+    """Pre-train, and write which samples each step of this process has."""
+    loader_for = pretraining_run.loader_for
+
+    def seen_loader_for(*arguments: Any, **names: Any) -> Callable[..., Iterator[Any]]:
+        load = loader_for(*arguments, **names)
+
+        def seen(*, start_step: int, rank: int, world_size: int) -> Iterator[Any]:
+            with open(folder / f"seen-{start_step}-{rank}.txt", "w") as lines:
+                for batch in load(start_step=start_step, rank=rank, world_size=world_size):
+                    lines.write(" ".join(batch.names) + "\n")
+                    lines.flush()
+                    yield batch
+
+        return seen
+
+    pretraining_run.loader_for = seen_loader_for
+    pretraining_run.pretrain(config)
+
+
+def changing_number(folder: Path) -> dict[str, Any]:
+    """Go on with other numbers of processes; count how often each epoch has each sample."""
+    config = settings_of(folder)
+    order: list[str] = []
+    for part, processes in enumerate(PARTS):
+        steps = STEPS_OF_PART * (part + 1)
+        now = replace(
+            config,
+            data=replace(config.data, val=""),
+            optimization=replace(config.optimization, steps=steps, batch_size=BATCH // processes),
+            run=replace(config.run, out=str(folder / "run"), evaluate_every=0),
+        )
+        log = folder / "run.log"
+        ended_well(launch(processes, log, pretrain_seen, now, folder), log)
+        first = steps - STEPS_OF_PART
+        ranks = [
+            (folder / f"seen-{first}-{r}.txt").read_text().split("\n") for r in range(processes)
+        ]
+        order += [n for s in range(STEPS_OF_PART) for rank in ranks for n in rank[s].split()]
+    samples = len(set(order))
+    epochs = [order[i : i + samples] for i in range(0, len(order), samples)]
+    return {
+        "processes": PARTS,
+        "steps": STEPS_OF_PART * len(PARTS),
+        "samples": samples,
+        "whole_epochs": sum(len(epoch) == samples for epoch in epochs),
+        "seen_other_than_once": sum(max(Counter(epoch).values()) > 1 for epoch in epochs),
+    }
 
 
 def main() -> None:
-    """Disturb runs of two and of four processes."""
+    """Disturb runs of two and of four processes, then change their number."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stop", type=float, default=60.0, help="seconds")
+    parser.add_argument("--stop", type=float, default=60.0, help=f"seconds, over {NAMED:.0f}")
     parser.add_argument("--processes", type=int, nargs="*", default=[2, 4])
     arguments = parser.parse_args()
-    began = time.time()
-    results = []
+    began, bad, results = time.time(), [], []
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
         for processes in arguments.processes:
-            for kind in ("killed", "stopped", "slow"):
-                results.append(disturb(Path(name), processes, kind, arguments.stop))
-                print(results[-1], file=sys.stderr, flush=True)
-    bad = [r for r in results if not r["same_weights"] or r.get("named") is False]
+            for kind in ("undisturbed", "killed", "stopped", "slow"):
+                each = disturb(Path(name), processes, kind, arguments.stop)
+                bound = ROUNDING if kind == "killed" and processes > 2 else 0.0
+                good = each["largest_difference"] <= bound and each.get("named", True)
+                bad += [] if good else [each]
+                results.append(each)
+                print(each, file=sys.stderr, flush=True)
+        changed = changing_number(Path(name))
+        bad += [changed] if changed["seen_other_than_once"] else []
     write_result(
         f"processes-{'-'.join(map(str, arguments.processes))}",
         began,
-        {"stopped_for": arguments.stop, "each": results},
+        {
+            "stopped_for": arguments.stop,
+            "load": round(os.getloadavg()[1], 1),
+            "each": results,
+            "changing_number": changed,
+        },
     )
     if bad:
         raise SystemExit(f"not as it should be: {bad}")

@@ -24,6 +24,7 @@ from vilta.training.phases import Phase
 from vilta.training.processes import on_main, start_processes
 from vilta.training.session import Session
 from vilta.training.stopping import StopRequest
+from vilta.training.stragglers import name_stragglers
 from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
 
@@ -122,6 +123,7 @@ def train(
             main=accelerator.is_main_process,
         )
         stop = stack.enter_context(StopRequest())
+        stack.enter_context(name_stragglers(accelerator))
         stack.enter_context(tracker)
         for note in notes:
             tracker.say(note)
