@@ -44,6 +44,8 @@ def run_command(line: str, out: Path) -> int:
     """Start a command in a child, and return its process."""
 
     def work() -> None:
+        for number in SIGNALS:  # as in a terminal, however this program was started
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = shlex.split(line)
         try:
@@ -170,7 +172,7 @@ def main() -> None:
             figures[f"{times}_longest_{unit}"] = max(
                 (found[unit] for found in each if found["asked"] == times), default=None
             )
-    write_result("signals", began, {**figures, "each": each})
+    write_result(f"signals-{arguments.seed}", began, {**figures, "each": each})
     shutil.rmtree(folder)
     if bad:
         raise SystemExit(f"not as it should be: {bad}")
