@@ -76,7 +76,11 @@ def test_a_shipped_name_is_found_from_any_folder_and_a_local_file_comes_first(
     assert {"demo", "demo-text", "finetune/vqa", "scenes/vqa"} <= set(shipped_names())
     assert find_shipped("demo") == find_shipped("configs/demo.yaml") == str(FOLDER / "demo.yaml")
     assert find_shipped("demo-image", ".json") == str(FOLDER / "demo-image.json")
+    for name in ("photos", "demo-image"):
+        (tmp_path / name).mkdir()
+    assert find_shipped("photos") == str(FOLDER / "photos.yaml"), "a folder is no file of settings"
+    assert find_shipped("demo-image", ".json") == "demo-image", "but may be an encoder"
     for other in ("vqa", "../presets/demo", "openai/clip-vit-base-patch16", ""):
         assert find_shipped(other) == find_shipped(other, ".json") == other
-    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo").write_text("run: {out: x}\n")
     assert find_shipped("demo") == "demo"

@@ -19,9 +19,11 @@ def shipped_names(suffix: str = ".yaml") -> list[str]:
 def find_shipped(name: str, suffix: str = ".yaml") -> str:
     """Return the path of the shipped file that ``name`` means; a file of the user's comes first.
 
-    Any other ``name`` is returned as it is.
+    A folder called `photos` is no file of settings; one called `demo-image` may be an encoder. Any
+    other ``name`` is returned as it is.
     """
+    own = Path(name).is_file() if suffix == ".yaml" else Path(name).exists()
     known = name.removeprefix(_FORMER_FOLDER).removesuffix(suffix)
-    if known in shipped_names(suffix) and not Path(name).exists():
+    if known in shipped_names(suffix) and not own:
         return str(FOLDER / f"{known}{suffix}")
     return name
