@@ -48,11 +48,14 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
         notes.print(f"{len(search.index.photos()):,} photos are indexed; give a text to search for")
         return
     like = Path(config.like) if config.like else None
-    found = search.search(asked, like=like, top=config.top, rerank=config.rerank)
+    # All that are re-ranked: a photo that does not match must not take the place of one that does.
+    most = max(config.top, config.rerank)
+    found = search.search(asked, like=like, top=most, rerank=config.rerank)
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
     well = [each for each in found if not each.probability < threshold]
     if asked.terms and matcher.matching:  # photos that were not re-ranked have no probability
         well = [each for each in well if not np.isnan(each.probability)]
+    well = well[: config.top]
     _show(well, config)
     if not well:
         best = f" (the best: {shown(found[0].path)}, {found[0].probability:.0%})" if found else ""
