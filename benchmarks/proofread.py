@@ -142,12 +142,15 @@ def main() -> None:
         size = matcher.image_size
         first, second = scenes(CHOOSE, given.choose, size), scenes(MEASURE, given.measure, size)
         about = f"{given.choose} captions of scenes of seed {CHOOSE}; measured on seed {MEASURE}"
+        command = "runs/demo"
     else:
         first, second = (
             photos(given.edits, given.images, part, count)
             for part, count in ((False, given.choose), (True, given.measure))
         )
         about = f"{given.choose} captions of every second photo of val; measured on the others"
+        command = "runs/flickr8k/run-0 --edits runs/flickr8k/word-edits.csv"
+        command += " --images runs/flickr8k/val"
     suspicions = [checks.true.highest_suspicion for checks in check(matcher, first, False)]
     matcher.model.config.suspicion_threshold = flag_threshold(suspicions)
     found = measures(check(matcher, second, True))
@@ -170,8 +173,8 @@ def main() -> None:
         },
         "counts": {name: len(items[0]) for name, items in sorted(found.items())},
         "minutes": round((time.monotonic() - begun) / 60, 1),
-        "command": f"python -m benchmarks.proofread {given.data} RUN --choose {given.choose} "
-        f"--measure {given.measure}",
+        "command": f"python -m benchmarks.proofread {given.data} {command} "
+        f"--choose {given.choose} --measure {given.measure}",
     }
     path = RESULTS / f"{result['source']}-proofread.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
