@@ -5,10 +5,11 @@
     python examples/negclip.py --data runs/negclip-data --negatives runs/negclip.parquet \\
         --tokenizer runs/demo/model
 
-A small CLIP is first trained from scratch on the pairs. Training then continues for the same number
-of steps, once unchanged and once as in NegCLIP (arXiv 2210.01936), where each image must also be
-told apart from the negatives of all captions in the batch. Both are measured on other scenes: does
-the true caption score higher than a false one-word edit, and is it found among 1,000 captions?
+A small CLIP (a dual encoder of transformers) is first trained from scratch on the pairs. Training
+then continues from there, once unchanged and once as in NegCLIP (arXiv 2210.01936), where each
+image must also be told apart from the negatives of all captions in the batch. Both are measured on
+other scenes: does the true caption score higher than a false one-word edit, and is it found among
+1,000 captions?
 """
 
 import argparse
@@ -18,34 +19,55 @@ import random
 import datasets
 import torch
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedTokenizerBase,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 
 from vilta.apps.image_input import pixels_of
 from vilta.data.sources import load_pairs
+from vilta.model.conv_vit import ConvViTConfig
 from vilta.scenes import captions, draw, make_scene, one_word_edits
 
 SIZE = 96
 """Side of the images in pixels."""
 
 
-def small_clip(words: int) -> CLIPModel:
-    """Build a CLIP with random weights: two encoders of 4 layers and width 192."""
-    layers = dict(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4
+def small_clip(words: int) -> VisionTextDualEncoderModel:
+    """Build a dual encoder with random weights, 128 wide.
+
+    The image tower begins with convolutions, as CLIP's ResNets do: so small a vision transformer
+    sees no shapes before it has seen a few hundred thousand pictures.
+    """
+    vision = ConvViTConfig(
+        stem_widths=[48, 96, 128], hidden_size=128, num_hidden_layers=1, initializer_range=0.08
     )
-    text = dict(**layers, vocab_size=words, max_position_embeddings=32, eos_token_id=3)
-    vision = dict(**layers, image_size=SIZE, patch_size=16)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    text = BertConfig(
+        vocab_size=words,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        initializer_range=0.08,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=128)
+    return VisionTextDualEncoderModel(config)
 
 
-def embed_images(clip: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
+def embed_images(clip: VisionTextDualEncoderModel, pixels: torch.Tensor) -> torch.Tensor:
     """Return unit vectors of uint8 pixels."""
-    states = clip.vision_model((pixels.float() / 127.5) - 1).pooler_output
-    return F.normalize(clip.visual_projection(states), dim=-1)
+    states = clip.vision_model((pixels.float() / 127.5) - 1).last_hidden_state
+    return F.normalize(clip.visual_projection(states.mean(dim=1)), dim=-1)
 
 
 def embed_texts(
-    clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+    clip: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> torch.Tensor:
     """Return unit vectors of texts."""
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
@@ -57,18 +79,19 @@ def embed_texts(
 
 
 def train(
-    clip: CLIPModel,
+    clip: VisionTextDualEncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     table: datasets.Dataset,
     negatives: dict[str, list[tuple[str, str]]] | None,
     steps: int,
+    lr: float,
     batch_size: int,
     seed: int,
 ) -> None:
     """Train in place; with ``negatives`` (image id: captions with negatives) as NegCLIP."""
     rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(clip.parameters(), lr=5e-4, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-4, total_steps=steps)
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     rows = [
         i for i, image_id in enumerate(table["image_id"]) if not negatives or image_id in negatives
     ]
@@ -93,7 +116,9 @@ def train(
 
 
 @torch.no_grad()
-def measure(clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+def measure(
+    clip: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase, count: int
+) -> str:
     """Return edits rejected and image-to-text R@1, on scenes not used in training."""
     rng = random.Random(0)
     scenes = [make_scene(2, index) for index in range(count)]
@@ -120,7 +145,8 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--negatives", required=True)
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=600, help="of the training from scratch")
+    parser.add_argument("--more-steps", type=int, default=200, help="of each that goes on from it")
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=1000, help="scenes to measure on")
@@ -133,15 +159,15 @@ def main() -> None:
         pair = (line["caption"], line["negative"])
         negatives.setdefault(line["image_id"], []).append(pair)
     clip = small_clip(len(tokenizer))
-    settings = dict(steps=given.steps, batch_size=given.batch_size, seed=given.seed)
-    train(clip, tokenizer, table, None, **settings)
+    settings = dict(batch_size=given.batch_size, seed=given.seed)
+    train(clip, tokenizer, table, None, given.steps, 1.5e-3, **settings)
     print("pre-trained:             ", measure(clip, tokenizer, given.scenes), flush=True)
     for name, wrong in {
         "continued:               ": None,
         "continued with negatives:": negatives,
     }.items():
         other = copy.deepcopy(clip)
-        train(other, tokenizer, table, wrong, **settings)
+        train(other, tokenizer, table, wrong, given.more_steps, 5e-4, **settings)
         print(name, measure(other, tokenizer, given.scenes), flush=True)
 
 

@@ -59,7 +59,7 @@ def test_negclip(folder, monkeypatch, capsys):
     cli.run([*negatives, "--out", "negatives.parquet", "--device", "cpu"])
     capsys.readouterr()
     given = ("--data", "runs/example/data", "--negatives", "negatives.parquet")
-    small = ("--steps", "2", "--batch-size", "4", "--scenes", "6")
+    small = ("--steps", "2", "--more-steps", "2", "--batch-size", "4", "--scenes", "6")
     run("negclip.py", folder, monkeypatch, *given, "--tokenizer", "runs/example/run/model", *small)
     lines = capsys.readouterr().out.splitlines()
     kinds = ["pre-trained", "continued", "continued with negatives"]
