@@ -271,7 +271,7 @@ def _holds_other(path: Path, data: str, run_folder: Path) -> bool:
     """Whether a file holds an evaluation on other data."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(result, dict):
         return False

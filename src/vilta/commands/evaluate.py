@@ -231,7 +231,7 @@ def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> l
     """Return the dates of earlier evaluations of this run on the same data."""
     try:
         earlier = json.loads(out.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     if not isinstance(earlier, dict):
         return []

@@ -77,7 +77,7 @@ def read_mixture(path: str) -> dict[str, float]:
     """Return the weight of each source; raises ``ValueError`` if the file is not a mixture."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     form = "a mixture has a line `path: weight` for each source, such as `data/coco: 1`"
     if not isinstance(content, dict) or not content:

@@ -137,7 +137,7 @@ def licence_of(source: str) -> str:
         return UNKNOWN
     try:
         named = ModelCard.load(place, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         named = None
     return str(named or UNKNOWN)
 
@@ -146,7 +146,7 @@ def _read(folder: Path) -> Run:
     try:
         settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         config = json.loads((folder / MODEL / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{folder} is not a run with a released model: {error}") from None
     settings = {"data": {}, "run": {}} | settings  # a file of one's own may be shorter
     return Run(folder=folder, settings=settings, architecture=config["architectures"][0])

@@ -48,7 +48,7 @@ def read_record(run_folder: str) -> Record:
     try:
         evaluation = json.loads(found[-1].read_text(encoding="utf-8"))
         with_names_of_today(evaluation)
-    except ValueError:
+    except (ValueError, RecursionError, AttributeError):
         evaluation = None
     if not isinstance(evaluation, dict) or not {"data", "metrics"} <= evaluation.keys():
         raise ValueError(

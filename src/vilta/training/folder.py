@@ -140,7 +140,7 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 line = json.loads(text)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 continue
             if isinstance(line, dict) and "step" in line:
                 lines.append({k: math.nan if v is None else v for k, v in line.items()})
@@ -176,7 +176,7 @@ def _evaluations(folder: Path) -> list[Path]:
 def _keys(path: Path) -> set[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return set()
     return set(content) if isinstance(content, dict) else set()
 
