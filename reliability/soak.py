@@ -84,7 +84,8 @@ def family(pid: int) -> list[int]:
 def sample(pid: int) -> dict[str, float]:
     """Return megabytes, open files and threads of the family, and megabytes of its first process.
 
-    Memory is the proportional set size, so that what loader processes share counts once.
+    Memory is the proportional set size of anonymous pages: what loader processes share counts once,
+    and libraries do not count, whose share falls and rises with the other programs of the machine.
     """
     found = {"mb": 0.0, "first_mb": 0.0, "files": 0.0, "threads": 0.0}
     for member in family(pid):
@@ -94,7 +95,7 @@ def sample(pid: int) -> dict[str, float]:
             threads = len(os.listdir(f"/proc/{member}/task"))
         except OSError:  # it has just ended
             continue
-        pss = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
+        pss = next(line for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
         found["mb"] += int(pss.split()[1]) / 1024
         if member == pid:
             found["first_mb"] = found["mb"]
