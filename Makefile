@@ -45,7 +45,7 @@ reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
 	$(ONE_THREAD) $(BIN)/python reliability/poison_inputs.py
-	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --minutes 0.05
+	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --inputs 600
 	$(ONE_THREAD) $(BIN)/python reliability/http_api.py --cases 10
 
 # What the lock holds, as a bill of materials in CycloneDX's form.

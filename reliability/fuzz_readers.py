@@ -63,10 +63,10 @@ class Campaign:
             parser.prepare(place)
             self.places += [(place / name, read, seed) for seed in seeds]
 
-    def run(self, seconds: float, random: Random) -> None:
-        """Try damaged files for this long."""
+    def run(self, seconds: float, inputs: int, random: Random) -> None:
+        """Try damaged files for this long, or so many of them."""
         began = time.monotonic()
-        while time.monotonic() - began < seconds:
+        while sum(self.inputs.values()) < inputs or time.monotonic() - began < seconds:
             path, read, seed = random.choice(self.places)
             self.try_input(path, read, damaged(seed, random))
 
@@ -106,7 +106,7 @@ def too_long(*_: Any) -> None:
     raise TooLong(f"longer than {SECONDS} s")
 
 
-def fuzz(parser: Parser, minutes: float, seed: int, kept: Path) -> dict[str, str]:
+def fuzz(parser: Parser, minutes: float, inputs: int, seed: int, kept: Path) -> dict[str, str]:
     """Fuzz a parser and write its result; return its findings."""
     began, before = time.time(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
@@ -114,7 +114,7 @@ def fuzz(parser: Parser, minutes: float, seed: int, kept: Path) -> dict[str, str
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
             warnings.simplefilter("ignore")
             with contextlib.redirect_stdout(nowhere):
-                campaign.run(60 * minutes, Random(seed))
+                campaign.run(60 * minutes, inputs, Random(seed))
     figures = {
         "parser": parser.name,
         "seed": seed,
@@ -134,9 +134,13 @@ def main() -> None:
     parser.add_argument("--parser", nargs="+", choices=PARSERS, default=list(PARSERS))
     parser.add_argument("--list", action="store_true", help="name the parsers and their files")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each parser")
+    parser.add_argument(
+        "--inputs", type=int, default=0, help="so many for each parser, however long they take"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kept", type=Path, default=Path("findings"), help="folder of findings")
     arguments = parser.parse_args()
+    minutes = 0.0 if arguments.inputs else arguments.minutes
     if arguments.list:
         for each in PARSERS.values():
             print(f"{each.name}: {', '.join(each.files)}")
@@ -148,7 +152,7 @@ def main() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     found = {
-        name: fuzz(PARSERS[name], arguments.minutes, arguments.seed, arguments.kept)
+        name: fuzz(PARSERS[name], minutes, arguments.inputs, arguments.seed, arguments.kept)
         for name in arguments.parser
     }
     if any(found.values()):

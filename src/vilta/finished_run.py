@@ -275,7 +275,8 @@ def _holds_other(path: Path, data: str, run_folder: Path) -> bool:
         return False
     if not isinstance(result, dict):
         return False
-    return not same_place(result.get("data", data), data, run_folder)
+    held = result.get("data", data)
+    return not isinstance(held, str) or not same_place(held, data, run_folder)
 
 
 def _plain(text: str) -> str:

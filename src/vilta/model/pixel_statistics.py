@@ -32,7 +32,7 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     try:
         check_place(find_shipped(source, ".json"))
         values, _ = ImageProcessingMixin.get_image_processor_dict(find_shipped(source, ".json"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested without end
         if any((Path(source) / name).is_file() for name in PREPROCESSOR):
             line = " ".join(str(error).split())
             raise ValueError(f"the preprocessor of {source} cannot be read: {line}") from None
