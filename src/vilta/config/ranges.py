@@ -50,7 +50,7 @@ def check_config(config: Any, where: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_config(value, f"{name}.")
         for extra in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(extra, Range) and value != "auto":
+            if isinstance(extra, Range) and not isinstance(value, str):
                 extra.check(name, value)
     if hasattr(config, "check"):
         config.check()

@@ -147,15 +147,10 @@ def train(
         bad = sum(gather_object([bad_samples()])) if bad_samples is not None else 0
         if bad:
             tracker.say(f"bad samples replaced by others: {bad:,}; warnings above name them")
-        if not stopped and state.step and state.skipped == state.step:
-            raise ValueError(
-                f"nothing was learnt: loss or gradient was not finite in any of {state.step} "
-                "steps; no model was released. Check the data and the encoders' preprocessors, or "
-                "lower --optimization.lr"
-            )
         if stopped:
             tracker.say(f"stopped at step {state.step}; resume with:\n  {resume}")
         else:
+            _require_learning(state)
             session.release()
             tracker.say(f"next: {then}")
     return Summary(
@@ -219,6 +214,15 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
         if (run.save_every and state.step % run.save_every == 0) or session.save_due:
             session.save()
     return False
+
+
+def _require_learning(state: RunState) -> None:
+    if state.step and state.skipped == state.step:
+        raise ValueError(
+            f"nothing was learnt: loss or gradient was not finite in any of {state.step} steps; no "
+            "model was released. Check the data and the encoders' preprocessors, or lower "
+            "--optimization.lr"
+        )
 
 
 def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
