@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vilta.json_text import parse_json
+
 if sys.platform != "win32":
     import fcntl
 
@@ -92,8 +94,8 @@ def _card() -> str:
 def _holder(file: int) -> str:
     """Describe the process that wrote the lock file; empty if nobody can be read from it."""
     try:
-        card = json.loads(os.pread(file, 4096, 0))
+        card = parse_json(os.pread(file, 4096, 0))
         where = "" if card["host"] == socket.gethostname() else f" on {card['host']}"
         return f"process {card['pid']}{where} ({card['command']}, since {card['since']})"
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""

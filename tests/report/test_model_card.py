@@ -77,6 +77,7 @@ def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run)
     for name, data in (("val", "data/val"), ("test", "data/test")):
         content = {"run": "mine", "data": data, "metrics": values}
         (run / f"evaluation-{name}.json").write_text(json.dumps(content))
+    (run / "evaluation-cut.json").write_text('{"run": "mine", ')
     card = write_card(run).read_text()
     assert card.count("`retrieval/combined/image_to_text/R@1` | 41.5") == 2
     assert "On data/test.\n" in card and "On data/val, which chose step 20" in card

@@ -35,6 +35,7 @@ from vilta.finished_run import (
     say_missing_teacher,
     task_of,
 )
+from vilta.json_text import json_object
 from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
@@ -229,12 +230,7 @@ def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
 
 def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> list[str]:
     """Return the dates of earlier evaluations of this run on the same data."""
-    try:
-        earlier = json.loads(out.read_text())
-    except (OSError, ValueError, RecursionError):
-        return []
-    if not isinstance(earlier, dict):
-        return []
+    earlier = json_object(out)
     now = {"data": config.data, "run": run_folder}
     same = [same_place(earlier.get(k, ""), now[k], Path(run_folder)) for k in now]
     return earlier.get("evaluations", []) if all(same) else []

@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from vilta.data.sources.base import manifest_of
 from vilta.finished_run import recorded_path, same_place
+from vilta.json_text import json_object
 from vilta.metrics.names import flat
 from vilta.model.places import check_name
 from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
@@ -226,8 +227,8 @@ def _metrics(run: Run) -> Iterator[str]:
     best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
     tables = {chosen_on: best["evaluation"]} if best else {}
     for path in sorted(run.folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = isinstance(content, dict) and (content.get("metrics") or content.get("figures"))
+        content = json_object(path)
+        values = content.get("metrics") or content.get("figures")
         if isinstance(values, dict) and "data" in content:
             known = [name for name in tables if same_place(name, content["data"], run.folder)]
             # More exact than what training measured.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vilta.json_text import parse_json
 from vilta.metrics.names import flat
 from vilta.training.folder import METRICS, log_lines
 
@@ -46,9 +46,9 @@ def read_record(run_folder: str) -> Record:
             f"{run_folder} was not evaluated yet; run: vilta evaluate {run_folder} --data DATA"
         )
     try:
-        evaluation = json.loads(found[-1].read_text(encoding="utf-8"))
+        evaluation = parse_json(found[-1].read_text(encoding="utf-8"))
         with_names_of_today(evaluation)
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         evaluation = None
     if not isinstance(evaluation, dict) or not {"data", "metrics"} <= evaluation.keys():
         raise ValueError(

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from vilta.json_text import json_object, parse_json
 from vilta.training.folder import CHECKPOINTS, remove_folder, replaced_folder
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.pt", "state.json"
@@ -186,13 +187,13 @@ def load_state(folder: Path) -> RunState:
     if (folder / _SUMS).is_file():
         _check_sums(folder)
     try:
-        content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        content = parse_json((folder / _STATE).read_text(encoding="utf-8"))
         content.pop("versions", None)
         if "seconds" not in content:  # where it was before there were sums
             _check_sums(folder)
         state = RunState(**content)
         state.check()
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} is not a checkpoint: {_STATE} is damaged ({reason})") from None
     if folder.name != _folder(folder, state.step).name:
@@ -303,8 +304,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _read_clock(folder: Path, otherwise: float) -> float:
     """Return the seconds of training so far; nothing depends on them, so damage is not an error."""
     try:
-        return float(json.loads((folder / _CLOCK).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return float(json_object(folder / _CLOCK)["seconds"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return otherwise
 
 

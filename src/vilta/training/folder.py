@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from vilta.config import RunConfig
 from vilta.config.yaml_file import save_yaml
+from vilta.json_text import json_object, parse_json
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -139,8 +139,8 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     if path.is_file():
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
-                line = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
+                line = parse_json(text)
+            except ValueError:
                 continue
             if isinstance(line, dict) and "step" in line:
                 lines.append({k: math.nan if v is None else v for k, v in line.items()})
@@ -174,11 +174,7 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _keys(path: Path) -> set[str]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return set()
-    return set(content) if isinstance(content, dict) else set()
+    return set(json_object(path))
 
 
 def _flush(path: Path) -> None:

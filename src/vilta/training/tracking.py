@@ -10,7 +10,6 @@ import json
 import math
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
+from vilta.json_text import parse_json
 from vilta.screen import notes
 from vilta.training.folder import EVENTS, METRICS, replace_text
 
@@ -55,12 +55,7 @@ class Tracker:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.main:
             self._live.stop()
             self._lines.close()
@@ -152,9 +147,9 @@ def _drop_lines_after(path: Path, step: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, RecursionError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue
     replace_text(path, "".join(kept))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,6 +14,8 @@ from typing import Any
 import datasets
 from upath import UPath
 from xxhash import xxh3_128_intdigest
+
+from vilta.json_text import json_object
 
 log = logging.getLogger("vilta.data")
 
@@ -215,11 +216,7 @@ def as_list(value: Any) -> list[Any]:
 
 def manifest_of(folder: str | Path) -> dict[str, Any]:
     """Return what a packed folder says of itself; nothing of another, or of a damaged one."""
-    try:
-        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return json_object(Path(folder) / MANIFEST)
 
 
 def chosen_split(splits: Iterable[str], wanted: str, where: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vilta.data.sources.base import clean_captions, listed
 from vilta.data.sources.options import SourceOptions
+from vilta.json_text import parse_json
 
 CAPTION_COLUMNS = (
     "captions",
@@ -116,7 +116,7 @@ def captions_of(cell: Any) -> Any:
     Raises ``ValueError`` for a dialogue of several turns, in which no line is a caption.
     """
     if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
-        for read in (json.loads, ast.literal_eval):
+        for read in (parse_json, ast.literal_eval):
             try:
                 found = read(cell)
             except (ValueError, SyntaxError, RecursionError, MemoryError):

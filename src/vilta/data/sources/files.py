@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, Item, Place, Reader, Skipped
 from vilta.decoding import bounded_bytes
+from vilta.json_text import parse_json
 
 CHUNK = 2**20
 """Characters of a JSON array that are read at once."""
@@ -163,8 +164,8 @@ def path_ends(path: str) -> Iterator[str]:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; ``ValueError`` in one line if it is none."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from None
 
 

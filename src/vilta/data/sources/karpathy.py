@@ -8,7 +8,6 @@ The layout, from the files of https://cs.stanford.edu/people/karpathy/deepimages
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from typing import Any
 from vilta.data.sources.base import Item, Reader, Skipped, as_list, no_such_split
 from vilta.data.sources.files import NamedImagesReader, path_ends, read_json, tar_members
 from vilta.data.sources.options import SourceOptions
+from vilta.json_text import parse_json
 
 Entry = dict[str, Any]
 
@@ -121,9 +121,9 @@ def _split_file(tar: Path) -> tuple[str, Any]:
     try:
         for member, read in tar_members(tar):
             name = member.name
-            if name.endswith(".json") and is_karpathy(content := json.loads(read())):
+            if name.endswith(".json") and is_karpathy(content := parse_json(read())):
                 return name, content
-    except (ValueError, RecursionError, OSError, EOFError, tarfile.TarError) as error:
+    except (ValueError, OSError, EOFError, tarfile.TarError) as error:
         raise ValueError(f"{tar} cannot be read ({name or 'its start'}): {error}") from None
     raise ValueError(f"{tar} contains no Karpathy split file (dataset_*.json)")
 

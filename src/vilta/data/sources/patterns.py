@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
 from vilta.data.sources.columnar import columnar_reader, files_of_split
 from vilta.data.sources.options import SourceOptions, named_options
 from vilta.data.sources.webdataset import WebDatasetReader
+from vilta.json_text import json_object
 
 TARS = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (*TARS, *COLUMNAR)
@@ -72,10 +72,7 @@ def stored_count(shard: str) -> int | None:
         return None
     stem = place.name.partition(".")[0]
     for name, key in ((f"{stem}_stats.json", "successes"), ("sizes.json", place.name)):
-        try:
-            count = json.loads((place.parent / name).read_text(encoding="utf-8"))[key]
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            continue
+        count = json_object(place.parent / name).get(key)
         if type(count) is int and count >= 0:
             return count
     return None

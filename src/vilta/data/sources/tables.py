@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from vilta.data.sources.base import IMAGE_SUFFIXES, listed
 from vilta.data.sources.files import json_array
+from vilta.json_text import parse_json
 
 DELIMITERS = ("\t", ",", ";", "|")
 SEPARATED = (".csv", ".tsv", ".txt")
@@ -128,8 +128,8 @@ def json_rows(path: Path, encoding: str = "") -> Iterator[tuple[int, dict[str, A
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-        except (ValueError, RecursionError):
+            item = parse_json(line)
+        except ValueError:
             item = None
         yield number, item if isinstance(item, dict) else None
 

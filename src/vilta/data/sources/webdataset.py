@@ -7,7 +7,6 @@ its tars, a table with a status for each download, names those that failed.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from vilta.data.sources.files import tar_members
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded_bytes
 from vilta.decoding import LARGEST_FILE
+from vilta.json_text import parse_json
 
 MOST_WAITING = 2**31
 """Bytes of samples that wait for their image or their text (our choice)."""
@@ -132,8 +132,8 @@ def _captions(sample: TarSample, options: SourceOptions, where: str) -> Any:
     text = next((sample[suffix] for suffix in TEXT_SUFFIXES if suffix in sample), None)
     if ".json" in sample and (options.caption_column or text is None):
         try:
-            content = json.loads(sample[".json"])
-        except (ValueError, RecursionError):
+            content = parse_json(sample[".json"])
+        except ValueError:
             return None
         if not isinstance(content, dict):
             return None

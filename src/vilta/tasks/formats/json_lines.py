@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vilta.data.sources.base import listed
 from vilta.data.sources.files import read_json
 from vilta.data.sources.tables import decoded, is_json_list, lines_of
+from vilta.json_text import parse_json
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
@@ -18,8 +18,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-        except (ValueError, RecursionError):
+            item = parse_json(line)
+        except ValueError:
             item = None
         if not isinstance(item, dict):
             raise ValueError(f"{path}, line {number}: not a JSON object")
