@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,6 +13,7 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.finetune import FinetuneConfig, TaskSettings
 from vilta.config.yaml_file import load_yaml, read_mapping
 from vilta.data.examples import Examples, PairItems
+from vilta.json_text import json_object
 from vilta.model import ViltaForPreTraining
 from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_text_encoder
@@ -137,8 +138,13 @@ def _recorded_path(path: str, run_folder: Path) -> str:
     return f"{near[0]}{mark}{query}"
 
 
-def same_place(first: str, second: str, run_folder: Path) -> bool:
-    """Whether two names, given in the same folder or in others, are of the same data or run."""
+def same_place(first: Any, second: str, run_folder: Path) -> bool:
+    """Whether two names, given in the same folder or in others, are of the same data or run.
+
+    The first may be read from a file, and be no name at all.
+    """
+    if not isinstance(first, str):
+        return False
     return len({_whole(recorded_path(path, run_folder)) for path in (first, second)}) == 1
 
 
@@ -218,19 +224,31 @@ def take_weights(model: ViltaForPreTraining, start: str) -> None:
     if kind != type(model).__name__:
         raise ValueError(f"model.start: {start} holds a {kind}; name a pre-training run")
     before = ViltaForPreTraining.from_pretrained(model_folder(start))
-    weights, own = before.state_dict(), model.state_dict()
-    differing = [
-        name
-        for name in {**own, **weights}
-        if name not in weights or name not in own or weights[name].shape != own[name].shape
-    ]
-    if differing or before.config.fusion != model.config.fusion:
-        example = f" ({differing[0]})" if differing else ""
+    differing = [n for n in _ARCHITECTURE if getattr(before.config, n) != getattr(model.config, n)]
+    try:
+        if not differing:
+            model.load_state_dict(before.state_dict())
+    except RuntimeError:  # of other names or shapes
+        differing = ["image or text encoder"]
+    if differing:
         raise ValueError(
-            f"model.start: {start} is of another architecture than these encoders and this fusion"
-            f"{example}; give the settings `model` of its config.yaml"
+            f"model.start: {start} is of another architecture ({', '.join(differing)}); give the "
+            "settings `model` of its config.yaml"
         )
-    model.load_state_dict(weights)
+
+
+_ARCHITECTURE = (
+    "fusion",
+    "fusion_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "layout",
+    "word_head",
+    "pooling",
+    "image_pooling",
+    "contrastive_width",
+)
+"""What weights are made for, beside the encoders; some of it leaves their shapes as they are."""
 
 
 def load_teacher(
@@ -269,14 +287,7 @@ def blanks_told(blanks: int, total: int) -> str:
 
 def _holds_other(path: Path, data: str, run_folder: Path) -> bool:
     """Whether a file holds an evaluation on other data."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    if not isinstance(result, dict):
-        return False
-    held = result.get("data", data)
-    return not isinstance(held, str) or not same_place(held, data, run_folder)
+    return not same_place(json_object(path).get("data", data), data, run_folder)
 
 
 def _plain(text: str) -> str:

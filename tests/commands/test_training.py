@@ -134,6 +134,7 @@ def test_a_run_starts_from_another_ones_weights(settings, whole_run, tmp_path, t
     [
         ({"fusion_layers": 2}, "of another architecture"),
         ({"fusion": "cross-attention"}, "of another architecture"),
+        ({"fusion_heads": 1}, "of another architecture"),
         ({"start": "text"}, "name a pre-training run"),
         ({"start": "nowhere"}, "neither a run nor a released model"),
     ],
