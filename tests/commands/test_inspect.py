@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vilta.commands import pack
 from vilta.commands.inspect import ContactSheet, run
-from vilta.config.tools import InspectConfig
+from vilta.config.tools import InspectConfig, PackConfig
 
 
 def write_pairs(folder, numbers, caption="picture <b>{}</b>"):
@@ -52,6 +53,15 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     assert "picture &lt;b&gt;" in html and "picture <b>" not in html
     assert "http" not in html.replace("http-equiv", "") and "<script" not in html
     assert "4.png" in html and "50.0 %" in html
+
+
+def test_packed_pairs_are_trained_on_next(source, tmp_path, capsys):
+    packed, page = str(tmp_path / "packed"), str(tmp_path / "page.html")
+    pack.run(source, PackConfig(out=packed))
+    run(packed, InspectConfig(against=packed, out=page))
+    told = capsys.readouterr().err.splitlines()[-1]
+    data = f"--data.train {packed} --data.val {packed}"
+    assert told == f"next: vilta pretrain {data} --run.out runs/mine"
 
 
 def test_what_is_returned_are_the_numbers_of_the_tables(source, tmp_path):

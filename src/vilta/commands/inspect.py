@@ -27,6 +27,7 @@ from vilta.data.inspection import (
 )
 from vilta.data.pack.packing import source_options
 from vilta.data.sources import PairRow, Reader, find_reader, nothing_usable
+from vilta.data.sources.base import manifest_of
 from vilta.data.transforms import shrink
 from vilta.decoding import decode_image
 from vilta.report.curves import DARK, LIGHT, Theme, style_axes
@@ -75,7 +76,11 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
     notes.print(f"wrote {out}; open it in a browser")
-    say_next("vilta", "pack", source, "--out", "data/NAME")
+    if manifest_of(source):  # packed already
+        val = ["--data.val", config.against] if config.against else []
+        say_next("vilta", "pretrain", "--data.train", source, *val, "--run.out", "runs/mine")
+    else:
+        say_next("vilta", "pack", source, "--out", "data/NAME")
     return {**_numbers(reader, found), **(_shared(found, other) if other else {}), "page": str(out)}
 
 
