@@ -184,7 +184,7 @@ POISONS: dict[str, Callable[[Path], Path]] = {
     "bz2 that is called gz": lambda folder: _written(folder, "0.tar.gz", bz2.compress(GOOD + END)),
     "not a tar": tar(b"<html>" * 500),
     "empty": tar(b""),
-    "names that are no text": tar(
+    "names that are not text": tar(
         member("\udcff\udcfe.jpg", jpeg()) + member("\udcff\udcfe.txt", b"x") + GOOD + END),
     "links to a device": links_out,
     "pipes": pipes,

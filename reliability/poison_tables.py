@@ -90,7 +90,7 @@ TABLES: dict[str, Writer] = {
         "metadata.jsonl", '{"file_name": "1.jpg", "text": NaN, "x": Infinity}\n'),
     "objects where text should be": text(
         "metadata.jsonl", '{"file_name": {"a": 1}, "text": [{}, [], 1, null]}\n'),
-    "lines that are no objects": text(
+    "lines that are not objects": text(
         "metadata.jsonl", '1\n"x"\n[]\nnull\n{}\n{"file_name": "1.jpg"}'),
     "COCO: ids of all kinds": coco(
         [{"id": x, "file_name": "1.jpg"} for x in (1, "1", 1.0, True, None, [1], {})],

@@ -142,7 +142,7 @@ def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str
     began = time.monotonic()
     if kind == "killed":
         os.kill(victim, signal.SIGKILL)
-        assert ended(agent, ENDED) != 0, "a killed process is no success"
+        assert ended(agent, ENDED) != 0, "a run with a killed process must not succeed"
         found["seconds_to_end"] = round(time.monotonic() - began, 1)
         found["named"] = f"(local_rank: {processes - 1})" in log.read_text()
         agent = start(out, processes, resume=True)

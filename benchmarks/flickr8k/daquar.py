@@ -34,7 +34,7 @@ class DaquarSettings(TaskSettings):
     """Settings of DAQUAR."""
 
     min_answers: Count = 2
-    """Answers given less often in training are no class; their questions teach nothing."""
+    """Answers given less often in training do not become a class; their questions teach nothing."""
 
 
 class Daquar(LabellingTask):
@@ -70,10 +70,10 @@ class Daquar(LabellingTask):
         return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
     def check(self, items: Any) -> None:
-        """Accept everything: answers that are no class count as wrong."""
+        """Accept everything: an answer without a class counts as wrong."""
 
     def target(self, row: ItemRow) -> Tensor:
-        """Return the number of the answer; nothing is learnt from one that is no class."""
+        """Return the number of the answer; nothing is learnt from one without a class."""
         return torch.tensor(self.known.get(row["label"], NO_LABEL))
 
     @classmethod

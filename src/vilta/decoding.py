@@ -33,7 +33,7 @@ MAX_SCANS = 100
 """Progressive JPEG files have about 10 scans; more than so many are refused (our choice). Each scan
 goes over the whole picture, and an empty one is a few bytes."""
 LARGEST_FILE = 2**28
-"""Bytes of a file; a larger one is no image (our choice)."""
+"""Bytes of a file; a larger one is not taken for an image (our choice)."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 2**20
 """Bytes of a text, decompressed, that Pillow reads (its MAX_TEXT_CHUNK)."""

@@ -141,7 +141,7 @@ def _recorded_path(path: str, run_folder: Path) -> str:
 def same_place(first: Any, second: str, run_folder: Path) -> bool:
     """Whether two names, given in the same folder or in others, are of the same data or run.
 
-    The first may be read from a file, and be no name at all.
+    The first may be read from a file, and be something other than a name.
     """
     if not isinstance(first, str):
         return False

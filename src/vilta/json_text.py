@@ -15,7 +15,7 @@ class File(Protocol):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what the text says; ``ValueError`` if it is no JSON, or nested without end."""
+    """Return what the text says; ``ValueError`` if it is not JSON, or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:

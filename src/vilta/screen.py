@@ -40,7 +40,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def _escaped(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # a byte that is no text
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not text
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode()
 

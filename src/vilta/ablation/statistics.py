@@ -50,7 +50,7 @@ def two_level_interval(
     """Return the mean of differences by seed and item, and its bootstrap interval.
 
     In each draw the seeds and the images (``groups``, one name for each item) are drawn with
-    replacement, so that it holds for other seeds and for other images. NaN is no value.
+    replacement, so that it holds for other seeds and for other images. NaN does not count.
     """
     seeds, _ = differences.shape
     names, index = np.unique(np.asarray(groups), return_inverse=True)

@@ -19,8 +19,8 @@ def shipped_names(suffix: str = ".yaml") -> list[str]:
 def find_shipped(name: str, suffix: str = ".yaml") -> str:
     """Return the path of the shipped file that ``name`` means; a file of the user's comes first.
 
-    A folder called `photos` is no file of settings; one called `demo-image` may be an encoder. Any
-    other ``name`` is returned as it is.
+    A folder called `photos` cannot be a settings file; one called `demo-image` may be an encoder.
+    Any other ``name`` is returned as it is.
     """
     own = Path(name).is_file() if suffix == ".yaml" else Path(name).exists()
     known = name.removeprefix(_FORMER_FOLDER).removesuffix(suffix)

@@ -113,5 +113,5 @@ def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
         raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error
     names = [] if config.architectures is None else config.architectures
     if not isinstance(names, list) or not all(str(name).isidentifier() for name in names):
-        raise ValueError(f"{place} cannot be loaded: its `architectures` are no names of classes")
+        raise ValueError(f"{place} cannot be loaded: its `architectures` are not class names")
     return config

@@ -32,7 +32,7 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     try:
         check_place(find_shipped(source, ".json"))
         values, _ = ImageProcessingMixin.get_image_processor_dict(find_shipped(source, ".json"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested without end
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
         if any((Path(source) / name).is_file() for name in PREPROCESSOR):
             line = " ".join(str(error).split())
             raise ValueError(f"the preprocessor of {source} cannot be read: {line}") from None
@@ -40,7 +40,7 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
         return DEFAULT, DEFAULT
 
     if not isinstance(values, dict):
-        raise ValueError(f"the preprocessor of {source} is no JSON object")
+        raise ValueError(f"the preprocessor of {source} is not a JSON object")
 
     def stated(name: str, default: Any) -> Any:
         return values[name] if name in values else _default_of(values, name, default)

@@ -126,7 +126,7 @@ def fitting_words(
 ) -> Bool[Tensor, "M V"]:
     """Return the words that may replace the original ones, before any filter is asked.
 
-    See ``synthesise_negatives``; none where the original is no word of a single token.
+    See ``synthesise_negatives``; none where the original is not a single-token word.
     """
     original = input_ids.flatten()[masked_positions]  # [M]
     other = vocabulary.whole[None] & (vocabulary.stem[None] != vocabulary.stem[original, None])

@@ -49,7 +49,7 @@ def start_processes(run: RunConfig) -> Accelerator:
 
 
 def leave_processes() -> None:
-    """Leave the others, with nothing left of the groups; done at the end of the program.
+    """Leave the process groups so that nothing keeps them alive; called at the end of the program.
 
     A thread of gloo that lives on may let go of its last tensor while the interpreter ends. It
     then waits for the interpreter's lock, is ended there, and the process with it: "terminate

@@ -25,7 +25,7 @@ BEAT = 5.0
 """Seconds between two signs of life."""
 PATIENCE = 20.0
 """Seconds without a sign, or without a collective while others wait, after which a process is
-named: with a beat before and after it, within 30 seconds of what befell it. Our choice."""
+named: with a beat before and after it, within 30 seconds of being stopped. Our choice."""
 _watches = count()
 
 
@@ -85,7 +85,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(2.0)  # a store that does not answer is no reason to stay
+        self._thread.join(2.0)  # do not wait for a store that does not answer
         if not self._thread.is_alive():
             self._write("left")
 

@@ -171,7 +171,7 @@ def _full_lines(text: str) -> Iterator[str]:
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows with the lines that they begin in; ``ValueError`` for what is no CSV."""
+    """Yield the rows with the lines that they begin in; ``ValueError`` for anything but CSV."""
     table = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
