@@ -77,7 +77,7 @@ def trials(config: AblateConfig, plan: Plan) -> list[Trial]:
     for cell in cells(config):
         if cell.arm in waiting and (cell.place / START).is_file():
             raise ValueError(
-                f"{cell.name} started before {', '.join(config.tune)} was tuned for it; choose "
+                f"{cell.name} was begun before {', '.join(config.tune)} was tuned for it; choose "
                 "another --out"
             )
     return found
