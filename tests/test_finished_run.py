@@ -47,9 +47,13 @@ def test_other_data_never_overwrite_metrics(tmp_path):
 
 
 def test_a_file_that_is_no_evaluation_does_not_matter(tmp_path):
+    data = [json.dumps({"data": text}) for text in ("x" * 100_000, "a\0b", "a\0b?split=c")]
     for content in ("", "[1]", '{"run": "x"}', "[" * 100_000):
         (tmp_path / "evaluation-val.json").write_text(content)
         assert result_path(str(tmp_path), "evaluation", "a/val").name == "evaluation-val.json"
+    for content in data:  # other data, whatever they were: not overwritten
+        (tmp_path / "evaluation-val.json").write_text(content)
+        assert result_path(str(tmp_path), "evaluation", "a/val").name != "evaluation-val.json"
 
 
 def test_a_file_on_data_without_a_name_is_not_overwritten(tmp_path):

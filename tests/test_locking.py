@@ -1,5 +1,6 @@
 """One writer to a folder: the second is refused and told by whom, the dead hold nothing."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def test_a_killed_writer_holds_nothing_and_is_named(tmp_path, holder):
     assert not (tmp_path / ".lock").exists()
     with only_writer(tmp_path / ".lock", "runs/mine") as note:
         assert note == ""
+
+
+def test_a_note_is_one_line_whatever_the_lock_file_says(tmp_path):
+    card = {"pid": 1, "host": "a\nb", "since": "c\u2028d", "command": "e\r\nf"}
+    (tmp_path / ".lock").write_text(json.dumps(card))
+    with only_writer(tmp_path / ".lock", "runs/mine") as note:
+        assert note.startswith("process 1 on a b (e f, since c d) ended without finishing")
 
 
 def test_a_process_is_kept_apart_from_itself(tmp_path):

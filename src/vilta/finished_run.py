@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,9 @@ def recorded_path(path: str, run_folder: Path) -> str:
 
 def _recorded_path(path: str, run_folder: Path) -> str:
     place, mark, query = path.partition("?")  # a source may name a split: data.json?split=val
-    near = [parent / place for parent in run_folder.resolve().parents if (parent / place).exists()]
+    parents = run_folder.resolve().parents
+    # os.path.exists, unlike Path.exists, is false for what cannot be a path, such as a long text.
+    near = [parent / place for parent in parents if os.path.exists(parent / place)]
     if not place or not near or near[0].resolve() == Path(place).resolve():
         return path
     return f"{near[0]}{mark}{query}"
@@ -143,7 +146,7 @@ def same_place(first: Any, second: str, run_folder: Path) -> bool:
 
     The first may be read from a file, and be something other than a name.
     """
-    if not isinstance(first, str):
+    if not isinstance(first, str) or "\0" in first:
         return False
     return len({_whole(recorded_path(path, run_folder)) for path in (first, second)}) == 1
 

@@ -96,6 +96,7 @@ def _holder(file: int) -> str:
     try:
         card = parse_json(os.pread(file, 4096, 0))
         where = "" if card["host"] == socket.gethostname() else f" on {card['host']}"
-        return f"process {card['pid']}{where} ({card['command']}, since {card['since']})"
+        named = f"process {card['pid']}{where} ({card['command']}, since {card['since']})"
+        return " ".join(named.split())  # others may have written it, or a damaged disk
     except (ValueError, KeyError, TypeError):
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ UNREADABLE = (
     StrictDataclassError,
     TypeError,
     ValueError,
+    struct.error,
 )
 """All of it but ``OSError``; found by reliability/fuzz_readers.py."""
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, PreTrainedConfig
 
 from vilta.model.configuration import ViltaConfig
-from vilta.model.damage import UNREADABLE
 from vilta.model.encoders import load_text_encoder
 from vilta.model.modeling import ViltaForPreTraining
+from vilta.torch_file import load_torch_file
 
 State = dict[str, Tensor]
 HEAD_WIDTH = 64
@@ -74,8 +72,8 @@ def read_checkpoint(path: str | Path) -> State:
     Raises ``ValueError`` in one line if it holds other objects or no weights.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, *UNREADABLE):
+        content = load_torch_file(path)
+    except ValueError:
         raise ValueError(
             f"{path} holds more than weights, or is damaged; where you trust it, write the weights "
             "alone: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vilta.json_text import json_object, parse_json
+from vilta.torch_file import load_torch_file
 from vilta.training.folder import CHECKPOINTS, remove_folder, replaced_folder
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.pt", "state.json"
@@ -225,10 +225,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
     """Restore the optimizer's moments and the position in the schedule."""
     path = folder / _OPTIMIZER
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged: {reason}") from None
+        saved = load_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     try:
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -237,21 +236,6 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
             f"{path} belongs to other trained parameters or to another optimizer; resume with the "
             "run's own --model.freeze and --optimization.optimizer"
         ) from None
-
-
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    MemoryError,
-    AssertionError,
-    pickle.UnpicklingError,
-)
-"""What torch raises for a file that it has not written."""
 
 
 def _save_optimizer(optimizer: torch.optim.Optimizer, schedule: LambdaLR, path: Path) -> None:
