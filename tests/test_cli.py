@@ -254,6 +254,21 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
     assert len(done.stdout) > 10
 
 
+def test_the_end_of_the_program_looks_for_no_garbage():
+    code = (
+        "import gc\nfrom vilta.cli import main\n"
+        "class Cycle:\n"
+        "    def __init__(self):\n        self.itself = self\n"
+        "    def __del__(self):\n        print('looked through all objects', flush=True)\n"
+        "gc.disable()\nmain()\nCycle()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("vilta ") and len(done.stdout.splitlines()) == 1
+
+
 def test_module_and_program_are_the_same():
     done = subprocess.run(
         [sys.executable, "-m", "vilta", "pretrian"], capture_output=True, text=True, timeout=100

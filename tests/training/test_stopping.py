@@ -5,13 +5,21 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import weakref
 
 import pytest
 import toy_training
 from toy_training import ToyTask, metrics, train_toy
 
+from vilta.training.stopping import Interrupted, StopRequest
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
+
+
+class Thing:
+    """Something that a weak reference can be of."""
 
 
 def run_that_waits(where: str, out, waiting, errors) -> None:
@@ -39,8 +47,16 @@ def run_that_waits(where: str, out, waiting, errors) -> None:
             hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no Python handler runs meanwhile
         return forward(batch)
 
+    def waits_in_a_callback():
+        thing = Thing()
+        weakref.finalize(thing, waits)
+        del thing  # what is raised now, in the first wait, goes nowhere
+        time.sleep(60)
+
     if where == "evaluation":
         task.evaluate = lambda: waits() or evaluate()
+    elif where == "callback":
+        task.evaluate = lambda: waits_in_a_callback() or evaluate()
     elif where == "loader":
         toy_training.loader_for = load_slowly
     else:
@@ -63,7 +79,7 @@ def waiting_run(tmp_path, where: str):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(("where", "step"), [("evaluation", 6), ("loader", 4)])
+@pytest.mark.parametrize(("where", "step"), [("evaluation", 6), ("callback", 6), ("loader", 4)])
 def test_waiting_is_broken_off_and_nothing_is_lost(tmp_path, where, step, number):
     with waiting_run(tmp_path, where) as child:
         os.kill(child.pid, number)
@@ -74,6 +90,19 @@ def test_waiting_is_broken_off_and_nothing_is_lost(tmp_path, where, step, number
     assert train_toy(tmp_path / "run", resume=True).step == 12
     train_toy(tmp_path / "whole")
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_a_request_that_was_lost_counts_at_the_end_of_the_block(monkeypatch):
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: lost.append(raised.exc_type))
+    with StopRequest() as stop:
+        with pytest.raises(Interrupted), stop.breaks():
+            thing = Thing()
+            reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del thing
+            assert lost == [Interrupted] and reference() is None
+        with pytest.raises(Interrupted), stop.breaks():
+            pytest.fail("nothing that may be broken off is begun any more")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
