@@ -1,5 +1,6 @@
 import os
 import shutil
+import sqlite3
 import sys
 
 import numpy as np
@@ -180,6 +181,23 @@ def test_nothing_to_find(search, matcher, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be used"):
         PhotoSearch(matcher, tmp_path / "empty", tmp_path / "file" / "below")
+
+
+def test_an_index_that_is_damaged_is_an_error_in_one_line(tmp_path):
+    for name, value in {"empty": b"", "text": b"not a data base", "bytes": b"\xff\n\xfe"}.items():
+        place = tmp_path / name
+        if name != "bytes":
+            place.mkdir()
+            (place / "photos.sqlite").write_bytes(value)
+            continue
+        PhotoIndex(tmp_path, place, "model", 4).close()
+        with sqlite3.connect(place / "photos.sqlite") as db:
+            db.execute("UPDATE about SET value = CAST(? AS TEXT)", (value,))
+        db.close()
+    PhotoIndex(tmp_path, tmp_path / "empty", "model", 4).close()
+    for name in ("text", "bytes"):
+        with pytest.raises(ValueError, match=r"cannot be used: [^\n]+$"):
+            PhotoIndex(tmp_path, tmp_path / name, "model", 4)
 
 
 def test_cosines_are_exact_to_half_precision():

@@ -1,6 +1,7 @@
 """A comparison on a few scenes: planned, trained, measured, resumed and reported."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -334,8 +335,25 @@ def test_the_probe_counts_phases_and_products(config):
     assert torch.is_grad_enabled()
 
 
-def test_a_part_that_there_is_not(config, tmp_path):
+def test_what_its_processes_fail_with_is_told(compared, config, tmp_path):
+    broken = replace(config, out=str(tmp_path / "new"), program="nowhere.to.be.found")
+    with pytest.raises(ValueError, match=r"No module named 'nowhere'|while finding module"):
+        ablate.run(broken)
+    shutil.copytree(compared, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/vilta/seed-0")
+    with pytest.raises(
+        ValueError, match=r"^runs that failed: 1, the first vilta/seed-0: "
+    ) as error:
+        ablate.run(replace(broken, out=str(tmp_path / "copy")))
+    assert "go on with: vilta ablate" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_part_that_there_is_not(compared, config, tmp_path):
+    with pytest.raises(ValueError, match="choose probe, tune, train, measure or report"):
+        ablate.run(replace(config, part="rest meter/seed-0"))
     fresh = replace(config, out=str(tmp_path))
+    with pytest.raises(ValueError, match="has no plan yet"):
+        ablate.run(replace(fresh, part="report"))
     with pytest.raises(ValueError, match="has no plan yet"):
         ablate.run(replace(fresh, part="train meter/seed-0"))
     with pytest.raises(ValueError, match="--out must name"):

@@ -2,12 +2,15 @@
 
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from vilta.commands import convert, export, finetune, report, serve
+from vilta.commands import ablate, convert, export, finetune, report, serve
+from vilta.config import RunConfig
+from vilta.config.ablate import AblateConfig
 from vilta.config.apps import ServeConfig
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.tools import ConvertConfig, ExportConfig, ReportConfig
@@ -46,6 +49,18 @@ def test_an_export_that_differs_from_torch(tmp_path, monkeypatch):
 
 def test_fine_tuning_without_a_task():
     refused("mine.yaml names no task", finetune.run, "mine.yaml", FinetuneConfig(task=""))
+
+
+def test_a_task_that_is_only_measured(tmp_path):
+    config = FinetuneConfig(run=RunConfig(out=str(tmp_path)))
+    refused("measured, not trained", finetune.run, "masked-words", config)
+
+
+def test_a_comparison_without_a_folder_or_a_plan(tmp_path):
+    refused("--out must name the folder of the comparison", ablate.run, AblateConfig(out=""))
+    fresh = AblateConfig(out=str(tmp_path))
+    refused("has no plan yet", ablate.do_part, replace(fresh, part="train meter/seed-0"))
+    refused("has no plan yet", ablate.write_report, fresh)
 
 
 def test_a_report_that_is_no_page():

@@ -1,5 +1,9 @@
 """What cannot be read, too late or not at all, is one line that names it."""
 
+import gzip
+import tarfile
+from tarfile import ReadError
+
 import datasets
 import pytest
 from PIL import Image
@@ -9,6 +13,7 @@ from vilta.data.images import ImageFolder, PairImages
 from vilta.data.samples import image_bytes as bytes_of_row
 from vilta.data.sources import FEATURES, SourceOptions, base, find_reader, load_pairs
 from vilta.data.sources.coco import CocoReader
+from vilta.data.sources.files import is_tar, tar_members
 from vilta.data.sources.image_cells import files_below, image_bytes
 from vilta.data.sources.options import named_options
 from vilta.data.sources.saved import TableReader
@@ -81,6 +86,35 @@ def test_files_that_are_something_else(tmp_path):
         "is not a COCO caption file", CocoReader, tmp_path / "captions.json", {}, SourceOptions()
     )
     refused("base64", image_bytes, "A" * 33, lambda path: b"", kind=OSError)
+
+
+def test_cells_and_texts_that_hold_nothing(tmp_path):
+    refused("no image", bytes_of_row, None)
+    refused("no image", bytes_of_row, {})
+    refused("holds 2 images", image_bytes, [b"x", b"y"], lambda path: b"", kind=OSError)
+    (tmp_path / "captions.txt").write_text(" \n\n")
+    refused("captions.txt contains no captions", caption_lines, str(tmp_path / "captions.txt"))
+
+
+def test_a_tar_in_which_every_member_is_the_name_of_the_next(tmp_path):
+    name = tarfile.TarInfo("././@LongLink")
+    name.type = tarfile.GNUTYPE_LONGNAME
+    content = name.tobuf() * 500  # tarfile calls itself for each
+    for file, data in {"a.tar": content, "a.tar.gz": gzip.compress(content)}.items():
+        (tmp_path / file).write_bytes(data)
+        refused("hundreds of descriptions", list, tar_members(tmp_path / file), kind=ReadError)
+        assert not is_tar(tmp_path / file)
+
+
+def test_a_packed_tar_that_is_cut_off_in_its_head(tmp_path):
+    whole, said = gzip.compress(bytes(10_240), mtime=0), []
+    for cut in range(10):
+        (tmp_path / "a.tar.gz").write_bytes(whole[:cut])
+        with pytest.raises(ReadError) as error:
+            list(tar_members(tmp_path / "a.tar.gz"))
+        said.append(str(error.value))
+    assert said[3] == "its head is cut off"
+    assert set(said) == {"empty file", "truncated header", said[3]}
 
 
 def test_a_file_of_this_machine_that_a_hub_data_set_names(tmp_path, monkeypatch):

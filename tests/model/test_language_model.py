@@ -131,6 +131,14 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
+def test_a_tokenizer_whose_unknown_token_is_not_a_word_is_refused(tmp_path):
+    new_tokenizer(CAPTIONS * 2, 120).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"unk_token": ""}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="unknown token that is not one of its words"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_lukes_tokenizer_gives_words_and_no_entities(tmp_path):
     """Its fast form knows entities, and models of this package read none."""
     words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abdgo", "Ġ", "do", "dog", "Ġdog"]

@@ -106,7 +106,8 @@ class PhotoIndex:
                 self._vectors_path.write_bytes(b"")
             self._vectors_path.touch()
         except (OSError, sqlite3.Error) as error:
-            raise ValueError(f"the index in {place} cannot be used: {error}") from None
+            reason = " ".join(str(error).split())  # it may quote what the file holds
+            raise ValueError(f"the index in {place} cannot be used: {reason}") from None
 
     def close(self) -> None:
         """Close the files."""

@@ -100,6 +100,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # noqa: BLE001 - `tokenizers` raises nothing more exact
         reason = reason_of(error)
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
+    if tokenizer.unk_token is not None and tokenizer.unk_token not in tokenizer.get_vocab():
+        # Asked for the number of this one, transformers asks itself without end.
+        raise ValueError(f"{source!r} has an unknown token that is not one of its words")
     if not tokenizer.is_fast:
         raise ValueError(f"{source!r} has no fast tokenizer, which is needed to find whole words")
     if tokenizer.pad_token_id is None:
