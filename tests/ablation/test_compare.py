@@ -194,7 +194,9 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     summary = summarise(CONFIG, plan, example())
     text = comparison_markdown(summary)
     opening = text.split("\n\n")[1]
-    assert opening.index("albef in") < opening.index("Better than meter: vilta in")
+    opposite = opening.index("meter > vilta on retrieval/mean_recall: the opposite holds")
+    assert opposite < opening.index("vilta > meter on edits/accuracy: holds")
+    assert "| arm | against | no difference shown in | better in |" in text
     found = summary["looked_at"]
     assert 0 < found["exclude_zero"] < found["intervals"]
     counted = f"of {found['intervals']} differences at the end of training {found['exclude_zero']}"
@@ -205,7 +207,7 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     kept = json.loads(json.dumps(without_nan(summary)))  # as report.json holds it
     assert comparison_markdown(kept) == text
     lines = comparison_section(kept, "Methods compared: x", "x.md")
-    assert lines[0] == "## Methods compared: x" and lines[3].startswith("- No difference")
+    assert lines[0] == "## Methods compared: x" and lines[3].startswith("- meter > vilta")
     page = comparison_page(summary, {})
     assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
     assert "<mark>blue</mark>" in page
@@ -223,9 +225,12 @@ def test_a_part_that_does_not_help_is_named_before_what_helps():
     )
     made.runs["vilta-no-filter"] = {s: run("x", s, [20, 41 - s], right=30) for s in (0, 1)}
     summary = summarise(config, plan_of(config), made)
-    said = comparison_markdown(summary).split("\n\n")[1]
-    part = "No difference shown from vilta-no-filter: vilta in"
-    assert said.index(part) < said.index("Better than meter: vilta in")
+    said = comparison_markdown(summary)
+    opening = said.split("\n\n")[1]
+    assert "- vilta against vilta-no-filter: no difference shown in: " in opening
+    against_meter = opening.splitlines()[0]
+    assert against_meter.index("no difference shown in") < against_meter.index("better in")
+    assert "| arm | against | no difference shown in | better in |" in said
     assert summary["missing"] == [], "a control needs no second seed"
     assert "seeds 0, 1 (fewer for vilta-no-filter)" in comparison_markdown(summary)
 

@@ -8,35 +8,43 @@ from vilta.report.comparison_words import measure_name, signed
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
-    """Return the opening in sentences: what does not help comes first."""
-    openings = {
-        "worse": "Worse than",
-        "unclear": "No difference shown from",
-        "better": "Better than",
-        "single": "From one seed, which decides nothing, against",
-    }
+    """Return the opening in sentences: what was planned, and of that first what does not hold."""
+    planned = sorted(summary["planned"], key=lambda row: row["verdict"] == "holds")
     said = []
-    if summary["planned"]:
-        hold = sum(row["verdict"] == "holds" for row in summary["planned"])
-        said.append(
-            f"Of {len(summary['planned'])} planned comparisons {hold or 'none'} can be shown."
-        )
-    for kind, opening in openings.items():
-        found = summary["headlines"][kind]
-        for arm, other in dict.fromkeys((one["arm"], one["other"]) for one in found):
-            changes = [
-                f"{measure_name(one['measure'])} {signed({**one, 'seeds': 2})}"
-                for one in found
-                if (one["arm"], one["other"]) == (arm, other)
-            ]
-            said.append(f"{opening} {other}: {arm} in {'; '.join(changes)}.")
+    if planned:
+        hold = sum(row["verdict"] == "holds" for row in planned)
+        said.append(f"Of {len(planned)} planned comparisons {hold or 'none'} can be shown.")
+    said += [f"{row['text']}: {row['verdict']}, {signed(row['found'])}." for row in planned]
+    if not planned:
+        said += [_in_a_sentence(*row) for row in arm_by_arm(summary)]
     if summary["missing"]:
         said.append(f"Not finished: {', '.join(summary['missing'])}.")
-    said.append(
-        "Percentage points with 95 % intervals, each comparison by itself; what was planned before "
-        "training is in the table of planned comparisons."
-    )
+    said.append("Differences are percentage points, with an interval in brackets.")
     return said
+
+
+KINDS = {
+    "worse": "worse in",
+    "unclear": "no difference shown in",
+    "better": "better in",
+    "single": "one seed, which decides nothing",
+}
+"""How an arm can stand to another; what does not help comes first."""
+
+
+def arm_by_arm(summary: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
+    """Return for each arm and what it is compared with its changes, by what they are worth."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for kind in KINDS:
+        for one in summary["headlines"][kind]:
+            change = f"{measure_name(one['measure'])} {signed({**one, 'seeds': 2})}"
+            found.setdefault((one["arm"], one["other"]), {}).setdefault(kind, []).append(change)
+    return [(*pair, {k: "; ".join(v) for k, v in kinds.items()}) for pair, kinds in found.items()]
+
+
+def _in_a_sentence(arm: str, other: str, changes: dict[str, str]) -> str:
+    parts = "; ".join(f"{KINDS[kind]}: {text}" for kind, text in changes.items())
+    return f"{arm} against {other}: {parts}."
 
 
 def setup(summary: dict[str, Any]) -> list[str]:

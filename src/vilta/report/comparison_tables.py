@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vilta.report.comparison_prose import multiplicity
+from vilta.report.comparison_prose import KINDS, arm_by_arm, multiplicity
 from vilta.report.comparison_words import (
     MAIN,
     UNITS,
@@ -25,6 +25,7 @@ def sections(summary: dict[str, Any]) -> list[Section]:
         part
         for part in (
             _planned(summary),
+            _arm_by_arm(summary),
             _final(summary),
             _faster(summary),
             _equal_cost(summary),
@@ -49,6 +50,18 @@ def _planned(summary: dict[str, Any]) -> Section:
         head = ("planned before training", "what came out", f"difference ({level})", "seeds")
         tables.append(("", Table(head, rows)))
     return Section("Planned comparisons", multiplicity(summary), tables)
+
+
+def _arm_by_arm(summary: dict[str, Any]) -> Section:
+    pairs = arm_by_arm(summary)
+    shown = [kind for kind in KINDS if any(kind in changes for _, _, changes in pairs)]
+    rows = [(arm, other, *(changes.get(k, "") for k in shown)) for arm, other, changes in pairs]
+    text = (
+        "At the end of training, percentage points with 95 % intervals, each by itself. "
+        "Each arm against the baseline, and against its own variants."
+    )
+    head = ("arm", "against", *(KINDS[kind] for kind in shown))
+    return Section("Arm by arm", text, [("", Table(head, rows))])
 
 
 def _final(summary: dict[str, Any]) -> Section:
