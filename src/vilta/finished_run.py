@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig, PretrainConfig
@@ -197,6 +199,7 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         fusion_layers=settings.fusion_layers,
         hidden_size=settings.fusion_width,
         num_attention_heads=settings.fusion_heads,
+        fusion_input=settings.fusion_input,
         word_head=settings.word_head,
         pooling=settings.pooling,
         image_pooling=settings.image_pooling,
@@ -219,39 +222,56 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
 
 
 def take_weights(model: ViltaForPreTraining, start: str) -> None:
-    """Give a model the weights of a pre-training run, all of them.
+    """Give a model the weights of a pre-training run.
 
-    Raises ``ValueError`` if the run was fine-tuned for a task or is of another architecture.
+    All of them; of a run with another fusion only the encoders and what contrast compares through,
+    and a note says so. Raises ``ValueError`` if the run was fine-tuned for a task, or if even its
+    encoders or contrast are others.
     """
     kind = released_class(start)
     if kind != type(model).__name__:
         raise ValueError(f"model.start: {start} holds a {kind}; name a pre-training run")
     before = ViltaForPreTraining.from_pretrained(model_folder(start))
-    differing = [n for n in _ARCHITECTURE if getattr(before.config, n) != getattr(model.config, n)]
+    others, needed = (
+        [n for n in names if getattr(before.config, n) != getattr(model.config, n)]
+        for names in (_FUSION, _NEEDED)
+    )
     try:
-        if not differing:
+        if not needed and not others:
             model.load_state_dict(before.state_dict())
+        elif not needed:
+            for ours, theirs in zip(_below_fusion(model), _below_fusion(before), strict=True):
+                ours.load_state_dict(theirs.state_dict())
+            with torch.no_grad():
+                model.itc_head.log_scale.copy_(before.itc_head.log_scale)
+            notes.print(f"model.start: the fusion begins anew, for its {', '.join(others)} changed")
     except RuntimeError:  # of other names or shapes
-        differing = ["image or text encoder"]
-    if differing:
+        needed = ["image or text encoder"]
+    if needed:
         raise ValueError(
-            f"model.start: {start} is of another architecture ({', '.join(differing)}); give the "
+            f"model.start: {start} is of another architecture ({', '.join(needed)}); give the "
             "settings `model` of its config.yaml"
         )
 
 
-_ARCHITECTURE = (
+def _below_fusion(model: ViltaForPreTraining) -> list[nn.Module]:
+    """Return the encoders, and what contrast compares through."""
+    vilta = model.vilta
+    return [vilta.vision, vilta.image_norm, vilta.text, *model.compared_through()]
+
+
+_NEEDED = ("layout", "pooling", "contrastive_width")
+"""Settings, beside the encoders, that everything but the fusion was trained for."""
+_FUSION = (
     "fusion",
     "fusion_layers",
     "hidden_size",
     "num_attention_heads",
-    "layout",
+    "fusion_input",
     "word_head",
-    "pooling",
     "image_pooling",
-    "contrastive_width",
 )
-"""What weights are made for, beside the encoders; some of it leaves their shapes as they are."""
+"""What the weights of the fusion are made for; some of it leaves their shapes as they are."""
 
 
 def load_teacher(

@@ -130,11 +130,40 @@ def test_a_run_starts_from_another_ones_weights(settings, whole_run, tmp_path, t
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"fusion_layers": 2},
+        {"fusion": "cross-attention"},
+        {"fusion_heads": 1},
+        {"fusion_input": "contrastive", "fusion_width": 8},
+    ],
+)
+def test_another_fusion_starts_above_the_encoders_of_a_run(
+    settings, whole_run, tmp_path, capsys, change
+):
+    model = replace(settings.model, **change, start=str(whole_run))
+    run = replace(settings.run, out=str(tmp_path / "run"))
+    still = replace(settings.optimization, steps=1, lr=1e-12, weight_decay=0.0)
+    pretrain.run(replace(settings, model=model, optimization=still, run=run))
+    assert "model.start: the fusion begins anew" in capsys.readouterr().err
+    before = load_file(f"{whole_run}/model/model.safetensors")
+    after = load_file(f"{run.out}/model/model.safetensors")
+    compared = {
+        "vilta.image_projection.weight": "itc_head.image.weight",
+        "vilta.text_projection.weight": "itc_head.text.weight",
+    }
+    below = ("vilta.text.", "vilta.vision.", "vilta.image_norm.", "itc_head.")
+    same = {name: name for name in after if name.startswith(below)}
+    kept = same | (compared if "fusion_input" in change else {})
+    moved = [k for k, v in kept.items() if not torch.allclose(after[k], before[v], atol=1e-6)]
+    assert kept and all("running" in k or "num_batches" in k for k in moved)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fusion_layers": 2}, "of another architecture"),
-        ({"fusion": "cross-attention"}, "of another architecture"),
-        ({"fusion_heads": 1}, "of another architecture"),
+        ({"pooling": "mean"}, r"of another architecture \(pooling\)"),
+        ({"contrastive_width": 6}, r"of another architecture \(contrastive_width\)"),
         ({"start": "text"}, "name a pre-training run"),
         ({"start": "nowhere"}, "neither a run nor a released model"),
     ],

@@ -77,8 +77,8 @@ class ModelConfig:
     """Text encoder with its language-model head: hub id, local folder or config.json."""
     start: str = ""
     """A run, or its released model, whose weights the training begins with, step 0 of a schedule of
-    its own: more data after less, photos after scenes. It needs the same settings of the model.
-    Empty: the encoders' weights and a new fusion."""
+    its own: more data after less, photos after scenes. With other settings of the fusion, only
+    encoders and contrast are taken, and a new fusion begins. Empty: the encoders' weights."""
     fusion: FusionKind = "co-attention"
     """`co-attention`: two streams that read each other (METER, arXiv 2111.02387);
     `cross-attention`: text reads the image (ALBEF, arXiv 2107.07651), about half the cost."""
@@ -88,6 +88,11 @@ class ModelConfig:
     """Width D of the fusion encoder (768: METER and ALBEF)."""
     fusion_heads: Count = 12
     """Attention heads of the fusion encoder."""
+    fusion_input: Literal["separate", "contrastive"] = "separate"
+    """What the fusion reads: the encoders' states through projections of its own (`separate`), or
+    through those by which contrast compares (`contrastive`, our addition): then an image's places
+    and the words for them lie close together, and the attention between the two starts there. It
+    needs `contrastive_width` equal to `fusion_width`."""
     word_head: Literal["language_model", "separate"] = "language_model"
     """Masked words with the image: `language_model` is the text encoder's own head, on its states
     plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""

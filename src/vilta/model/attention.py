@@ -46,6 +46,32 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+SHARPNESS = 2.0
+"""By how much queries and keys that compare start longer than what they compare (our choice)."""
+
+
+class ComparingAttention(Attention):
+    """Attention between two streams of one space, which starts by comparing them.
+
+    Queries and keys are the states themselves, times ``SHARPNESS``, so that each position reads
+    what is like it; half of that is added to it.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.query = ScaledIdentity(width, SHARPNESS)
+        self.key_value = ScaledIdentity(width, SHARPNESS, 1.0)
+        self.out = ScaledIdentity(width, 0.5)
+
+
+class ScaledIdentity(nn.Linear):
+    """A layer whose weights start as the identity times each of ``scales``, one below the other."""
+
+    def __init__(self, width: int, *scales: float) -> None:
+        self.scales = scales
+        super().__init__(width, len(scales) * width)
+
+
 def attend(
     queries: Float[Tensor, "R h S d"],
     keys: Float[Tensor, "R h Z d"],

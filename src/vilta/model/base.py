@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import can_return_tuple
 
@@ -127,13 +128,10 @@ class ViltaModel(ViltaPreTrainedModel):
         pairs: Pairs | None,
         wanted: Wanted,
     ) -> FusedStates:
-        return self.fusion(
-            self.text_projection(text_states),
-            attention_mask.bool(),
-            self.image_projection(image_states),
-            pairs,
-            wanted,
-        )
+        text, image = self.text_projection(text_states), self.image_projection(image_states)
+        if self.config.fusion_input == "contrastive":  # a cosine does not see how long they are
+            text, image = (F.layer_norm(x, x.shape[-1:]) for x in (text, image))
+        return self.fusion(text, attention_mask.bool(), image, pairs, wanted)
 
     def pool_fused(
         self, fused: FusedStates, attention_mask: Bool[Tensor, "R L"]

@@ -13,6 +13,7 @@ from vilta.model.damage import check_sizes, damage_told, reason_of
 FUSION_KINDS = get_args(FusionKind)
 LAYOUTS = ("vilta", "meter")
 """``meter`` is as METER's released weights need it; see ``vilta.model.meter``."""
+FUSION_INPUTS = ("separate", "contrastive")
 WORD_HEADS = ("separate", "language_model")
 POOLINGS = ("first", "mean")
 RANKINGS = ("contrastive", "matching", "combined")
@@ -33,8 +34,8 @@ class ViltaConfig(PreTrainedConfig):
     ``suspicion_threshold`` is the suspicion above which a word is flagged (None: not set);
     ``calibrated_on`` names the held-out pairs that set them (empty: none did). See
     ``vilta.metrics.calibration``.
-    Raises ``ValueError`` for an unknown fusion kind, layout, word head, pooling or ranking, or for
-    heads that do not divide the width.
+    Raises ``ValueError`` for an unknown fusion kind, input, layout, word head, pooling or ranking,
+    and for widths that do not fit each other or the heads.
     """
 
     model_type = "vilta"
@@ -50,7 +51,8 @@ class ViltaConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_attention_heads: int = 12
     layout: str = "vilta"
-    word_head: str = "separate"  # what models had before there was a choice
+    fusion_input: str = "separate"  # what models had before there was a choice, as the next
+    word_head: str = "separate"
     pooling: str = "first"
     image_pooling: str = "mean"
     dropout: float = 0.1
@@ -77,6 +79,7 @@ class ViltaConfig(PreTrainedConfig):
         check_sizes(self)
         choices = {
             "fusion": FUSION_KINDS,
+            "fusion_input": FUSION_INPUTS,
             "word_head": WORD_HEADS,
             "pooling": POOLINGS,
             "image_pooling": POOLINGS,
@@ -86,6 +89,11 @@ class ViltaConfig(PreTrainedConfig):
         for field, known in choices.items():
             if (value := getattr(self, field)) not in known:
                 raise ValueError(f"{field} is {value!r}; choose one of {', '.join(known)}")
+        if self.fusion_input == "contrastive" and self.contrastive_width != self.hidden_size:
+            raise ValueError(
+                "fusion_input `contrastive` needs a space of the fusion's width: contrastive_width "
+                f"is {self.contrastive_width}, the fusion's width {self.hidden_size}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"the fusion width {self.hidden_size} cannot be shared by "

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vilta.model.attention import Attention, feed_forward
+from vilta.model.attention import Attention, ComparingAttention, feed_forward
 from vilta.model.configuration import ViltaConfig
 from vilta.model.dropout import Dropout
 
@@ -145,7 +145,8 @@ class Layer(nn.Module):
         width = config.hidden_size
         self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
         self.self_attention = Attention(width, config.num_attention_heads)
-        self.cross = Attention(width, config.num_attention_heads)
+        across = ComparingAttention if config.fusion_input == "contrastive" else Attention
+        self.cross = across(width, config.num_attention_heads)
         self.mlp = feed_forward(width)
         self.dropout = Dropout(config.dropout)
 

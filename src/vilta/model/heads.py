@@ -92,22 +92,12 @@ class ClassificationHead(nn.Module):
         return self.out(F.gelu(self.norm(self.dense(pooled))))
 
 
-class ContrastiveHead(nn.Module):
-    """Project pooled image and text states to unit vectors in one space."""
+class LearnedTemperature(nn.Module):
+    """What a cosine is divided by before it is a logit."""
 
-    def __init__(self, image_width: int, text_width: int, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Linear(image_width, width)
-        self.text = nn.Linear(text_width, width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(INITIAL_TEMPERATURE)))
-
-    def embed_image(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
-        """Return unit vectors, float32."""
-        return _unit(self.image, pooled)
-
-    def embed_text(self, pooled: Float[Tensor, "R C"]) -> Float[Tensor, "R W"]:
-        """Return unit vectors, float32."""
-        return _unit(self.text, pooled)
 
     def scale(self) -> Float[Tensor, ""]:
         """Return the inverse of the learned temperature, clamped."""
@@ -122,7 +112,24 @@ class ContrastiveHead(nn.Module):
         self.log_scale.clamp_(max=-math.log(LOWEST_TEMPERATURE))
 
 
-def _unit(layer: nn.Linear, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+class ContrastiveHead(LearnedTemperature):
+    """Project pooled image and text states to unit vectors in one space."""
+
+    def __init__(self, image_width: int, text_width: int, width: int) -> None:
+        super().__init__()
+        self.image = nn.Linear(image_width, width)
+        self.text = nn.Linear(text_width, width)
+
+    def embed_image(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """Return unit vectors, float32."""
+        return unit_vectors(self.image, pooled)
+
+    def embed_text(self, pooled: Float[Tensor, "R C"]) -> Float[Tensor, "R W"]:
+        """Return unit vectors, float32."""
+        return unit_vectors(self.text, pooled)
+
+
+def unit_vectors(layer: nn.Linear, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
     """Project in the weights' own format (float32 by default) despite autocast, and normalise.
 
     A low temperature multiplies what bf16 rounds here: the gradient was 5 to 8 % off at 0.01.

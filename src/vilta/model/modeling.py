@@ -20,11 +20,13 @@ from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.fusion import Pairs
 from vilta.model.heads import (
     ContrastiveHead,
+    LearnedTemperature,
     MaskedWordHead,
     MatchHead,
     OwnWordHead,
     StateAddition,
     pool,
+    unit_vectors,
 )
 from vilta.model.outputs import ViltaOutput
 from vilta.model.pretrained import ViltaPreTrainedModel
@@ -42,11 +44,14 @@ class WithMatching(ViltaPreTrainedModel):
             self.itm_head: nn.Module = nn.Linear(streams * config.hidden_size, 2)
         else:
             self.itm_head = MatchHead(config.hidden_size, streams)
-        self.itc_head = ContrastiveHead(
-            encoders.image_width(config.vision_config),
-            config.text_config.hidden_size,
-            config.contrastive_width,
-        )
+        if config.fusion_input == "contrastive":  # compared through what the fusion reads
+            self.itc_head: LearnedTemperature = LearnedTemperature()
+        else:
+            self.itc_head = ContrastiveHead(
+                encoders.image_width(config.vision_config),
+                config.text_config.hidden_size,
+                config.contrastive_width,
+            )
 
     def match(
         self,
@@ -75,13 +80,20 @@ class WithMatching(ViltaPreTrainedModel):
     def embed_image(self, states: Float[Tensor, "B P C"]) -> Float[Tensor, "B W"]:
         """Unit vectors of encoded images for the contrastive comparison."""
         # Not every tower has a class token; the mean serves all (our choice).
-        return self.itc_head.embed_image(pool(states, None, "mean"))
+        return unit_vectors(self.compared_through()[0], pool(states, None, "mean"))
 
     def embed_text(
         self, states: Float[Tensor, "R L C"], attention_mask: Int[Tensor, "R L"]
     ) -> Float[Tensor, "R W"]:
         """Unit vectors of encoded texts for the contrastive comparison."""
-        return self.itc_head.embed_text(pool(states, attention_mask.bool(), self.config.pooling))
+        pooled = pool(states, attention_mask.bool(), self.config.pooling)
+        return unit_vectors(self.compared_through()[1], pooled)
+
+    def compared_through(self) -> tuple[nn.Linear, nn.Linear]:
+        """Return the layers that lead images and texts into the space where they are compared."""
+        if isinstance(self.itc_head, ContrastiveHead):
+            return self.itc_head.image, self.itc_head.text
+        return self.vilta.image_projection, self.vilta.text_projection
 
     def similarity(
         self,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 
+from vilta.model.attention import ScaledIdentity
 from vilta.model.configuration import ViltaConfig
 from vilta.model.damage import damage_told
 from vilta.model.heads import StateAddition
@@ -85,6 +86,9 @@ class ViltaPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, StateAddition):
             init.zeros_(module.weight)
+        if isinstance(module, ScaledIdentity):
+            width = module.in_features
+            init.copy_(module.weight, torch.cat([s * torch.eye(width) for s in module.scales]))
         if isinstance(module, ViltaPreTrainedModel) and hasattr(module, "pixel_mean"):
             init.copy_(module.pixel_mean, torch.tensor(self.config.image_mean) * 255)
             init.copy_(module.pixel_std, torch.tensor(self.config.image_std) * 255)
