@@ -1,3 +1,5 @@
+import dataclasses
+import gc
 import inspect
 import json
 import re
@@ -267,6 +269,23 @@ def test_the_end_of_the_program_looks_for_no_garbage():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("vilta ") and len(done.stdout.splitlines()) == 1
+
+
+def test_a_command_is_loaded_without_searches_for_garbage(tmp_path, monkeypatch):
+    (tmp_path / "watched_recipe.py").write_text(
+        "import gc\nsearched = gc.isenabled()\nrun = lambda *_: {}\n"
+    )
+    (tmp_path / "broken_recipe.py").write_text("raise ValueError('broken')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    verb = cli.VERBS["report"]
+    monkeypatch.setitem(cli.VERBS, "report", dataclasses.replace(verb, recipe="watched_recipe"))
+    cli.run(["report", "runs/demo"])
+    assert not sys.modules.pop("watched_recipe").searched
+    assert gc.isenabled()
+    monkeypatch.setitem(cli.VERBS, "report", dataclasses.replace(verb, recipe="broken_recipe"))
+    with pytest.raises(ValueError, match="broken"):
+        cli.run(["report", "runs/demo"])
+    assert gc.isenabled()
 
 
 def test_module_and_program_are_the_same():

@@ -89,17 +89,23 @@ print(len(classify(Image.new("RGB", (40, 40)), candidate_labels=["red ball", "bl
 """
 
 
-def test_auto_classes_load_a_released_folder_in_a_fresh_process(tmp_path):
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
     sys.path.insert(0, str(Path(__file__).parent / "model"))
     from tiny_models import known_tokenizer, tiny_vilta
 
     from vilta.model import ViltaProcessor
 
+    folder = tmp_path_factory.mktemp("released")
     model = tiny_vilta()
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
     tokenizer = known_tokenizer(["red", "ball", "blue", "cube"])
-    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(tmp_path)
-    done = python(LOADED, str(tmp_path))
+    ViltaProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def test_auto_classes_load_a_released_folder_in_a_fresh_process(released):
+    done = python(LOADED, released)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "ViltaModel",
@@ -123,4 +129,37 @@ def test_import_vilta_is_light_and_its_names_are_there():
         "assert not hasattr(vilta, 'Nothing')\n"
         "assert vilta.__version__[0].isdigit()\n"
     )
+    assert done.returncode == 0, done.stderr
+
+
+CALLED = """
+import sys
+from vilta.cli import run
+
+run(sys.argv[1:])
+"""
+VERBS_WITHOUT = """
+import importlib
+from vilta.verbs import VERBS
+
+for name in ("search", "proofread", "serve"):
+    importlib.import_module(VERBS[name].recipe)
+assert "torch" in sys.modules
+assert not {"datasets", "pandas", "pyarrow", "matplotlib"} & set(sys.modules)
+"""
+
+
+def test_verbs_that_read_no_data_set_do_without_its_libraries(released, tmp_path):
+    from PIL import Image
+
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    done = python(CALLED + VERBS_WITHOUT, "match", released, str(photo), "red ball")
+    assert done.returncode == 0, done.stderr
+    assert "red ball" in done.stdout
+
+
+def test_packing_does_without_transformers(tmp_path):
+    without = "assert {'datasets'} == {'datasets', 'transformers', 'matplotlib'} & set(sys.modules)"
+    done = python(CALLED + without, "pack", "scenes:2?seed=0&size=32", "--out", str(tmp_path / "x"))
     assert done.returncode == 0, done.stderr

@@ -31,11 +31,11 @@ from vilta.evaluation.retrieval import (
     match_scores,
     retrieval_metrics,
 )
-from vilta.finished_run import model_folder
 from vilta.model import ViltaForImageTextRetrieval
 from vilta.model.fusion import Pairs
 from vilta.model.language_model import load_tokenizer
 from vilta.tasks.retrieval import ImageTextRetrieval, RetrievalSettings
+from vilta.training.folder import model_folder
 from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
 
 OUT = Path(__file__).parents[1] / "results" / "retrieval.json"

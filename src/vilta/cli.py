@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"vilta {__version__}")
         return
     call = parse([arguments[1], "--help"] if first == "help" else arguments)
-    recipe: Callable[..., Mapping[str, Any] | None] = importlib.import_module(call.verb.recipe).run
+    recipe = _load(call.verb.recipe)
     _show_downloads_only()
     from vilta.screen import notes, print_json, quiet, results
 
@@ -130,8 +130,23 @@ def parse(arguments: Sequence[str]) -> Call:
     return Call(verb=verb, arguments=bound, config=settings, quiet=quiet, json=as_json)
 
 
+def _load(recipe: str) -> Callable[..., Mapping[str, Any] | None]:
+    """Import a command's module, without the search for garbage, which finds none meanwhile.
+
+    torch and transformers are 600,000 objects that stay, and were gone through again and again.
+    """
+    gc.disable()
+    try:
+        function: Callable[..., Mapping[str, Any] | None] = importlib.import_module(recipe).run
+    finally:
+        gc.enable()
+    return function
+
+
 def _show_downloads_only() -> None:
     """Hide the bars that transformers draws while it reads and writes files on the disk."""
+    if "transformers" not in sys.modules:  # `pack` does without, and loading it takes a while
+        return
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
 

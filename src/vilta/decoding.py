@@ -20,6 +20,21 @@ from PIL import ExifTags, Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is opened at all; Pillow has more decoders than a data set needs (our choice)."""
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".img",
+    ".heic",
+    ".heif",
+)
+"""File names that are taken for images; the content decides in the end."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """What a HEIC or HEIF file says it is, after ``ftyp`` (ISO/IEC 23008-12, annex B)."""
 MIN_SIDE = 8

@@ -28,7 +28,7 @@ from vilta.screen import notes
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.registry import TASKS, load_finetune_config
-from vilta.training.folder import CONFIG, MODEL
+from vilta.training.folder import CONFIG, MODEL, model_folder
 
 PRETRAINING = "pretraining"
 """Name of the task that `vilta pretrain` trains."""
@@ -65,17 +65,6 @@ def read_run(folder: str) -> FinetuneConfig | None:
     places = {name: getattr(data, name) for name in ("train", "val", "images")}
     places = {name: recorded_path(place, run_folder) for name, place in places.items()}
     return replace(config, data=replace(data, **places))
-
-
-def model_folder(start: str) -> Path:
-    """Return the folder of a run's released model, or ``start`` itself if it is one."""
-    folder = Path(start)
-    for place in (folder / MODEL, folder):
-        if (place / "config.json").is_file():
-            return place
-    if (folder / CONFIG).is_file():
-        raise ValueError(f"{start} has no released model yet; finish it with --run.resume")
-    raise ValueError(f"{start} is neither a run nor a released model (config.json is missing)")
 
 
 def released_class(start: str) -> str:

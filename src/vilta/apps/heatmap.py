@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -88,6 +87,8 @@ def draw_heat_maps(
 
     ``picture`` is cut to the square that the model sees. ``shown`` picks words (default: all).
     """
+    from matplotlib.figure import Figure  # here: its import costs more than a match
+
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side)).resize((384, 384))

@@ -24,9 +24,8 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
 
 from vilta.apps.image_input import DECODERS, open_image
-from vilta.data.sources.base import IMAGE_SUFFIXES
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import bounded_bytes
+from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
 
 LAYOUT = "vilta photo index, version 1"
 BATCH = 64

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from vilta.finished_run import model_folder
 from vilta.model import ViltaForImageTextRetrieval, ViltaForPreTraining
 from vilta.model.configuration import read_config
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import WithMatching
+from vilta.training.folder import model_folder
 
 CLASSES = {c.__name__: c for c in (ViltaForPreTraining, ViltaForImageTextRetrieval)}
 """Models with a match head and a contrastive space."""

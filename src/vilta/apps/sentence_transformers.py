@@ -28,9 +28,9 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from vilta.apps.released import load_released
-from vilta.finished_run import model_folder
 from vilta.model import ViltaProcessor
 from vilta.model.fusion import Pairs
+from vilta.training.folder import model_folder
 
 
 class _ViltaModule(InputModule):

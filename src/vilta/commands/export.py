@@ -18,9 +18,8 @@ from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image
-from vilta.finished_run import model_folder
 from vilta.screen import notes, results, say_next
-from vilta.training.folder import MODEL, replace_text
+from vilta.training.folder import MODEL, model_folder, replace_text
 
 
 def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, first_batches, loader_for
 from vilta.data.samples import ImageMaker, fingerprint
-from vilta.finished_run import model_folder
 from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
@@ -35,7 +34,7 @@ from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
 from vilta.tasks.registry import find_task
 from vilta.training.batch_size import with_batch_size
-from vilta.training.folder import CONFIG, MODEL, check_run_folder
+from vilta.training.folder import CONFIG, MODEL, check_run_folder, model_folder
 from vilta.training.loop import train
 
 EVALUATION_BATCH = 128

@@ -26,6 +26,17 @@ LOCK = ".lock"
 _TEMPORARY = ".tmp-"
 
 
+def model_folder(start: str) -> Path:
+    """Return the folder of a run's released model, or ``start`` itself if it is one."""
+    folder = Path(start)
+    for place in (folder / MODEL, folder):
+        if (place / "config.json").is_file():
+            return place
+    if (folder / CONFIG).is_file():
+        raise ValueError(f"{start} has no released model yet; finish it with --run.resume")
+    raise ValueError(f"{start} is neither a run nor a released model (config.json is missing)")
+
+
 def check_run_folder(run: RunConfig) -> bool:
     """Refuse, before any work is done, a folder that this run may not write into.
 

@@ -28,21 +28,6 @@ FEATURES = datasets.Features(
     }
 )
 """The pair table."""
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".img",
-    ".heic",
-    ".heif",
-)
-"""File names that are taken for images; the content decides in the end."""
 APPLE_DOUBLE = "._"
 """What macOS puts before a file's name for a second file, with its icon, when it packs archives."""
 TEXT_SUFFIXES = (".txt", ".caption", ".cap")

@@ -12,8 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, Item, Place, Reader, Skipped
-from vilta.decoding import bounded_bytes
+from vilta.data.sources.base import APPLE_DOUBLE, Item, Place, Reader, Skipped
+from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
 from vilta.json_text import parse_json
 
 CHUNK = 2**20

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vilta.data.sources.base import APPLE_DOUBLE, IMAGE_SUFFIXES, TEXT_SUFFIXES, Item, Reader
+from vilta.data.sources.base import APPLE_DOUBLE, TEXT_SUFFIXES, Item, Reader
 from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded_bytes, lines_of
-from vilta.decoding import bounded_bytes
+from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
 
 Pair = tuple[Path, Path | None]
 """An image, and the text beside it if there is one."""

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from vilta.data.sources.base import IMAGE_SUFFIXES, Item, Skipped, chosen_splits
+from vilta.data.sources.base import Item, Skipped, chosen_splits
 from vilta.data.sources.columns import (
     SPLIT,
     caption_columns,
@@ -24,6 +24,7 @@ from vilta.data.sources.downloads import refuse_url_list
 from vilta.data.sources.files import NamedImagesReader, not_named
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import LINES, SEPARATED, columns_of, json_rows, separated_rows
+from vilta.decoding import IMAGE_SUFFIXES
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.json")
 """Names of the file beside the images, as `datasets` has them and people write them."""

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vilta.data.sources.base import IMAGE_SUFFIXES, listed
+from vilta.data.sources.base import listed
 from vilta.data.sources.files import json_array
+from vilta.decoding import IMAGE_SUFFIXES
 from vilta.json_text import parse_json
 
 DELIMITERS = ("\t", ",", ";", "|")

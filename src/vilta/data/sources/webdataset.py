@@ -15,7 +15,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vilta.data.sources.base import (
-    IMAGE_SUFFIXES,
     TEXT_SUFFIXES,
     Item,
     Place,
@@ -27,7 +26,7 @@ from vilta.data.sources.downloads import failed_downloads
 from vilta.data.sources.files import tar_members
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded_bytes
-from vilta.decoding import LARGEST_FILE
+from vilta.decoding import IMAGE_SUFFIXES, LARGEST_FILE
 from vilta.json_text import parse_json
 
 MOST_WAITING = 2**31
