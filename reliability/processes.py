@@ -220,6 +220,8 @@ def main() -> None:
     parser.add_argument("--stop", type=float, default=60.0, help=f"seconds, over {NAMED:.0f}")
     parser.add_argument("--processes", type=int, nargs="*", default=[2, 4])
     arguments = parser.parse_args()
+    if arguments.stop <= NAMED:
+        parser.error(f"--stop must be over {NAMED:.0f}: by then a stopped process must be named")
     began, bad, results = time.time(), [], []
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
         for processes in arguments.processes:

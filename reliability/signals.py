@@ -73,7 +73,7 @@ def asked(line: str, out: Path, place: str, share: float, longest: float) -> dic
     hit, spent = PLACES[where[0]], processor_time(child)
     asked_at = time.monotonic()
     os.kill(child, number)
-    first = until_end(child, SECOND_AFTER + 0.2 if twice else 60.0)
+    first = until_end(child, SECOND_AFTER + 0.5 if twice else 60.0)
     second = None
     if first is None and twice:
         spent, asked_at = processor_time(child), time.monotonic()

@@ -27,7 +27,7 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ranges import check_config
 from vilta.config.yaml_file import load_yaml
 from vilta.data.collate import PairCollator
-from vilta.data.loading import evaluation_loader, first_batches, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.mixture import some_captions, training_data
 from vilta.data.samples import PairDataset, Samples
 from vilta.data.sources import load_pairs
@@ -112,6 +112,7 @@ def pretrain(
         vocabulary=hash_of_words(tokenizer),
         resume=shlex.join(["vilta", "pretrain", f"{config.run.out}/{CONFIG}", "--run.resume"]),
         then=shlex.join(["vilta", "evaluate", config.run.out, "--data", data.val or "DATA"]),
+        order=order_of(dataset, steps, data),
         evaluate=evaluate,
         pictures=pictures,
         samples_per_epoch=samples,

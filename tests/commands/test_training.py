@@ -202,8 +202,36 @@ def test_a_run_over_a_stream_is_resumed_like_any_other(settings, tmp_path):
     pretrain.run(replace(settings, data=data, run=run))
     expected = lines_of(run.out)
     forget_after(tmp_path / "run", 3)
-    pretrain.run(replace(settings, data=data, run=replace(run, resume=True)))
+    resumed = replace(settings, data=data, run=replace(run, resume=True))
+    halves = replace(settings.optimization, batch_size=4, accumulate=2)
+    with pytest.raises(
+        ValueError, match=r"batch_size 8, not optimization\.batch_size 4: some samp"
+    ):
+        pretrain.run(replace(resumed, optimization=halves))
+    pretrain.run(resumed)
     assert lines_of(run.out) == expected
+
+
+def test_a_window_of_captions_of_one_length_is_not_dealt_anew(settings, tmp_path):
+    run = replace(settings.run, out=str(tmp_path / "run"))
+    data = replace(settings.data, val="", bucket_steps=4)
+    steps = replace(settings.optimization, steps=2)
+    first = replace(settings, data=data, optimization=steps, run=run)
+    pretrain.run(first)
+    resumed = replace(first, run=replace(run, resume=True), optimization=replace(steps, steps=3))
+    halves = replace(resumed.optimization, batch_size=4, accumulate=2)
+    other, none = (replace(data, bucket_steps=number) for number in (2, 0))
+    for change, now in {
+        "data.bucket_steps 4, optimization.batch_size 4": {"optimization": halves},
+        "data.bucket_steps 2, optimization.batch_size 8": {"data": other},
+        "data.bucket_steps 0": {"data": none},
+    }.items():
+        with pytest.raises(
+            ValueError, match=f"{change}: some samples of this epoch would"
+        ) as error:
+            pretrain.run(replace(resumed, **now))
+        assert "\n" not in str(error.value)
+    pretrain.run(resumed)
 
 
 ACCELERATE = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,18 @@ def test_a_torch_file_that_could_not_be_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot write optimizer\.pt: unexpected pos 64") as error:
         save(tmp_path, state_at(4))
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_from_before_the_order_was_noted_goes_on_in_any(tmp_path):
+    folder = save(tmp_path, replace(state_at(4), order="data.bucket_steps 4"))
+    assert load_state(folder).order == "data.bucket_steps 4"
+    content = json.loads((folder / "state.json").read_text())
+    del content["order"]
+    (folder / "state.json").write_text(json.dumps(content | {"seconds": 1.0}))
+    (folder / "SHA256SUMS").unlink()
+    state = load_state(folder)
+    assert state.order is None
+    state.refuse_other(replace(state_at(0), order="data.bucket_steps 2"), accept_other_data=False)
 
 
 def test_sums_that_are_no_text(tmp_path):

@@ -19,7 +19,7 @@ from vilta.apps.run_calibration import calibrate_release
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
-from vilta.data.loading import evaluation_loader, first_batches, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
@@ -106,6 +106,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         vocabulary=hash_of_words(tokenizer),
         resume=shlex.join(["vilta", "finetune", f"{config.run.out}/{CONFIG}", "--run.resume"]),
         then=next_command(config),
+        order=order_of(dataset, config.optimization, config.data),
         evaluate=evaluate,
         samples_per_epoch=len(dataset),
         bad_samples=(lambda: dataset.counts["bad"]) if isinstance(dataset, ImageMaker) else None,

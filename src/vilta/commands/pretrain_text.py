@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vilta.config import PretrainTextConfig
 from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
-from vilta.data.loading import evaluation_loader, first_batches, loader_for
+from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.text import TextDataset, caption_lines
 from vilta.data.word_borders import unknown_words_told
 from vilta.model.language_model import (
@@ -85,6 +85,7 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
         vocabulary=hash_of_words(tokenizer),
         resume=shlex.join(["vilta", "pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"]),
         then=next_command(config),
+        order=order_of(dataset, steps, data),
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
     )

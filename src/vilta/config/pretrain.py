@@ -45,8 +45,7 @@ class DataConfig:
     bucket_steps: CountOrZero = 0
     """Sort samples by caption length within windows of this many steps before cutting them into
     batches, which reduces padding; 0: off. Try 50. To go on with another number of processes,
-    keep `optimization.batch_size` and change `accumulate`: with other batches a window is cut
-    anew, and some of its samples come twice."""
+    keep `optimization.batch_size` and change `accumulate`; other batches are refused."""
     lanes: Count = 64
     """Of a stream: how many shards are read side by side; at most as many as there are. Where
     lanes / mixed_lanes is a multiple of processes x accumulate x workers, each shard is read by one

@@ -103,6 +103,21 @@ def loader_for(
     return load
 
 
+def order_of(
+    dataset: Samples | StreamedPairs,
+    optimization: OptimizationConfig,
+    data: DataConfig | TextDataConfig,
+) -> str:
+    """Name the settings that decide which samples a step has, but for its size: mostly none.
+
+    A run goes on with the same ones: others would deal the samples of an epoch anew, in its middle.
+    """
+    batch = f"optimization.batch_size {optimization.samples_at_once}"
+    if isinstance(dataset, StreamedPairs):  # its lanes are part of the hash of its content
+        return batch
+    return f"data.bucket_steps {data.bucket_steps}, {batch}" if data.bucket_steps else ""
+
+
 def first_batches(
     dataset: Samples | StreamedPairs,
     collator: Collator,

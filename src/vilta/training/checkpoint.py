@@ -46,6 +46,8 @@ class RunState:
     seed: int
     global_batch: int
     """Samples of one optimizer step on all devices; with the step it gives the data position."""
+    order: str | None = ""
+    """Settings that decide which samples a step has, but for ``global_batch``; None: not known."""
     precision: str = ""
     """Format of the last session's matrix products; `precision: auto` keeps it when resuming."""
     step: int = 0
@@ -91,6 +93,12 @@ class RunState:
                 f"the run was started with seed {self.seed} and {self.global_batch} samples a "
                 f"step, not seed {now.seed} and {now.global_batch}; set --run.seed, and "
                 "batch size x accumulate x devices, to the same"
+            )
+        if self.order not in (None, now.order) and not accept_other_data:
+            then, later = (order or "data.bucket_steps 0" for order in (self.order, now.order))
+            raise ValueError(
+                f"the run was started with {then}, not {later}: some samples of this epoch would "
+                "come twice; set them to the same (for another number of devices change accumulate)"
             )
 
 
@@ -189,6 +197,7 @@ def load_state(folder: Path) -> RunState:
     try:
         content = parse_json((folder / _STATE).read_text(encoding="utf-8"))
         content.pop("versions", None)
+        content.setdefault("order", None)  # checkpoints of before it was noted
         if "seconds" not in content:  # where it was before there were sums
             _check_sums(folder)
         state = RunState(**content)

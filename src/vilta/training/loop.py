@@ -86,6 +86,7 @@ def train(
     vocabulary: str,
     resume: str,
     then: str,
+    order: str = "",
     evaluate: Callable[[], dict[str, float]] | None = None,
     pictures: Callable[[], dict[str, np.ndarray]] | None = None,
     samples_per_epoch: int = 0,
@@ -97,6 +98,7 @@ def train(
     ``config`` is the dataclass saved as config.yaml; ``fingerprint`` identifies the data and
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
+    ``order`` names the settings on which the order of samples depends, if there are any.
     ``resume`` and ``then`` are the commands that go on with the run and that follow it.
     ``bad_samples`` returns how many bad samples this process has replaced; ``phases`` say when
     objectives begin, for the time that is left.
@@ -111,7 +113,11 @@ def train(
     accelerator = start_processes(run)
     batch = optimization.samples_at_once * optimization.accumulate * accelerator.num_processes
     fresh = RunState(
-        fingerprint=fingerprint, vocabulary=vocabulary, seed=run.seed, global_batch=batch
+        fingerprint=fingerprint,
+        vocabulary=vocabulary,
+        seed=run.seed,
+        global_batch=batch,
+        order=order,
     )
     accelerator.wait_for_everyone()  # every process has looked at the folder before one writes
     with ExitStack() as stack:
@@ -229,7 +235,7 @@ def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
     """Return the position of the run, after checking that it is the same run."""
     state = checkpoint.load_state(source)
     state.refuse_other(fresh, accept_other_data=run.accept_other_data)
-    state.fingerprint = fresh.fingerprint
+    state.fingerprint, state.order = fresh.fingerprint, fresh.order
     if state.best is not None and state.best["metric"] != run.selection_metric:
         state.best, state.stale = None, 0
     return state
