@@ -27,6 +27,12 @@ def test_tensors_that_are_no_pictures():
         refused(r"must be uint8 of shape \[3, 32, 32\]", pixels_of, [tensor], 32)
 
 
+def test_a_picture_that_is_not_there_or_is_none(tmp_path):
+    refused(r"nowhere\.jpg: No such file or directory$", open_image, tmp_path / "nowhere.jpg")
+    (tmp_path / "text.jpg").write_text("no picture")
+    refused(r"text\.jpg: ", open_image, str(tmp_path / "text.jpg"))
+
+
 def test_nothing_left_to_keep():
     table = datasets.Dataset.from_dict({"captions": [["a dog"]]})
     pairs = pa.table({"row": [0, 0], "caption": ["a dog", "a cat"], "probability": [0.4, None]})
