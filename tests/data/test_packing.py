@@ -1,6 +1,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -147,6 +148,16 @@ def test_any_number_of_workers_gives_the_same_bytes(many, tmp_path, form):
 
 class Killed(BaseException):
     """What nothing catches."""
+
+
+def test_progress_counts_what_is_skipped_and_never_passes_its_total(folder, tmp_path):
+    with (folder / "metadata.jsonl").open("a") as lines:
+        lines.write('\n{"captions": ["of no image"]}')
+    told = []
+    pack(str(folder), PackConfig(out=str(tmp_path / "out")), lambda *step: told.append(step))
+    done = list(itertools.accumulate(count for count, _ in told))
+    assert done[0] == 0 and done[-1] == told[-1][1] == 9  # 4 rows and 5 that are skipped
+    assert all(so_far <= total for so_far, (_, total) in zip(done, told, strict=True))
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])

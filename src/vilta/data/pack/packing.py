@@ -53,7 +53,7 @@ IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with the rows read since the last call and the total, if it is known."""
+"""Called with the number of items done since the last call, and the total if it is known."""
 
 
 def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -93,10 +93,10 @@ def _packed(
         what = {"format": FORMAT, "source": source, "settings": _settings(config)}
         work = begin(folder, what)
         total = reader.total  # asked once: to count, some readers open every file
-        if progress is not None:
-            progress(work.rows, total)
         found = _checked(reader, config, work.items)
-        _write_shards(folder, _counted(found, total, progress), work, config)
+        if progress is not None:
+            found = _counted(found, work.rows + len(work.skipped), total, progress)
+        _write_shards(folder, found, work, config)
         if not work.shards:
             raise ValueError(nothing_usable(reader, [Skipped(**each) for each in work.skipped]))
         _merge_captions(folder, work, config)
@@ -144,11 +144,18 @@ def _checked(
 
 
 def _counted(
-    found: Iterator[tuple[int, PairRow | Skipped]], total: int | None, progress: Progress | None
+    found: Iterator[tuple[int, PairRow | Skipped]],
+    before: int,
+    total: int | None,
+    progress: Progress,
 ) -> Iterator[tuple[int, PairRow | Skipped]]:
-    for each in found:
-        if progress is not None:
-            progress(1, total)
+    """Tell ``progress`` of each row and each skipped one, after the ``before`` of a call before.
+
+    What is skipped need not be in a reader's total, which grows with it where it is too small.
+    """
+    progress(before, total)
+    for seen, each in enumerate(found, start=before + 1):
+        progress(1, total if total is None else max(total, seen))
         yield each
 
 
