@@ -54,8 +54,9 @@ MOST_TESTS = 12
 """Tests that are tried for a guard, the quickest of those in which it fired."""
 TESTS_AT_ONCE = 3
 """Tests of one guard in a round."""
-PATIENCE = 60
-"""Seconds for a test; one that hangs without a guard counts as failed."""
+PATIENCE = 300
+"""Seconds for a test and its fixtures, on a busy machine; one that hangs without a guard counts as
+failed."""
 ACCEPTED: dict[str, str] = {}
 """Guards, as `file::function`, that no test can reach here, each with the reason."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_UNREADABLE = (
+UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -17,14 +17,14 @@ _UNREADABLE = (
     ImportError,
     LookupError,
     MemoryError,
-    OSError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
     struct.error,
 )
-"""What torch raises for a file that it has not written; found by reliability/fuzz_readers.py."""
+"""What torch and transformers raise for what they have not written, but for ``OSError``; found by
+reliability/fuzz_readers.py."""
 
 
 def load_torch_file(path: str | Path) -> Any:
@@ -34,7 +34,7 @@ def load_torch_file(path: str | Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except (OSError, *UNREADABLE) as error:
         # What follows the first line advises to read the file without any protection.
         reason = str(error).partition("\n")[0]
         raise ValueError(reason or type(error).__name__) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -11,21 +10,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""All of it but ``OSError``; found by reliability/fuzz_readers.py."""
+from vilta import torch_file
+
+UNREADABLE = (*torch_file.UNREADABLE, StrictDataclassError)
+"""All of it but ``OSError``."""
 
 
 @contextmanager
