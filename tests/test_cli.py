@@ -206,12 +206,22 @@ def test_a_bug_keeps_its_traceback(recipe, monkeypatch):
         cli.main()
 
 
-def test_interrupted(recipe, monkeypatch):
+@pytest.mark.parametrize(
+    "verb, then",
+    [
+        ("report", "; the same command begins again"),
+        ("search", "; the same command continues with the photos that are not in the index yet"),
+        ("serve", ""),
+    ],
+)
+def test_interrupted(verb, then, recipe, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     recipe.run = interrupted
-    assert ends_with(monkeypatch, "report", "x") == 130
+    arguments = ["x", "y"] if verb == "search" else ["x"]
+    assert ends_with(monkeypatch, verb, *arguments) == 130
+    assert capsys.readouterr().err == f"stopped{then}\n"
 
 
 def test_what_must_be_given_says_so():

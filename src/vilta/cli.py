@@ -37,13 +37,18 @@ class Call:
 
 
 def main() -> None:
-    """Run the command line of this process; ends it with 2 after a user's error."""
+    """Run the command line of this process; ends it with 2 after a user's error, with
+    130 after Ctrl-C.
+    """
     # At its end Python looks through every object of torch for cycles: a second of the processor's
     # time, and nothing that outlives the process.
     atexit.register(gc.freeze)
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:
+        verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+        then = f"; the same command {verb.stopped}" if verb and verb.stopped else ""
+        print(f"stopped{then}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("VILTA_DEBUG"):

@@ -23,6 +23,8 @@ class Verb:
     example: str
     """Arguments of a call, shown when the positional one is missing."""
     help: str
+    stopped: str = ""
+    """What the same command does after Ctrl-C; empty: the command says it itself."""
     defaults: str = ""
     """``module:function`` that makes the defaults from the first word, where they depend on it."""
 
@@ -56,6 +58,8 @@ class Verb:
         return bound
 
 
+BEGINS_AGAIN = "begins again"
+
 VERBS = {
     "pack": Verb(
         recipe="vilta.commands.pack",
@@ -63,6 +67,7 @@ VERBS = {
         positional="SOURCE",
         example='"scenes:1000?seed=0" --out data/scenes',
         help="write image-text pairs as shards, ready for training",
+        stopped="continues after the last complete shard",
     ),
     "inspect": Verb(
         recipe="vilta.commands.inspect",
@@ -70,6 +75,7 @@ VERBS = {
         positional="SOURCE",
         example="data/train --against data/val",
         help="inspect pairs before training: counts, duplicates, leakage, pictures",
+        stopped=BEGINS_AGAIN,
     ),
     "pretrain-text": Verb(
         recipe="vilta.commands.pretrain_text",
@@ -106,6 +112,7 @@ VERBS = {
         positional="RUN",
         example="runs/demo --data runs/demo-data/val",
         help="evaluate a run on image-text pairs or on a task",
+        stopped=BEGINS_AGAIN,
     ),
     "export": Verb(
         recipe="vilta.commands.export",
@@ -113,6 +120,7 @@ VERBS = {
         positional="RUN",
         example="runs/demo --onnx",
         help="export the model to ONNX, with a script that runs it without torch",
+        stopped=BEGINS_AGAIN,
     ),
     "convert": Verb(
         recipe="vilta.commands.convert",
@@ -120,6 +128,7 @@ VERBS = {
         positional="CHECKPOINT",
         example="meter_clip16_288_roberta_pretrain.ckpt --out runs/meter/model",
         help="convert a checkpoint of METER to a model for the other commands",
+        stopped=BEGINS_AGAIN,
     ),
     "report": Verb(
         recipe="vilta.commands.report",
@@ -127,6 +136,7 @@ VERBS = {
         positional="RUN",
         example="runs/demo",
         help="write a report on a run: one HTML page with pictures",
+        stopped=BEGINS_AGAIN,
     ),
     "search": Verb(
         recipe="vilta.commands.search",
@@ -134,6 +144,7 @@ VERBS = {
         positional="RUN FOLDER [QUERY]",
         example='runs/demo photos "two dogs on a beach"',
         help="find photos by text, or similar to another photo",
+        stopped="continues with the photos that are not in the index yet",
     ),
     "match": Verb(
         recipe="vilta.commands.match",
@@ -141,6 +152,7 @@ VERBS = {
         positional="RUN IMAGE CAPTION...",
         example='runs/demo photo.jpg "a dog on a beach" --out heat.png',
         help="score captions for an image, and show which words decide",
+        stopped=BEGINS_AGAIN,
     ),
     "proofread": Verb(
         recipe="vilta.commands.proofread",
@@ -148,6 +160,7 @@ VERBS = {
         positional="RUN IMAGE CAPTION",
         example='runs/demo photo.jpg "a dog on a beach"',
         help="find the words of a caption that the image does not support",
+        stopped=BEGINS_AGAIN,
     ),
     "clean": Verb(
         recipe="vilta.commands.clean",
@@ -155,6 +168,7 @@ VERBS = {
         positional="RUN DATA",
         example="runs/demo data/train --out cleaned --keep-above 0.3",
         help="find pairs that do not match, and write the data without them",
+        stopped=BEGINS_AGAIN,
     ),
     "negatives": Verb(
         recipe="vilta.commands.negatives",
@@ -162,6 +176,7 @@ VERBS = {
         positional="RUN DATA",
         example="runs/demo data/train --out negatives.parquet",
         help="generate hard negatives for training other models",
+        stopped=BEGINS_AGAIN,
     ),
     "serve": Verb(
         recipe="vilta.commands.serve",

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import datasets
 import pytest
@@ -39,8 +40,11 @@ def test_an_interrupted_packing_says_how_to_go_on(tmp_path, capsys, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(packing.Shard, "add", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run("scenes:4?size=32", PackConfig(out=str(tmp_path / "out")))
+    call = ["vilta", "pack", "scenes:4?size=32", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", call)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
 
 

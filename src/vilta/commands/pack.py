@@ -35,11 +35,7 @@ def run(source: str, config: PackConfig) -> dict[str, Any]:
             if speed:
                 bar.update(task, rate=f"{speed:,.0f} images/s")
 
-        try:
-            manifest = pack(source, config, advance)
-        except KeyboardInterrupt:
-            notes.print("stopped; the same command continues after the last complete shard")
-            raise
+        manifest = pack(source, config, advance)
 
     size = manifest["bytes"] / 2**20
     results.print(
