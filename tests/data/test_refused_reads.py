@@ -91,6 +91,7 @@ def test_files_that_are_something_else(tmp_path):
 def test_cells_and_texts_that_hold_nothing(tmp_path):
     refused("no image", bytes_of_row, None)
     refused("no image", bytes_of_row, {})
+    refused("the image is a int, not bytes", image_bytes, 7, lambda path: b"", kind=OSError)
     refused("holds 2 images", image_bytes, [b"x", b"y"], lambda path: b"", kind=OSError)
     (tmp_path / "captions.txt").write_text(" \n\n")
     refused("captions.txt contains no captions", caption_lines, str(tmp_path / "captions.txt"))
