@@ -40,11 +40,17 @@ docs: $(ENVIRONMENT)
 lock: $(ENVIRONMENT)
 	$(BIN)/python .ci/lock.py
 
-# The short forms of the programs in reliability/: eight minutes beside other work on two cores.
+# The short forms of the programs in reliability/: some ten minutes. A soak has none, as its bounds need an hour:
+# .github/workflows/soak.yml.
 reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
+	$(ONE_THREAD) $(BIN)/python reliability/signals.py --moments 8
+	$(ONE_THREAD) $(BIN)/python reliability/processes.py --processes 2
+	$(ONE_THREAD) $(BIN)/python reliability/poisons.py
 	$(ONE_THREAD) $(BIN)/python reliability/poison_inputs.py
+	$(ONE_THREAD) $(BIN)/python reliability/mutation.py config
+	$(ONE_THREAD) $(BIN)/python reliability/advisories.py reliability/pysec-2026-09-23.json
 	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --inputs 600
 	$(ONE_THREAD) $(BIN)/python reliability/http_api.py --cases 10
 

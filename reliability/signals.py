@@ -38,9 +38,9 @@ from vilta.training.stopping import SECOND_AFTER
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 ENDS, AT_ONCE = 5.0, 0.5
 """Seconds after a first and after a second signal; of the processor's time on a loaded machine."""
-ENDING = 0.1
-"""Seconds of the processor's time within which a command that ends well had done all its work when
-it was asked."""
+ENDING = 0.5
+"""Seconds of the processor's time within which a command that ends well had done its work, and only
+written or said what came of it, when it was asked."""
 
 
 def run_command(line: str, out: Path) -> int:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vilta.config import ObjectiveConfig
+from vilta.config import ObjectiveConfig, OptimizationConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.ranges import check_config
 
@@ -21,6 +21,9 @@ OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_
         (ABLATE, {"baseline": "metre"}, "baseline 'metre' is not one of the arms: vilta, meter"),
         (ABLATE, {"planned": ("vilta > alba on edits/accuracy",)}, "'alba' is not one of the arms"),
         (ABLATE, {"planned": ("vilta beats meter",)}, "planned: cannot read 'vilta beats meter'"),
+        (ABLATE, {"controls": ("alba",)}, "controls: 'alba' is not one of the arms"),
+        (ABLATE, {"tune": ("lr",)}, "tune: cannot read 'lr'"),
+        (ABLATE, {"tune": ("lr=1e-3/2e-3",), "tune_seed": 1}, "tune_seed 1 is one of the seeds"),
         (OBJECTIVE, {"queue_size": 64}, "queue_size is for itc_targets: momentum"),
         (OBJECTIVE, {"mlm_start": 1, "itc_weight": 0.0, "itm_start": 1}, "needs contrast"),
         (OBJECTIVE, {"mlm_start": 2, "itm_start": 1}, r"itm_start is 1; .* mlm_start \(2"),
@@ -31,3 +34,9 @@ def test_what_does_not_go_together_is_one_line(config, change, message):
     with pytest.raises(ValueError, match=message) as raised:
         check_config(replace(config, **change))
     assert "\n" not in str(raised.value)
+
+
+def test_a_batch_size_that_is_still_to_be_found_is_no_number():
+    assert OptimizationConfig(batch_size=8).samples_at_once == 8
+    with pytest.raises(ValueError, match="batch_size is auto; it must be a number here"):
+        _ = OptimizationConfig(batch_size="auto").samples_at_once

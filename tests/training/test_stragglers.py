@@ -1,11 +1,13 @@
 """Three processes that take turns at one store of torch, with a clock of the test's own."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 from torch.distributed import HashStore
 
-from vilta.training.stragglers import BEAT, PATIENCE, Watch
+from vilta.training import stragglers
+from vilta.training.stragglers import BEAT, LOST, PATIENCE, Watch
 
 
 class Group:
@@ -90,3 +92,21 @@ def test_threads_give_the_signs_and_one_that_has_left_is_not_waited_for():
         assert any(thread.name == "stragglers" for thread in threading.enumerate())
     assert not any(thread.name == "stragglers" for thread in threading.enumerate())
     assert group.pass_time(7200, stopped=[2])[0] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (RuntimeError("Connection reset by peer"), [LOST]),
+        (ValueError("of the user"), []),
+        (None, []),
+    ],
+)
+def test_an_error_of_torch_leaves_the_launcher_time_to_see_who_was_lost(error, waits, monkeypatch):
+    slept = []
+    monkeypatch.setattr(stragglers.time, "sleep", slept.append)
+    watch = Group([1]).watches[0]
+    with pytest.raises(type(error)) if error else nullcontext(), watch:
+        if error:
+            raise error
+    assert slept == waits

@@ -26,6 +26,10 @@ BEAT = 5.0
 PATIENCE = 20.0
 """Seconds without a sign, or without a collective while others wait, after which a process is
 named: with a beat before and after it, within 30 seconds of being stopped. Our choice."""
+LOST = 2.0
+"""Seconds that a process waits before it ends with an error of torch. Where another one was killed,
+torchrun looks every tenth of a second and names that one, as it should; without the wait it may see
+first the error that this has caused here, "Connection reset by peer"."""
 _watches = count()
 
 
@@ -83,7 +87,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RuntimeError):
+            time.sleep(LOST)
         self._ended.set()
         self._thread.join(2.0)  # do not wait for a store that does not answer
         if not self._thread.is_alive():
