@@ -306,3 +306,16 @@ def test_module_and_program_are_the_same():
     assert done.stderr == "error: unknown command 'pretrian'; did you mean 'pretrain'?\n"
     done = subprocess.run([sys.executable, "-m", "vilta"], capture_output=True, text=True)
     assert all(name in done.stdout for name in cli.VERBS)
+
+
+def test_a_ctrl_c_that_python_forgets_is_asked_again():
+    """What a handler raises inside a destructor goes nowhere."""
+    code = (
+        "import signal, time\nfrom vilta import cli\n"
+        "class Last:\n"
+        "    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n        len('')\n"
+        "def work(arguments):\n    last = Last()\n    del last\n    time.sleep(30)\n"
+        "cli.run = work\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")

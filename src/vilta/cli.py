@@ -10,8 +10,10 @@ import difflib
 import gc
 import importlib
 import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +45,7 @@ def main() -> None:
     # At its end Python looks through every object of torch for cycles: a second of the processor's
     # time, and nothing that outlives the process.
     atexit.register(gc.freeze)
+    sys.unraisablehook = _ask_again
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:
@@ -55,6 +58,17 @@ def main() -> None:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _ask_again(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat a Ctrl-C that came while Python called back a weak reference or a destructor.
+
+    What is raised there goes no further, and the command would go on as if nobody had asked.
+    """
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def run(arguments: Sequence[str]) -> None:
