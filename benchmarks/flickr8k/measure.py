@@ -231,7 +231,6 @@ def summary(
         by_seed[title] = {str(seed): float(values.mean()) for seed, values in rows}
     told = f"seed {seeds[0]}, one seed" if len(seeds) == 1 else f"mean of seeds {seeds}"
     return {
-        "title": "What pre-training learnt from photos",
         "note": f"The {photos:,} photos of Flickr8k's val, on which the checkpoint was also chosen;"
         f" {told}; intervals by bootstrap over photos, differences paired.\n`of 16`: matching "
         "ranks the first 16 of contrast; `both` adds the two scores. Content words: "
@@ -259,6 +258,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="runs that differ in their seed")
     parser.add_argument("--data", default="runs/flickr8k/val", help="packed pairs")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--title", default="What pre-training learnt from photos")
     args = parser.parse_args()
     register()
     begun = time.monotonic()
@@ -268,7 +268,7 @@ def main() -> None:
         write_edits(pairs.select_columns(["image_id", "captions"]), edits)
         measured = [measure_run(str(run), pairs, args.data, edits) for run in args.runs]
     minutes = (time.monotonic() - begun) / 60
-    result = summary(args.runs, measured, len(pairs), minutes)
+    result = {"title": args.title} | summary(args.runs, measured, len(pairs), minutes)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     for title, value in result["intervals"].items():
