@@ -50,16 +50,43 @@ def scans(count: int, size: tuple[int, int]) -> bytes:
     return data[:-2] + data[start:-2] * count + data[-2:]
 
 
-def promise(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes whose header promises any number of pixels."""
+def png(width: int, height: int, pixels: bytes, *others: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of any content, with ``others`` (kind and data) before the pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0")), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    parts = [(b"IHDR", header), *others, (b"IDAT", zlib.compress(pixels, 9)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def promise(kind: str, width: int, height: int) -> bytes:
+    """Return an image of a few bytes whose header promises any number of pixels."""
+    if kind == "PNG":
+        return png(width, height, b"\0")
+    small = encoded(Image.new("RGB", (16, 16)), kind)
+    order, size = {"JPEG": (">HH", (height, width)), "BMP": ("<II", (width, height))}.get(
+        kind, ("<HH", (width, height))
+    )
+    place = {"JPEG": small.find(b"\xff\xc0") + 5, "BMP": 18, "GIF": 6, "WEBP": 26}[kind]
+    told = struct.pack(order, *size)
+    return small[:place] + told + small[place + len(told) :]
+
+
+def frames(kind: str, count: int) -> bytes:
+    """Return a moving picture."""
+    rows = [Image.new("RGB", (64, 64), (i % 256, i // 256, 0)) for i in range(count)]
+    return encoded(rows[0], kind, save_all=True, append_images=rows[1:])
+
+
+def endless_tiff() -> bytes:
+    """Return a TIFF whose directory names itself as the next one."""
+    data = encoded(Image.new("RGB", (8, 8)), "TIFF")
+    first = struct.unpack("<I", data[4:8])[0]
+    after = first + 2 + 12 * struct.unpack("<H", data[first : first + 2])[0]
+    return data[:after] + struct.pack("<I", first) + data[after + 4 :]
 
 
 def poisons() -> dict[str, Callable[[], bytes]]:
@@ -82,7 +109,27 @@ def poisons() -> dict[str, Callable[[], bytes]]:
         found[f"{count} further scans"] = lambda count=count: scans(count, (64, 48))
     found["80 further scans over 9 megapixels"] = lambda: scans(80, (3_000, 3_000))
     for width, height in ((10_000, 10_000), (2_000_000, 2_000_000), (8_900, 8_900), (0, 40)):
-        found[f"promises {width} x {height}"] = lambda w=width, h=height: promise(w, h)
+        found[f"promises {width} x {height}"] = lambda w=width, h=height: promise("PNG", w, h)
+    for kind, side in (("JPEG", 65_500), ("BMP", 100_000), ("GIF", 65_535), ("WEBP", 16_383)):
+        found[f"a {kind} that promises {side} x {side}"] = lambda kind=kind, side=side: promise(
+            kind, side, side
+        )
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"):
+        whole = encoded(Image.linear_gradient("L").resize((900, 700)).convert("RGB"), kind)
+        found[f"half a {kind}"] = lambda whole=whole: whole[: len(whole) // 2]
+    for kind, count in (("GIF", 3_000), ("PNG", 3_000), ("WEBP", 500), ("TIFF", 3_000)):
+        found[f"{count} frames of {kind}"] = lambda kind=kind, count=count: frames(kind, count)
+    found["a TIFF without end"] = endless_tiff
+    found["300 MB of pixels for 8 x 8"] = lambda: png(8, 8, bytes(300 * 2**20))
+    text = b"key\0\0" + zlib.compress(bytes(300 * 2**20), 9)
+    for name in (b"zTXt", b"iCCP"):
+        found[f"300 MB of {name.decode()}"] = lambda name=name: png(
+            8, 8, bytes(8 * 25), (name, text)
+        )
+    found["9 megapixels written as numbers"] = lambda: b"P3 3000 3000 255 " + b"7 " * 27_000_000
+    found["a program in PostScript"] = lambda: (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{ } loop\n"
+    )
     found["1 MB of markers"] = lambda: b"\xff\xd8" + b"\xff\xda" * 500_000
     return found
 
