@@ -40,13 +40,11 @@ docs: $(ENVIRONMENT)
 lock: $(ENVIRONMENT)
 	$(BIN)/python .ci/lock.py
 
-# The short forms of the programs in reliability/: some ten minutes. A soak has none, as its bounds need an hour:
-# .github/workflows/soak.yml.
+# The short forms of the programs in reliability/ whose outcome does not hang on the clock: some ten minutes. The others
+# (soak, signals, processes) run each week: .github/workflows/campaign.yml.
 reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
-	$(ONE_THREAD) $(BIN)/python reliability/signals.py --moments 8
-	$(ONE_THREAD) $(BIN)/python reliability/processes.py --processes 2
 	$(ONE_THREAD) $(BIN)/python reliability/poisons.py
 	$(ONE_THREAD) $(BIN)/python reliability/poison_inputs.py
 	$(ONE_THREAD) $(BIN)/python reliability/mutation.py config

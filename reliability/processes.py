@@ -16,6 +16,7 @@ what torchrun runs (``elastic_launch``), without its command line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -155,11 +156,12 @@ def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str
         found["named"] = found.get("seconds_to_name", seconds) < NAMED
         os.kill(victim, signal.SIGCONT)
     else:
-        for _ in range(20):  # a fifth as fast for some seconds
-            os.kill(victim, signal.SIGSTOP)
-            time.sleep(0.2)
-            os.kill(victim, signal.SIGCONT)
-            time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+            for _ in range(20):  # a fifth as fast for some seconds
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(0.2)
+                os.kill(victim, signal.SIGCONT)
+                time.sleep(0.05)
     ended_well(agent, log)
     return found | {"largest_difference": difference(whole, out, processes)}
 

@@ -198,3 +198,8 @@ def test_a_card_lies_in_the_hidden_objects_place_and_tells_nothing_of_it():
 def test_ids_of_no_picture_are_refused(image_id):
     with pytest.raises(ValueError):
         picture_from_id(image_id)
+
+
+def test_a_sentence_that_is_none_of_the_grammar_has_no_verdict():
+    with pytest.raises(ValueError, match="outside of the scenes' grammar: 'two dogs play'"):
+        scenes.verdict(make_scene(seed=0, index=0), None, "two dogs play")
