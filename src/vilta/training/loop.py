@@ -159,13 +159,18 @@ def train(
             _require_learning(state)
             session.release()
             tracker.say(f"next: {then}")
+    return _summary(state, 128 + stop.number if stopped else 0)
+
+
+def _summary(state: RunState, exit_code: int) -> Summary:
+    """Return where a run has come to; it was stopped if its exit code says so."""
     return Summary(
         step=state.step,
-        stopped=stopped,
+        stopped=exit_code != 0,
         skipped=state.skipped,
         seconds=state.seconds,
         best=state.best,
-        exit_code=128 + stop.number if stopped else 0,
+        exit_code=exit_code,
     )
 
 
