@@ -48,7 +48,7 @@ from vilta.config.apps import CleanConfig
 from vilta.data.samples import moved_captions
 from vilta.metrics.bootstrap import bootstrap_interval
 from vilta.metrics.recall import first_hit_rank
-from vilta.model.heads import ContrastiveHead
+from vilta.model.heads import ContrastiveHead, unit_vectors
 from vilta.training.precision import describe_device
 
 NOISE = 0.2
@@ -76,7 +76,7 @@ RESULT = Path(__file__).parents[1] / "results" / "tasks" / "flickr8k-cleaning.js
 @torch.no_grad()
 def hits(head: ContrastiveHead, val: Encoded) -> dict[str, list[bool]]:
     """Return for each photo, and for each caption, whether contrast ranks a true one first."""
-    similarity = head.embed_image(val.images) @ head.embed_text(val.texts).T
+    similarity = unit_vectors(head.image, val.images) @ unit_vectors(head.text, val.texts).T
     true = torch.arange(len(val.images))[:, None] == val.owner[None]
     ranks = first_hit_rank(similarity, true), first_hit_rank(similarity.T, true.T)
     return {way: (rank == 0).tolist() for way, rank in zip(WAYS, ranks, strict=True)}

@@ -22,7 +22,7 @@ from vilta.data.samples import PairDataset
 from vilta.data.sources import load_pairs
 from vilta.finished_run import load_task
 from vilta.model import ViltaForPreTraining
-from vilta.model.heads import ContrastiveHead, pool
+from vilta.model.heads import ContrastiveHead, pool, unit_vectors
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.contrastive import compare, contrastive_loss, positive_pairs
@@ -141,7 +141,8 @@ def train_contrast(
     for step in range(steps):
         rows = order[step * size : (step + 1) * size]
         texts = torch.tensor([int(random.choice(texts_of[int(row)])) for row in rows])
-        image, text = head.embed_image(data.images[rows]), head.embed_text(data.texts[texts])
+        image = unit_vectors(head.image, data.images[rows])
+        text = unit_vectors(head.text, data.texts[texts])
         similarity = compare(image, text, image, text, head.scale())
         loss = contrastive_loss(similarity, positive_pairs(torch.from_numpy(rows), texts))
         optimizer.zero_grad()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vilta.model.heads import ContrastiveHead
+from vilta.model.heads import ContrastiveHead, unit_vectors
 from vilta.objectives.contrastive import compare, contrastive_loss, positive_pairs
 
 
@@ -22,7 +22,7 @@ def test_contrast_under_autocast_has_the_gradient_of_float32(temperature):
         head.zero_grad()
         states = image.clone().requires_grad_(), text.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
-            embeds = head.embed_image(states[0]), head.embed_text(states[1])
+            embeds = unit_vectors(head.image, states[0]), unit_vectors(head.text, states[1])
             similarity = compare(*embeds, *embeds, head.scale())
             loss = contrastive_loss(similarity, positive_pairs(own, own))
         loss.backward()
@@ -34,4 +34,5 @@ def test_contrast_under_autocast_has_the_gradient_of_float32(temperature):
 def test_a_head_in_half_precision_takes_states_of_any_format():
     head = ContrastiveHead(8, 8, 4).to(torch.bfloat16)
     for dtype in (torch.float32, torch.bfloat16):
-        assert head.embed_image(torch.randn(2, 8, dtype=dtype)).dtype == torch.float32
+        pooled = torch.randn(2, 8, dtype=dtype)
+        assert unit_vectors(head.image, pooled).dtype == torch.float32

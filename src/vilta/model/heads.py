@@ -113,20 +113,12 @@ class LearnedTemperature(nn.Module):
 
 
 class ContrastiveHead(LearnedTemperature):
-    """Project pooled image and text states to unit vectors in one space."""
+    """The layers that lead pooled image and text states into one space, see ``unit_vectors``."""
 
     def __init__(self, image_width: int, text_width: int, width: int) -> None:
         super().__init__()
         self.image = nn.Linear(image_width, width)
         self.text = nn.Linear(text_width, width)
-
-    def embed_image(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
-        """Return unit vectors, float32."""
-        return unit_vectors(self.image, pooled)
-
-    def embed_text(self, pooled: Float[Tensor, "R C"]) -> Float[Tensor, "R W"]:
-        """Return unit vectors, float32."""
-        return unit_vectors(self.text, pooled)
 
 
 def unit_vectors(layer: nn.Linear, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
