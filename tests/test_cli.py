@@ -9,6 +9,7 @@ import sys
 import types
 
 import pytest
+from PIL import Image
 
 from vilta import cli, screen
 from vilta.config import DataConfig, PretrainConfig, RunConfig
@@ -140,9 +141,35 @@ def test_help_and_version_are_verbs_too(monkeypatch, capsys):
 
 
 def test_next_can_be_pasted(capsys):
-    screen.say_next("vilta", "evaluate", "runs/my run", "--data", "scenes:10?seed=0")
+    screen.say_next(screen.command("evaluate", "runs/my run", "--data", "scenes:10?seed=0"))
     said = capsys.readouterr().err.removeprefix("next: ")
     assert shlex.split(said) == ["vilta", "evaluate", "runs/my run", "--data", "scenes:10?seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("start", "named"),
+    [
+        (["-m", "vilta"], "vilta"),
+        (["-m", "mine"], "python -m mine"),
+        (["mine/encoders.py"], "python mine/encoders.py"),
+    ],
+)
+def test_a_program_of_ones_own_is_named_in_what_comes_next(start, named, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("__init__.py", "__main__.py", "encoders.py"):
+        text = "from vilta.cli import main\nif __name__ == '__main__':\n    main()\n"
+        (folder / name).write_text("" if name == "__init__.py" else text)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a dog\n")
+    packed = subprocess.run(
+        [sys.executable, *start, "pack", ".", "--out", "packed"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert packed.stderr.splitlines()[-1] == f"next: {named} inspect packed"
 
 
 def test_missing_positional_argument_shows_an_example(monkeypatch, capsys):

@@ -21,6 +21,7 @@ from typing import Any
 from vilta.arguments import split_arguments
 from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
+from vilta.screen import name_program
 from vilta.verbs import VERBS, Verb
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     # time, and nothing that outlives the process.
     atexit.register(gc.freeze)
     sys.unraisablehook = _ask_again
+    name_program()
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:

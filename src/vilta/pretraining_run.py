@@ -9,7 +9,6 @@ import copy
 import io
 import math
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,7 +36,7 @@ from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import notes
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -110,8 +109,8 @@ def pretrain(
         config=config,
         fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
-        resume=shlex.join(["vilta", "pretrain", f"{config.run.out}/{CONFIG}", "--run.resume"]),
-        then=shlex.join(["vilta", "evaluate", config.run.out, "--data", data.val or "DATA"]),
+        resume=command("pretrain", f"{config.run.out}/{CONFIG}", "--run.resume"),
+        then=command("evaluate", config.run.out, "--data", data.val or "DATA"),
         order=order_of(dataset, steps, data),
         evaluate=evaluate,
         pictures=pictures,

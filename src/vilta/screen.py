@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +22,31 @@ results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def say_next(*words: str) -> None:
-    """Suggest the next command, quoted so that it can be pasted."""
-    notes.print(f"next: {shlex.join(words)}")
+_program = ["vilta"]
+
+
+def name_program() -> None:
+    """Take note of how this process was started, for the commands that it suggests.
+
+    A module or file of one's own that registers encoders and calls ``vilta.cli.main`` is to be
+    started in the same way again: only it can load what it registered.
+    """
+    main, started = sys.modules["__main__"], sys.argv[0]
+    if not started.endswith(".py") or not os.path.samefile(started, main.__file__ or ""):
+        return  # the script `vilta`, which pip wrote
+    module = main.__spec__ and main.__spec__.name.removesuffix(".__main__")
+    if module != "vilta":
+        _program[:] = ["python", "-m", module] if module else ["python", started]
+
+
+def command(*words: str) -> str:
+    """Return a command of this program, quoted so that it can be pasted."""
+    return shlex.join([*_program, *words])
+
+
+def say_next(line: str) -> None:
+    """Suggest the next command, as ``command`` returns it."""
+    notes.print(f"next: {line}")
 
 
 def print_json(line: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.shipped import FOLDER
 from vilta.config.yaml_file import load_yaml, save_yaml
+from vilta.report.comparison_prose import setup
 from vilta.training.folder import METRICS, log_lines
 
 TRAIN, VAL = "scenes:16?seed=0&size=32", "scenes:6?seed=1&size=32"
@@ -102,6 +103,9 @@ def test_the_report_has_every_arm_and_seed(compared, config):
     page = (compared / "report.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert (compared / "report.md").read_text().startswith("# Comparison: meter, vilta\n\n")
+    parts = {0: ["crops"], 1: ["crops"], 2: ["order", "crops"]}
+    said = " ".join(setup(summary | {"unequal_starts": parts}))
+    assert "From seed 0, 1 the arms did NOT start alike: crops differ. From seed 2 " in said
 
 
 def test_each_run_is_measured_where_it_should_be(compared, config):

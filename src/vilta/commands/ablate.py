@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,7 +50,7 @@ from vilta.pretraining_run import pretrain
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_prose import verdict
 from vilta.report.comparison_text import comparison_markdown
-from vilta.screen import notes, results
+from vilta.screen import command, notes, results
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.folder import CONFIG, LOCK, METRICS, log_lines, replace_text
 
@@ -86,7 +85,7 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         if not runner.failed and not runner.stopped:
             train_and_measure(config, plan, runner)
         summary = write_report(config)
-    again = shlex.join(["vilta", "ablate", str(out / SETTINGS)])
+    again = command("ablate", str(out / SETTINGS))
     if runner.failed:
         name, why = next(iter(runner.failed.items()))
         raise ValueError(

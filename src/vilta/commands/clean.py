@@ -17,7 +17,7 @@ from vilta.config.ranges import check_config
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.report.html import data_uri, document
-from vilta.screen import notes, print_json, progress, results, say_next
+from vilta.screen import command, notes, print_json, progress, results, say_next
 from vilta.training.folder import replace_text, replaced_folder
 
 THUMBNAIL = 240
@@ -61,7 +61,7 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
             results.print(f"{name.replace('_', ' ')}: {value}")
     notes.print(f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first")
     if config.keep_above:
-        say_next("vilta", "inspect", str(out / "kept"))
+        say_next(command("inspect", str(out / "kept")))
 
 
 def page(data: str, table: datasets.Dataset, worst: list[dict[str, object]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +38,7 @@ from vilta.json_text import json_object
 from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
-from vilta.screen import notes, results, say_next
+from vilta.screen import command, notes, results, say_next
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_of
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -67,8 +66,8 @@ def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
     is_task = run_folder in TASKS or ":" in run_folder
     if config.start or (is_task and not Path(run_folder).exists()):
         start = config.start or "RUN"
-        now = ["vilta", "evaluate", start, "--task", run_folder, "--data", config.data or "DATA"]
-        raise ValueError(f"the run comes first; use: {shlex.join(now)}")
+        now = ["evaluate", start, "--task", run_folder, "--data", config.data or "DATA"]
+        raise ValueError(f"the run comes first; use: {command(*now)}")
 
 
 def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         "metrics": metrics,
     }
     write_result(out, result)
-    say_next("vilta", "report", run_folder)
+    say_next(command("report", run_folder))
     return result
 
 

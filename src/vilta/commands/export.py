@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
     if config.data:
         summary |= measure(released, out, config)
     flag = ["--int8"] if config.int8 else []
-    say_next("python", str(out / SCRIPT), "PHOTOS", "two dogs run on a beach", *flag)
+    say_next(shlex.join(["python", str(out / SCRIPT), "PHOTOS", "two dogs run on a beach", *flag]))
     return summary
 
 

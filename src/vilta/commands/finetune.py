@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import notes
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -104,7 +103,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         config=config,
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
-        resume=shlex.join(["vilta", "finetune", f"{config.run.out}/{CONFIG}", "--run.resume"]),
+        resume=command("finetune", f"{config.run.out}/{CONFIG}", "--run.resume"),
         then=next_command(config),
         order=order_of(dataset, config.optimization, config.data),
         evaluate=evaluate,
@@ -122,8 +121,8 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
 
 def next_command(config: FinetuneConfig) -> str:
     """Return the call that evaluates the run, on the validation data if there are any."""
-    words = ["vilta", "evaluate", config.run.out, "--data", config.data.val or "TEST"]
-    return shlex.join([*words, *(["--images", config.data.images] if config.data.images else [])])
+    words = ["evaluate", config.run.out, "--data", config.data.val or "TEST"]
+    return command(*words, *(["--images", config.data.images] if config.data.images else []))
 
 
 def start_model(

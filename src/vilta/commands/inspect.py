@@ -40,7 +40,7 @@ from vilta.report.html import (
     table_element,
     tile_element,
 )
-from vilta.screen import notes, results, say_next
+from vilta.screen import command, notes, results, say_next
 from vilta.training.folder import replace_text
 
 NAMED = 10
@@ -78,9 +78,9 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
     notes.print(f"wrote {out}; open it in a browser")
     if manifest_of(source):  # packed already
         val = ["--data.val", config.against] if config.against else []
-        say_next("vilta", "pretrain", "--data.train", source, *val, "--run.out", "runs/mine")
+        say_next(command("pretrain", "--data.train", source, *val, "--run.out", "runs/mine"))
     else:
-        say_next("vilta", "pack", source, "--out", "data/NAME")
+        say_next(command("pack", source, "--out", "data/NAME"))
     return {**_numbers(reader, found), **(_shared(found, other) if other else {}), "page": str(out)}
 
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
-from vilta.screen import notes, results, say_next
+from vilta.screen import command, notes, results, say_next
 
 SHOWN = 5
 """Number of skipped items printed; the manifest lists all."""
@@ -50,6 +50,6 @@ def run(source: str, config: PackConfig) -> dict[str, Any]:
         results.print(f"{manifest['skipped']:,} skipped; each is named in manifest.json:")
         for item in manifest["skipped_items"][:SHOWN]:
             results.print(f"  {item['source']}: {item['reason']}")
-    say_next("vilta", "inspect", config.out)
+    say_next(command("inspect", config.out))
     numbers = {name: manifest[name] for name in ("rows", "captions", "bytes", "merged", "skipped")}
     return {"out": config.out, "shards": len(manifest["shards"]), **numbers}

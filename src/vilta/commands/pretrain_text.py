@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import unicodedata
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
-from vilta.screen import notes
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.batch_size import with_batch_size
@@ -83,7 +82,7 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
         config=config,
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
-        resume=shlex.join(["vilta", "pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"]),
+        resume=command("pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"),
         then=next_command(config),
         order=order_of(dataset, steps, data),
         evaluate=partial(task.evaluate, loader),
@@ -99,7 +98,7 @@ def next_command(config: PretrainTextConfig) -> str:
     source = config.data.train
     pairs = "DATA" if source.endswith((".txt", ".gz")) else source
     words = ["--model.text", f"{config.run.out}/{MODEL}", "--data.train", pairs]
-    return shlex.join(["vilta", "pretrain", *words, "--run.out", "runs/mine"])
+    return command("pretrain", *words, "--run.out", "runs/mine")
 
 
 def _letters(caption: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_metrics, read_record, training_summary
 from vilta.report.reliability import reliability_pictures
-from vilta.screen import notes
+from vilta.screen import command, notes
 from vilta.training.folder import REPORT, SUMMARY, replace_text
 
 __all__ = ["run"]
@@ -100,14 +99,14 @@ def _commands(run_folder: str, config: ReportConfig, record: Record) -> list[str
     """Return the commands that reproduce this page, from training on."""
     evaluation = record.evaluation
     data = recorded_path(evaluation["data"], Path(run_folder))
-    evaluate = ["vilta", "evaluate", run_folder, "--data", data]
+    evaluate = ["evaluate", run_folder, "--data", data]
     if evaluation["candidates"] == "all":
         evaluate.append("--full")
     else:
         evaluate += ["--top-k", str(evaluation["candidates"])]
     evaluate += ["--seed", str(evaluation["seed"])]
-    report = ["vilta", "report", run_folder, "--examples", str(config.examples)]
+    report = ["report", run_folder, "--examples", str(config.examples)]
     if config.out:
         report += ["--out", config.out]
-    pretrain = ["vilta", "pretrain", f"{run_folder}/config.yaml", "--run.overwrite"]
-    return [shlex.join(words) for words in (pretrain, evaluate, report)]
+    pretrain = ["pretrain", f"{run_folder}/config.yaml", "--run.overwrite"]
+    return [command(*words) for words in (pretrain, evaluate, report)]

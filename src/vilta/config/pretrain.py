@@ -90,8 +90,9 @@ class ModelConfig:
     fusion_input: Literal["separate", "contrastive"] = "separate"
     """What the fusion reads: the encoders' states through projections of its own (`separate`), or
     through those by which contrast compares (`contrastive`, our addition): then an image's places
-    and the words for them lie close together, and the attention between the two starts there. It
-    needs `contrastive_width` equal to `fusion_width`."""
+    and the words for them lie close together, and the attention between the two starts there. For
+    a new fusion over trained contrast (`start`); from the beginning it learns worse. It needs
+    `contrastive_width` equal to `fusion_width`."""
     word_head: Literal["language_model", "separate"] = "language_model"
     """Masked words with the image: `language_model` is the text encoder's own head, on its states
     plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""

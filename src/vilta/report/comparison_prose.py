@@ -47,6 +47,17 @@ def _in_a_sentence(arm: str, other: str, changes: dict[str, str]) -> str:
     return f"{arm} against {other}: {parts}."
 
 
+def _unequal_starts(parts_of: dict[int, list[str]]) -> str:
+    """Say for each seed what differed between its arms at the start, equal seeds together."""
+    seeds: dict[str, list[str]] = {}
+    for seed, parts in parts_of.items():
+        seeds.setdefault(", ".join(parts), []).append(str(seed))
+    return " ".join(
+        f"From seed {', '.join(alike)} the arms did NOT start alike: {parts} differ."
+        for parts, alike in seeds.items()
+    )
+
+
 def setup(summary: dict[str, Any]) -> list[str]:
     """Return the sentences on what was compared, and on what is equal in all arms."""
     about = summary["about"]
@@ -56,8 +67,8 @@ def setup(summary: dict[str, Any]) -> list[str]:
             "Initial weights, data order, crops and masks are equal in all arms of each seed "
             "(hashes of the weights and of the first batches)."
         )
-    for seed, parts in summary["unequal_starts"].items():
-        starts = f"In seed {seed} the arms did NOT start alike: {', '.join(parts)} differ."
+    if summary["unequal_starts"]:
+        starts = _unequal_starts(summary["unequal_starts"])
     rates = sorted(set(about["lr"].values()))
     rate = "The same learning rate in all arms" if len(rates) == 1 else f"Learning rates {rates}"
     schedule = about["schedule"]
