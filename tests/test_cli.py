@@ -2,8 +2,10 @@ import dataclasses
 import gc
 import inspect
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import types
@@ -123,6 +125,8 @@ def test_json_prints_what_the_command_returns_in_place_of_its_results(recipe, ca
     cli.run(["report", "runs/demo", "--json", "-q"])
     said = capsys.readouterr()
     assert said.out.count("\n") == 1 and said.err == ""
+    cli.run(["-q", "--json", "report", "runs/demo"])  # before the command, too
+    assert capsys.readouterr() == said
     recipe.run = lambda *_: None  # another process of the run
     cli.run(["finetune", "vqa", "--json"])
     assert capsys.readouterr().out == ""
@@ -346,3 +350,12 @@ def test_a_ctrl_c_that_python_forgets_is_asked_again():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does, sooner
+    words = [sys.executable, "-m", "vilta", "pretrain", "--help"]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

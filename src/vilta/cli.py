@@ -9,6 +9,7 @@ import atexit
 import difflib
 import gc
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.screen import name_program
 from vilta.verbs import VERBS, Verb
+
+OURS = ("-q", "--quiet", "--json")
+"""Flags of every command; they may also stand before its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,9 @@ def main() -> None:
         then = f"; the same command {verb.stopped}" if verb and verb.stopped else ""
         print(f"stopped{then}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         if os.environ.get("VILTA_DEBUG"):
             raise
@@ -78,6 +85,8 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises ``ValueError`` for what the user can fix, ``SystemExit`` after help or a bad flag.
     """
+    ahead = list(itertools.takewhile(OURS.__contains__, arguments))
+    arguments = [*arguments[len(ahead) :], *ahead]
     first = arguments[0] if arguments else "help"
     if first in ("-h", "--help") or (first == "help" and len(arguments) < 2):
         print(_overview())
@@ -88,6 +97,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"vilta {__version__}")
         return
     call = parse([arguments[1], "--help"] if first == "help" else arguments)
+    _hide_foreign_bars(call.quiet)
     recipe = _load(call.verb.recipe)
     _show_downloads_only()
     from vilta.screen import notes, print_json, quiet, results
@@ -121,7 +131,7 @@ def parse(arguments: Sequence[str]) -> Call:
         alone, flags = split_arguments(arguments[1:], default)
     if alone and "CONFIG.yaml" in verb.positional:
         alone[0] = find_shipped(alone[0])
-    own = ["-q", "--quiet"] if hasattr(default, "json") else ["-q", "--quiet", "--json"]
+    own = OURS[:2] if hasattr(default, "json") else OURS
     ours = [flag for flag in flags if flag in own]
     flags = [flag for flag in flags if flag not in own]
     bound: list[str | list[str]] = []
@@ -164,6 +174,17 @@ def _load(recipe: str) -> Callable[..., Mapping[str, Any] | None]:
     return function
 
 
+def _hide_foreign_bars(quiet: bool) -> None:
+    """Let datasets draw its bars on a terminal only; neither it nor the hub does so under -q.
+
+    Both read this when they are imported.
+    """
+    if quiet or not sys.stderr.isatty():
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
 def _show_downloads_only() -> None:
     """Hide the bars that transformers draws while it reads and writes files on the disk."""
     if "transformers" not in sys.modules:  # `pack` does without, and loading it takes a while
@@ -193,7 +214,9 @@ def _overview() -> str:
             "override the YAML file, which overrides the defaults. -o is short for --out or",
             "--run.out; -q prints only results, --json prints them as JSON. VILTA_DEBUG=1 shows",
             "tracebacks. CONFIG.yaml is a file of your own, or the name of one that vilta ships:",
-            *textwrap.wrap(", ".join(shipped_names()) + f" (in {FOLDER}).", 88),
+            *textwrap.wrap(
+                f"{', '.join(shipped_names())} (in {FOLDER}).", 88, break_on_hyphens=False
+            ),
         ]
     )
 

@@ -92,7 +92,26 @@ def quiet(*consoles: Console) -> Iterator[None]:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on a terminal; call what it yields with the number done and the total."""
-    columns = (TextColumn(what, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+    with changing_progress() as tell:
+        yield lambda done, total: tell(what, done, total)
+
+
+def watched(what: str, loader: Any) -> Iterator[Any]:
+    """Yield what ``loader``, which has a length, yields, and show how much of it is done."""
+    with progress(what) as tell:
+        for number, item in enumerate(loader, 1):
+            yield item
+            tell(number, len(loader))
+
+
+@contextmanager
+def changing_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar as ``progress`` does, for work of several parts: each call also names the part."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+    rest = (MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not notes.is_terminal  # elsewhere it would leave an empty line behind
+    with Progress(*columns, *rest, console=notes, transient=True, disable=hidden) as bar:
         line = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(line, completed=done, total=total)
+        yield lambda what, done, total: bar.update(
+            line, description=what, completed=done, total=total
+        )

@@ -97,6 +97,7 @@ VERBS = {
         positional="[CONFIG.yaml]",
         example="--base demo --common mlm_start=0 itm_start=0 --out runs/ablate",
         help="compare methods: train each from several seeds, measure, report",
+        stopped="goes on with what is left",
     ),
     "finetune": Verb(
         recipe="vilta.commands.finetune",

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from vilta.ablation.runner import Job, Runner
@@ -59,6 +60,22 @@ def test_when_the_time_is_up_a_job_may_save_and_none_follows(tmp_path):
     assert saved.read_text() == "saved"
     assert (runner.stopped, runner.failed, done) == ("the time is up", {}, [])
     assert not (tmp_path / "b").exists()
+
+
+def test_a_signal_stops_the_jobs_and_is_remembered(tmp_path):
+    """Ctrl-C: the command ends with 130 where a run out of time ends with 0."""
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    runner = Runner(1, 0.0, lambda _: None)
+
+    def interrupt():
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    runner.run([job(tmp_path, "a", [POLITE, str(saved), str(begun)])], lambda: "")
+    assert saved.read_text() == "saved"
+    assert (runner.stopped, runner.signal) == ("SIGINT", signal.SIGINT)
 
 
 def test_parts_end_with_the_process_that_started_them(tmp_path):

@@ -69,6 +69,26 @@ def test_clean_keeps_what_matches(tiny_run, pairs, tmp_path, capsys):
     assert all(row["image"]["bytes"] == image_bytes[row["image_id"]] for row in kept)
 
 
+def test_clean_writes_its_folder_whole(tiny_run, pairs, tmp_path, monkeypatch, capsys):
+    """Stopped in its last step it can be given again; with nothing to keep, the table is kept."""
+    out = tmp_path / "out"
+    config = CleanConfig(out=str(out), keep_above=0.0001)
+    with monkeypatch.context() as patched:
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        patched.setattr(datasets.Dataset, "save_to_disk", stop)
+        with pytest.raises(KeyboardInterrupt):
+            clean.run(str(tiny_run), pairs, config)
+    assert not out.exists()
+    clean.run(str(tiny_run), pairs, config)
+    assert {path.name for path in out.iterdir()} == {"pairs.parquet", "worst.html", "kept"}
+    with pytest.raises(ValueError, match="lower --keep-above"):
+        clean.run(str(tiny_run), pairs, CleanConfig(out=str(tmp_path / "none"), keep_above=1.0))
+    assert len(read(tmp_path / "none" / "pairs.parquet")) == 12
+
+
 def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys):
     out = tmp_path / "negatives.parquet"
     config = NegativesConfig(out=str(out), per_caption=3, json=True, device="cpu")

@@ -112,7 +112,7 @@ def test_from_a_run_to_test_metrics(start, data, capsys):
     evaluate(out, data)
     said = "".join(capsys.readouterr())
     assert "checkpoints are chosen on 6 of" in said
-    assert "(test)" in said and "next" in said
+    assert "(test)" in said and "in Python: from vilta import" in said
     result = json.loads((out / "classification-test.json").read_text())
     assert result["role"] == "test"
     assert result["metrics"]["accuracy"] == 100.0  # dark from light is easy to see

@@ -184,7 +184,7 @@ def test_says_where_to_look(on_photos, capsys):
     run(str(on_photos), ReportConfig(examples=2))
     said = capsys.readouterr().err
     assert f"wrote {on_photos}/report/report.html" in said
-    assert "next: open" in said
+    assert said.endswith(f" in a browser\nnext: vilta serve {on_photos}\n")
 
 
 def test_from_another_folder_and_with_the_keys_of_older_versions(tmp_path, monkeypatch):

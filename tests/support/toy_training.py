@@ -149,7 +149,6 @@ def train_toy(out: Path, task: ToyTask | None = None, **settings) -> Summary:
         fingerprint=settings.get("fingerprint", "data"),
         vocabulary=settings.get("vocabulary", "words"),
         resume="vilta toy --run.resume",
-        then="vilta toy-evaluate",
         evaluate=task.evaluate,
         samples_per_epoch=SAMPLES,
         bad_samples=lambda: settings.get("bad", 0),

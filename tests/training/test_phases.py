@@ -19,10 +19,21 @@ def test_the_time_left_counts_what_the_phases_to_come_cost():
     assert pace.left(5) == pytest.approx(5 + 10 * 2 + 10 * 4)
     for step in range(6, 11):
         pace.add(step, 1.0)
-    pace.add(11, 3.0)  # dearer than expected: so will matching be
-    assert pace.left(11) == pytest.approx(9 * 3 + 10 * 6)
-    pace.add(21, 5.0)
-    assert pace.left(21) == pytest.approx(9 * 5)
+    for step in range(11, 21):
+        pace.add(step, 3.0)  # dearer than expected: so will matching be
+    assert pace.left(20) == pytest.approx(10 * 6)
+    for step in range(21, 31):
+        pace.add(step, 5.0)
+    assert pace.left(29) == pytest.approx(5)
+
+
+def test_a_slow_first_step_of_a_phase_is_one_of_ten():
+    pace = Pace(PHASES, steps=30)
+    for step in range(1, 11):
+        pace.add(step, 1.0)
+    assert pace.left(10) == pytest.approx(10 * 2 + 10 * 4)
+    pace.add(11, 8.0)
+    assert pace.left(11) == pytest.approx((9 * 2 + 10 * 4) * (1 * 8 + 9 * 2) / 20)
 
 
 def test_a_run_without_phases_or_shorter_than_them():

@@ -113,7 +113,6 @@ def test_no_step_of_a_run_waits_for_the_gpu_cuda(tmp_path, precision):
             fingerprint="data",
             vocabulary="words",
             resume="",
-            then="",
         )
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -43,6 +43,8 @@ class Runner:
         self.failed: dict[str, str] = {}
         self.stopped = ""
         """Why the jobs were stopped; empty while they run."""
+        self.signal = 0
+        """The signal that asked for it; 0: none."""
         self._stop = threading.Event()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
@@ -83,6 +85,7 @@ class Runner:
                 process.terminate()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
         self.stop(signal.Signals(number).name)
 
     def _job(self, job: Job) -> None:

@@ -18,6 +18,7 @@ from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, m
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
+from vilta.screen import notes
 
 IMAGES = 1000
 """Maximum number of images to calibrate on; our choice."""
@@ -76,7 +77,8 @@ def calibrate_release(
     """
     captions = loader.dataset.table["captions"][:]
     pixels = (batch.pixel_values for batch in loader)
-    told = calibrate(model, tokenizer, pixels, captions, name)
+    with notes.status("calibrating the match probabilities"):
+        told = calibrate(model, tokenizer, pixels, captions, name)
     model.config.save_pretrained(folder)
     return told
 

@@ -94,6 +94,8 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         )
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
+    if runner.signal:
+        raise SystemExit(128 + runner.signal)  # as in shells
     return summary
 
 

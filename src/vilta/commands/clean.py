@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -39,28 +40,35 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
     with progress("matching") as tell:
         pairs = match_pairs(matcher, table, tell)
     chances = np.array(pairs.column("probability").to_pylist(), dtype=float)  # null: NaN
-    out.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pairs, out / "pairs.parquet")
-    worst = pairs.slice(0, config.shown).to_pylist()
-    replace_text(out / "worst.html", page(data, table, worst))
-    summary = {
+    summary: dict[str, Any] = {
         "pairs": len(chances),
         "broken": int(np.isnan(chances).sum()),
         "below_0.5": int((chances < 0.5).sum()),
         "median": float(np.nanmedian(chances)) if (~np.isnan(chances)).any() else None,
     }
+    worst = pairs.slice(0, config.shown).to_pylist()
+    kept, problem = None, ""
     if config.keep_above:
-        kept = kept_pairs(table, pairs, config.keep_above)
-        with replaced_folder(out / "kept") as folder:
-            kept.save_to_disk(str(folder))
-        summary |= {"kept_images": len(kept), "kept_pairs": sum(map(len, kept["captions"]))}
+        try:
+            kept = kept_pairs(table, pairs, config.keep_above)
+            summary |= {"kept_images": len(kept), "kept_pairs": sum(map(len, kept["captions"]))}
+        except ValueError as error:  # what was matched is written all the same
+            problem = str(error)
+    # Whole or not at all, so that the same command can be given again.
+    with replaced_folder(out) as folder:
+        pyarrow.parquet.write_table(pairs, folder / "pairs.parquet")
+        replace_text(folder / "worst.html", page(data, table, worst))
+        if kept is not None:
+            kept.save_to_disk(str(folder / "kept"))
     if config.json:
         print_json(summary)
     else:
         for name, value in summary.items():
             results.print(f"{name.replace('_', ' ')}: {value}")
     notes.print(f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first")
-    if config.keep_above:
+    if problem:
+        raise ValueError(problem)
+    if kept is not None:
         say_next(command("inspect", str(out / "kept")))
 
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
 from rich.table import Table
 
 from vilta.apps.run_calibration import calibrate_release
@@ -38,7 +37,7 @@ from vilta.json_text import json_object
 from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes, results, say_next
+from vilta.screen import changing_progress, command, notes, results, say_next, watched
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_of
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -91,8 +90,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
     if config.calibrate:
         place = Path(run_folder) / MODEL
         notes.print(calibrate_release(task.model, task.tokenizer, loader, place, config.data))
-    with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
-        line = bar.add_task("", total=1)
+    with changing_progress() as tell, autocast(device, dtype):
         metrics = evaluate_pretraining(
             task,
             loader,
@@ -100,9 +98,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
             top_k=config.top_k,
             full=config.full,
             seed=config.seed,
-            progress=lambda what, done, total: bar.update(
-                line, description=what, completed=done, total=total
-            ),
+            progress=tell,
         )
     for title, table in metric_tables(metrics, len(dataset)).items():
         shown = Table(title, *table.head[1:])
@@ -157,9 +153,8 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
         place = model_folder(run_folder)
         notes.print(calibrate_release(task.model, task.tokenizer, loader, place, config.data))
     lacking = kind.unanswered(items)
-    with Progress(console=notes, transient=True) as bar, autocast(device, dtype):
-        watched = bar.track(loader, total=len(loader), description="evaluating")
-        predictions = task.predict(watched)
+    with autocast(device, dtype):
+        predictions = task.predict(watched("evaluating", loader))
         metrics = {} if lacking else task.evaluate(predictions, items)
     if config.submission:
         replace_text(Path(config.submission), task.submission(predictions, items))
@@ -200,8 +195,8 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
             f"note: this is evaluation {len(before) + 1} of the run on these test data; choices "
             "made after the first are choices made on the test set"
         )
-    model = f'vilta.{kind.model_class.__name__}.from_pretrained("{model_folder(run_folder)}")'
-    notes.print(f"next, in Python: {model}")
+    name, folder = kind.model_class.__name__, str(model_folder(run_folder))
+    notes.print(f"in Python: from vilta import {name}; model = {name}.from_pretrained({folder!r})")
     return result
 
 

@@ -72,7 +72,8 @@ def measure(released: Released, out: Path, config: ExportConfig) -> dict[str, An
         }
         if config.int8:
             recalls["onnx int8"] = recall_by_onnx(Ranker(out, int8=True), *data)
-    table = Table(f"R@1 among {len(rows):,} images", *next(iter(recalls.values())))
+    ways = (way.replace("_", " ") for way in recalls["torch"])
+    table = Table(f"R@1 among {len(rows):,} images", *ways)
     for name, values in recalls.items():
         table.add_row(name, *(f"{value:.1f}" for value in values.values()))
     results.print(table)

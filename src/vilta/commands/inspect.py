@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
 from vilta.config.ranges import check_config
-from vilta.config.tools import InspectConfig
+from vilta.config.tools import InspectConfig, SourceFlags
 from vilta.data.inspection import (
     Inspection,
     inspect_pairs,
@@ -76,12 +77,19 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
     notes.print(f"wrote {out}; open it in a browser")
-    if manifest_of(source):  # packed already
-        val = ["--data.val", config.against] if config.against else []
-        say_next(command("pretrain", "--data.train", source, *val, "--run.out", "runs/mine"))
-    else:
-        say_next(command("pack", source, "--out", "data/NAME"))
+    say_next(next_command(source, config))
     return {**_numbers(reader, found), **(_shared(found, other) if other else {}), "page": str(out)}
+
+
+def next_command(source: str, config: InspectConfig) -> str:
+    """Return the call that trains on these pairs, or that packs them, read as they were here."""
+    if manifest_of(source):  # packed already
+        packed = config.against and manifest_of(config.against)
+        val = ["--data.val", config.against] if packed else []
+        return command("pretrain", "--data.train", source, *val, "--run.out", "runs/mine")
+    given = {field.name: getattr(config, field.name) for field in fields(SourceFlags)}
+    flags = [[f"--{name.replace('_', '-')}", value] for name, value in given.items() if value]
+    return command("pack", source, *chain(*flags), "--out", "data/NAME")
 
 
 class ContactSheet:

@@ -25,7 +25,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes
+from vilta.screen import command, notes, say_next
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.batch_size import with_batch_size
@@ -83,14 +83,16 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
         resume=command("pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"),
-        then=next_command(config),
         order=order_of(dataset, steps, data),
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
     )
     summary.exit_if_stopped()
     update_card(config.run.out)
-    return summary.released(config.run)
+    released = summary.released(config.run)
+    if released is not None:
+        say_next(next_command(config))
+    return released
 
 
 def next_command(config: PretrainTextConfig) -> str:

@@ -19,7 +19,7 @@ from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_metrics, read_record, training_summary
 from vilta.report.reliability import reliability_pictures
-from vilta.screen import command, notes
+from vilta.screen import command, notes, say_next, shown
 from vilta.training.folder import REPORT, SUMMARY, replace_text
 
 __all__ = ["run"]
@@ -75,7 +75,8 @@ def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
     replace_text(Path(run_folder) / SUMMARY, json.dumps(everything, indent=2) + "\n")
     replace_text(out, page)
     notes.print(f"wrote {out}, {', '.join(pictures)} next to it, and {Path(run_folder) / SUMMARY}")
-    notes.print(f"next: open {out} in a browser")
+    notes.print(f"open {shown(out)} in a browser")
+    say_next(command("serve", run_folder))
     return {
         "report": str(out),
         "metrics": str(Path(run_folder) / SUMMARY),

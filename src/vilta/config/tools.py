@@ -145,7 +145,7 @@ class ConvertConfig:
     """Convert a checkpoint of METER to a model folder that every other command accepts."""
 
     out: str = ""
-    """Folder to write."""
+    """Required. Folder to write."""
     text: str = "FacebookAI/roberta-base"
     """Text encoder that the checkpoint started from (hub id or folder): its tokenizer, its
     configuration and its language-model head are not in the checkpoint."""

@@ -85,7 +85,6 @@ def train(
     fingerprint: str,
     vocabulary: str,
     resume: str,
-    then: str,
     order: str = "",
     evaluate: Callable[[], dict[str, float]] | None = None,
     pictures: Callable[[], dict[str, np.ndarray]] | None = None,
@@ -99,7 +98,7 @@ def train(
     ``vocabulary`` for the tokenizer. ``evaluate`` is called by every process, and the result of
     the first one counts; ``pictures`` gives uint8 ``[3, H, W]`` arrays for TensorBoard then.
     ``order`` names the settings on which the order of samples depends, if there are any.
-    ``resume`` and ``then`` are the commands that go on with the run and that follow it.
+    ``resume`` is the command that goes on with the run.
     ``bad_samples`` returns how many bad samples this process has replaced; ``phases`` say when
     objectives begin, for the time that is left.
     The weights are float32, whatever they were. On return the task holds the released
@@ -158,7 +157,6 @@ def train(
         else:
             _require_learning(state)
             session.release()
-            tracker.say(f"next: {then}")
     return _summary(state, 128 + stop.number if stopped else 0)
 
 

@@ -18,6 +18,10 @@ class Phase:
     """Expected time of a step, relative to the other phases; used until one was measured."""
 
 
+WARM = 10
+"""Steps until a phase's own measurements count alone: its first ones are slower. Our choice."""
+
+
 class Pace:
     """Seconds of a step by phase, as measured in this session or guessed from another phase."""
 
@@ -39,13 +43,13 @@ class Pace:
 
     def left(self, step: int) -> float:
         """Return the seconds that the steps after ``step`` will take."""
-        costs = [p.cost for p in self.phases]
-        measured = [s / n if n else None for s, n in zip(self._seconds, self._counts, strict=True)]
-        known = [s / c for s, c in zip(measured, costs, strict=True) if s is not None]
-        scale = known[-1] if known else 0.0
+        scale, total = 0.0, 0.0
         ends = [p.start for p in self.phases[1:]] + [self.steps]
-        return sum(
-            max(0, min(end, self.steps) - max(step, phase.start))
-            * (scale * phase.cost if seconds is None else seconds)
-            for phase, end, seconds in zip(self.phases, ends, measured, strict=True)
-        )
+        for phase, end, spent, count in zip(
+            self.phases, ends, self._seconds, self._counts, strict=True
+        ):
+            if count:
+                guessed = max(0, WARM - count) if scale else 0
+                scale = (spent / phase.cost + guessed * scale) / (count + guessed)
+            total += max(0, min(end, self.steps) - max(step, phase.start)) * scale * phase.cost
+        return total
