@@ -76,3 +76,12 @@ def test_a_run_is_measured_on_scenes(tmp_path, monkeypatch, capsys):
     assert result["items"] >= sum(kinds) > 0
     assert 0 <= result["intervals"]["true captions: no word flagged"]["mean"] <= 100
     assert "wrong word flagged" in capsys.readouterr().out
+
+
+def test_a_missed_aim_is_told():
+    names = ["colour", "shape", "count"]
+    found = {f"{kind}: wrong word flagged": {"mean": 90.0} for kind in names}
+    found["true captions: no word flagged"] = {"mean": 95.0}
+    assert benchmark.aims_told(found).endswith("missed: none")
+    found["count: wrong word flagged"] = {"mean": 86.54}
+    assert benchmark.aims_told(found).endswith("missed: count: wrong word flagged (86.5)")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -81,6 +83,24 @@ class ViltaPreTrainedModel(PreTrainedModel):
                     f"{cls.__name__}, first: {min(found)}; load it with the class that saved it"
                 )
         return (model, info) if wants_info else model
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Upload as transformers does, then the model card of the folder it was loaded from.
+
+        transformers alone uploads an empty form in its place.
+        """
+        commit = super().push_to_hub(repo_id, **options)
+        card = Path(self.name_or_path, "README.md")
+        if card.is_file():
+            HfApi(library_name="vilta").upload_file(
+                path_or_fileobj=card,
+                path_in_repo=card.name,
+                repo_id=commit.repo_url.repo_id,
+                revision=commit.pr_revision or options.get("revision"),
+                token=options.get("token"),
+                commit_message="Upload model card",
+            )
+        return commit
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -47,7 +47,7 @@ def _in_a_sentence(arm: str, other: str, changes: dict[str, str]) -> str:
     return f"{arm} against {other}: {parts}."
 
 
-def _unequal_starts(parts_of: dict[int, list[str]]) -> str:
+def _unequal_starts(parts_of: dict[int, list[str]] | dict[str, list[str]]) -> str:
     """Say for each seed what differed between its arms at the start, equal seeds together."""
     seeds: dict[str, list[str]] = {}
     for seed, parts in parts_of.items():
