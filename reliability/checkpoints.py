@@ -26,7 +26,13 @@ import torch
 from results import write_result
 from torch import nn
 
-from vilta.training.checkpoint import RunState, find_checkpoint, load_state, save_checkpoint
+from vilta.training.checkpoint import (
+    RunState,
+    find_checkpoint,
+    load_state,
+    save_checkpoint,
+    whole_state,
+)
 
 FILES = ("model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS")
 FLIPS = 25
@@ -42,7 +48,7 @@ def save(run: Path, step: int) -> Path:
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     state = RunState(fingerprint="d", vocabulary="v", seed=0, global_batch=1, step=step)
-    return save_checkpoint(run, task, optimizer, schedule, state, keep=5)
+    return save_checkpoint(run, task, whole_state(optimizer, schedule), state, keep=5)
 
 
 def full_disk(disk: Path, points: int) -> Counter[str]:

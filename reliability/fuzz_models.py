@@ -45,6 +45,7 @@ from vilta.training.checkpoint import (
     load_state,
     load_weights,
     save_checkpoint,
+    whole_state,
 )
 
 TEXTS = ["a red dog on the green grass", "two cats sit under a table"]
@@ -116,7 +117,8 @@ def training() -> tuple[nn.Module, torch.optim.Optimizer, LambdaLR]:
 def write_checkpoint(run: Path) -> None:
     """Write a checkpoint of step 1."""
     state = RunState(fingerprint="a", vocabulary="b", seed=0, global_batch=1, step=1)
-    save_checkpoint(run, *training(), state, keep=1)
+    task, *optimization = training()
+    save_checkpoint(run, task, whole_state(*optimization), state, keep=1)
 
 
 CHECKPOINT = "checkpoints/step-00000001"

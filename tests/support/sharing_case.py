@@ -12,11 +12,14 @@ from pathlib import Path
 import torch
 from pretraining_case import CAPTIONS, make_batch, make_task
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from vilta.config import RunConfig
 from vilta.objectives import matching
 from vilta.training.gradients import StepGradient
 from vilta.training.processes import leave_processes, start_processes
+from vilta.training.sharding import sharded_copy
+from vilta.training.sharding import whole as in_one_piece
 from vilta.types import Batch
 
 PAIRS = 8
@@ -43,7 +46,9 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     return replace(batch, **values | texts | {"masked_positions": positions})
 
 
-def step(task, accelerator, accumulate: int, *, dropout: bool = False) -> dict[str, Tensor]:
+def step(
+    task, accelerator, accumulate: int, *, dropout: bool = False, shard: bool = False
+) -> dict[str, Tensor]:
     """Return the gradients by name, and the means of what the own micro-batches report."""
     if dropout:
         for module in task.modules():
@@ -53,10 +58,18 @@ def step(task, accelerator, accumulate: int, *, dropout: bool = False) -> dict[s
     size = PAIRS // count
     first = accelerator.process_index * accumulate
     own = [cut(batch, i * size, (i + 1) * size) for i in range(first, first + accumulate)]
+    if shard:
+        everything = sum(p.numel() for p in task.parameters())
+        task = sharded_copy(task, accelerator.device)
+        held = sum(getattr(p, "_local_tensor", p).numel() for p in task.parameters())
+        assert held < 0.51 * everything, f"{held} of {everything} on one of two processes"
+        layers = [m for m in task.modules() if isinstance(m, FSDPModule)]
+        assert len(layers) > 2, "no block of an encoder is gathered by itself"
     gradient = StepGradient(task, accelerator, torch.float32, accumulate)
     reports = gradient.add(own, [100 + i for i in range(first, first + accumulate)])
     found = {f"report/{n}": torch.stack([r[n].float() for r in reports]).mean() for n in reports[0]}
-    return found | {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+    return found | {n: in_one_piece(gradient).clone() for n, gradient in gradients.items()}
 
 
 def hardest(monkeypatch=None) -> None:
@@ -76,12 +89,12 @@ if __name__ == "__main__":
     accelerator = start_processes(RunConfig(out="unused", device="cpu"))
     if int(sys.argv[2]):
         os.environ["LOCAL_WORLD_SIZE"] = sys.argv[2]
-    for out, (objective, accumulate, dropout) in json.loads(sys.argv[1]).items():
+    for out, (objective, accumulate, dropout, *shard) in json.loads(sys.argv[1]).items():
         drawn = matching.gumbel_like
         if not dropout:
             hardest()
         task = make_task(**objective)
-        result = step(task, accelerator, accumulate, dropout=dropout)
+        result = step(task, accelerator, accumulate, dropout=dropout, shard=bool(shard))
         matching.gumbel_like = drawn
         torch.save(result, Path(out) / f"rank{os.environ['RANK']}.pt")
     leave_nothing()

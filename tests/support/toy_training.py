@@ -48,7 +48,7 @@ class ToyTask(nn.Module):
         self.seen = nn.BatchNorm1d(3, affine=False)  # learns its statistics, changes nothing
         self.head = nn.Linear(WIDTH, WORDS)
         self.head.weight = self.words.weight
-        self.register_buffer("average", self.mix.weight.detach().clone())
+        self.average = nn.Parameter(self.mix.weight.detach().clone(), requires_grad=False)
         self.stop_at, self.broken, self.calls = stop_at, broken, 0
         self.pooler_from, self.steps = pooler_from, 0
         self.scores: list[float] = []

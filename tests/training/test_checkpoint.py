@@ -23,6 +23,7 @@ from vilta.training.checkpoint import (
     load_weights,
     save_checkpoint,
     set_aside_newer,
+    whole_state,
 )
 from vilta.training.folder import check_run_folder
 from vilta.training.optimization import build_optimizer, build_schedule
@@ -49,14 +50,14 @@ def trained(task: ToyTask):
 
 def save(run: Path, state: RunState, task: ToyTask | None = None, keep: int = 2) -> Path:
     task = task or ToyTask()
-    return save_checkpoint(run, task, *trained(task), state, keep=keep)
+    return save_checkpoint(run, task, whole_state(*trained(task)), state, keep=keep)
 
 
 def test_everything_comes_back_exactly(tmp_path):
     task, state = ToyTask(), state_at(7, best=7)
     state.window = {"loss": [0.1, 1 / 3, 2e-9]}
     optimizer, schedule = trained(task)
-    folder = save_checkpoint(tmp_path, task, optimizer, schedule, state, keep=1)
+    folder = save_checkpoint(tmp_path, task, whole_state(optimizer, schedule), state, keep=1)
     other = ToyTask()
     load_weights(folder, other)
     for name, tensor in task.state_dict().items():
@@ -112,13 +113,13 @@ def test_equal_states_are_equal_bytes(tmp_path):
     """Whether an optimizer's state was computed or loaded."""
     task, state = ToyTask(), state_at(3)
     optimizer, schedule = trained(task)
-    first = save_checkpoint(tmp_path / "a", task, optimizer, schedule, state, keep=1)
+    first = save_checkpoint(tmp_path / "a", task, whole_state(optimizer, schedule), state, keep=1)
     other = ToyTask()
     moments, position = trained(other)
     load_weights(first, other)
     load_optimizer(first, moments, position)
     state.seconds = 99.0
-    second = save_checkpoint(tmp_path / "b", other, moments, position, state, keep=1)
+    second = save_checkpoint(tmp_path / "b", other, whole_state(moments, position), state, keep=1)
     names = {path.name for path in first.iterdir()}
     assert names == {"model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS", "clock.json"}
     for name in names - {"clock.json"}:
@@ -148,7 +149,7 @@ def test_damage_is_found_and_the_checkpoint_before_it_is_taken(tmp_path, name, d
     torch.nn.init.ones_(other.mix.weight)
     optimizer, schedule = trained(other)
     optimizer.step()
-    save_checkpoint(tmp_path, other, optimizer, schedule, state_at(1), keep=3)
+    save_checkpoint(tmp_path, other, whole_state(optimizer, schedule), state_at(1), keep=3)
     whole, damaged = save(tmp_path, state_at(2), keep=3), save(tmp_path, state_at(3), keep=3)
     DAMAGES[damage](damaged / name)
     found, told = find_checkpoint(tmp_path)
@@ -227,7 +228,7 @@ def test_a_damaged_state_is_an_error_in_one_line(tmp_path_factory, content):
         load_state(folder)
 
 
-@pytest.mark.parametrize("writer", ["save_file", "_save_optimizer", "_write_json"])
+@pytest.mark.parametrize("writer", ["save_file", "_save_moments", "_write_json"])
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, writer):
     save(tmp_path, state_at(1), keep=1)
 

@@ -97,6 +97,25 @@ def test_processes_are_one_large_batch(tmp_path, processes, accumulate, monkeypa
             assert mean.item() == pytest.approx(expected[report].item(), abs=1e-5, nan_ok=True)
 
 
+def test_weights_in_parts_have_the_gradient_of_one_large_batch(tmp_path, monkeypatch):
+    """FSDP2 on two processes, in one pass and in the three of accumulation."""
+    names = ("vilta", "albef")
+    runs = {
+        f"{name}-{accumulate}": (OBJECTIVES[name], accumulate, False, "shard")
+        for name in names
+        for accumulate in (1, 2)
+    }
+    under_torchrun(2, {str(tmp_path / name): run for name, run in runs.items()})
+    monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)
+    for name in names:
+        expected = step(make_task(**OBJECTIVES[name]), Accelerator(cpu=True), 1)
+        gradients = {n: t for n, t in expected.items() if not n.startswith("report/")}
+        for folder in (tmp_path / f"{name}-1", tmp_path / f"{name}-2"):
+            for rank in range(2):
+                found = torch.load(folder / f"rank{rank}.pt")
+                same({n: t for n, t in found.items() if n in gradients}, gradients)
+
+
 def test_negatives_come_from_the_machine_and_contrast_from_all(tmp_path):
     """Two machines of two processes are two of one that has twice as many micro-batches."""
     found = {}

@@ -215,6 +215,7 @@ def two_processes(tmp_path_factory) -> tuple[Path, str]:
     every = [f"toy#{i}" for i in range(toy_training.SAMPLES)]
     runs = {
         str(out / "whole"): {"accumulate": 2, "steps": 8},
+        str(out / "parts"): {"accumulate": 2, "steps": 8, "shard": True},
         str(out / "late"): {"accumulate": 2, "steps": 8, "pooler_from": 3},
         str(out / "broken"): {"accumulate": 1, "broken": every},
         str(out / "one"): {"accumulate": 1, "steps": 4, "broken": ONE_BAD},
@@ -233,9 +234,10 @@ def two_processes(tmp_path_factory) -> tuple[Path, str]:
     return out, done.stdout
 
 
-def test_two_processes_train_what_one_process_trains(tmp_path, two_processes):
+@pytest.mark.parametrize("weights", ["whole", "parts"])
+def test_two_processes_train_what_one_process_trains(tmp_path, two_processes, weights):
     """To 1e-6 in float32: only the order in which gradients are summed differs."""
-    one, two = ToyTask(), two_processes[0] / "whole"
+    one, two = ToyTask(), two_processes[0] / weights
     train_toy(tmp_path, one, accumulate=4, steps=8)
     for rank in range(2):
         weights = torch.load(two / f"rank{rank}.pt", weights_only=True)

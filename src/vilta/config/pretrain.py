@@ -264,6 +264,16 @@ class OptimizationConfig:
     faster; a resumed run keeps the format it started with. On a GPU float32 means TF32."""
     compile: bool = False
     """Use torch.compile; the first steps are slow."""
+    shard: bool = False
+    """Split trained weights, gradients and AdamW's moments among the processes (FSDP2), for models
+    that are large beside a device's memory: 4 + 16 / N bytes a weight on each of N in place of 16.
+    A run may be resumed with it or without."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for values that do not go together."""
+        if self.shard and (self.compile or self.optimizer == "muon"):
+            other = "compile" if self.compile else "optimizer: muon"
+            raise ValueError(f"optimization.shard does not go together with {other}; set one off")
 
     @property
     def samples_at_once(self) -> int:

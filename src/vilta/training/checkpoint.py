@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vilta.json_text import json_object, parse_json
 from vilta.torch_file import load_torch_file
 from vilta.training.folder import CHECKPOINTS, remove_folder, replaced_folder
+from vilta.training.sharding import placed_as, whole
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.pt", "state.json"
 _SUMS = "SHA256SUMS"
@@ -105,23 +106,23 @@ class RunState:
 def save_checkpoint(
     run: Path,
     task: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: LambdaLR,
+    moments: dict[str, Any],
     state: RunState,
     *,
     keep: int,
 ) -> Path:
     """Write the checkpoint of ``state.step``, then delete older ones.
 
-    The last ``keep`` and the best stay. When the disk is full or fails, nothing half written is
-    left, the earlier checkpoints stay, and a ``ValueError`` says so in one line.
+    ``moments`` is what ``whole_state`` returns. The last ``keep`` checkpoints and the best stay.
+    When the disk is full or fails, nothing half written is left, the earlier checkpoints stay, and
+    a ``ValueError`` says so in one line.
     """
     folder = _folder(run, state.step)
     try:
         with replaced_folder(folder) as temporary:
             weights = {k: v.detach().cpu().contiguous() for k, v in _owned(task)[0].items()}
             save_file(weights, temporary / _WEIGHTS)
-            _save_optimizer(optimizer, schedule, temporary / _OPTIMIZER)
+            _save_moments(moments, temporary / _OPTIMIZER)
             content = asdict(state) | {"versions": {name: version(name) for name in _LIBRARIES}}
             clock = {"seconds": content.pop("seconds")}
             _write_json(temporary / _STATE, content)
@@ -240,6 +241,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
     try:
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
+        for part in getattr(optimizer, "parts", [optimizer]):
+            for parameter, values in part.state.items():
+                part.state[parameter] = {k: placed_as(v, parameter) for k, v in values.items()}
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         raise ValueError(
             f"{path} belongs to other trained parameters or to another optimizer; resume with the "
@@ -247,11 +251,16 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
         ) from None
 
 
-def _save_optimizer(optimizer: torch.optim.Optimizer, schedule: LambdaLR, path: Path) -> None:
-    """Write ``optimizer.pt``; a failed write, ``RuntimeError`` in torch, becomes ``OSError``."""
+def whole_state(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> dict[str, Any]:
+    """Return moments and schedule as they are saved; sharded ones are gathered by all processes."""
     content = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    return cast(dict[str, Any], _canonical(content))
+
+
+def _save_moments(moments: dict[str, Any], path: Path) -> None:
+    """Write ``optimizer.pt``; a failed write, ``RuntimeError`` in torch, becomes ``OSError``."""
     try:
-        torch.save(_canonical(content), path)
+        torch.save(moments, path)
     except RuntimeError as error:
         raise OSError(f"cannot write {path.name}: {str(error).partition(chr(10))[0]}") from error
 
@@ -267,7 +276,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)([_canonical(item) for item in value])
     if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous()
+        return whole(value.detach()).cpu().contiguous()
     return sys.intern(value) if type(value) is str else value
 
 

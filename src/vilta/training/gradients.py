@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vilta.training.precision import autocast
@@ -44,7 +45,9 @@ class StepGradient:
         self.model, self.idle = module, list[nn.Parameter]()
         self.trained = [p for p in module.parameters() if p.requires_grad]
         # The three passes average their gradients themselves, at the end.
-        joined = accelerator.num_processes > 1 and not self.cached
+        self.sharded = any(isinstance(p, DTensor) for p in self.trained)  # FSDP2 averages those
+        self.averaged = [p for p in module.parameters() if not isinstance(p, DTensor)]
+        joined = accelerator.num_processes > 1 and not self.cached and not self.sharded
         self.wrap_next: Literal["searching", "settled", ""] = "searching" if joined else ""
         self.wrapped: Literal["searching", "settled", ""] = ""
         self.host: Any = None
@@ -75,6 +78,8 @@ class StepGradient:
             reports.append({"loss": losses.total.detach(), **losses.metrics})
         if self.wrapped:
             self._look_for_idle()
+        if self.sharded:
+            average_gradients(self.accelerator, self.averaged)
         return reports
 
     def _wrap(self, how: Literal["searching", "settled"]) -> None:
@@ -147,7 +152,7 @@ class StepGradient:
                 if gradients is not None and tensor.requires_grad
             ]
             torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
-        average_gradients(self.accelerator, list(self.module.parameters()))
+        average_gradients(self.accelerator, self.averaged)
         return reports
 
     def _largest(self, number: int) -> int:

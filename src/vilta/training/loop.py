@@ -143,9 +143,8 @@ def train(
             pictures=pictures,
             samples_per_epoch=samples_per_epoch,
             phases=phases,
+            source=source,
         )
-        if source is not None:
-            session.restore(source)
         session.introduce()
         stopped = _take_steps(session, loader_for, stop)
         session.save()

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler, get_wsd_schedule
 
 from vilta.config import OptimizationConfig
+from vilta.training.sharding import whole
 from vilta.types import TrainableTask
 
 GROUPS = ("encoders", "fusion", "heads")
@@ -109,7 +110,7 @@ def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tenso
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if largest > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm
+    return whole(norm)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, broken: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vilta.config import RunConfig
 from vilta.training.precision import choose_device, keep_freed_memory
+from vilta.training.sharding import forget_processes
 
 T = TypeVar("T")
 _BUCKET = 25_000_000
@@ -56,6 +57,7 @@ def leave_processes() -> None:
     called without an active exception", exit status -6, after a run that ended well.
     """
     machine.cache_clear()
+    forget_processes()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

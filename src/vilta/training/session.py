@@ -38,13 +38,11 @@ from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
 from vilta.training.processes import average_statistics, on_main
 from vilta.training.reports import StepReport, comes_late, joint_flags
+from vilta.training.sharding import give_weights, sharded_copy
 from vilta.training.skipping import Skips
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
-
-MANY_EPOCHS = 1000
-"""Passes over the data from which the number of steps is doubted (our choice)."""
 
 
 @dataclass(kw_only=True)
@@ -61,11 +59,15 @@ class Session:
     pictures: Callable[[], dict[str, np.ndarray]] | None
     samples_per_epoch: int
     phases: Sequence[Phase] = ()
+    source: Path | None = None
+    """Checkpoint that ``state`` was read from."""
 
     def __post_init__(self) -> None:
-        """Move the task to its device and build optimizer and schedule."""
+        """Move the task to its device, build optimizer and schedule, and go on from ``source``."""
         device = self.accelerator.device
         self.module = cast(nn.Module, self.task)
+        if self.source is not None:
+            checkpoint.load_weights(self.source, self.module)
         self.module.train()
         chosen = choose_dtype(
             self.optimization.precision, device, self.module, self.state.precision
@@ -74,26 +76,27 @@ class Session:
         self.state.precision = NAMES[self.dtype]
         if self.optimization.compile:
             self.module.compile()
+        self.module.to(device)
+        self.sharded = self.optimization.shard and self.accelerator.num_processes > 1
+        # What takes the steps: the task, or a copy in parts. What is evaluated and saved is whole.
+        self.learner = sharded_copy(self.module, device) if self.sharded else self.module
         self.gradient = StepGradient(
-            self.module, self.accelerator, self.dtype, self.optimization.accumulate
+            self.learner, self.accelerator, self.dtype, self.optimization.accumulate
         )
-        self.optimizer = build_optimizer(self.task, self.optimization)
+        self.optimizer = build_optimizer(cast(TrainableTask, self.learner), self.optimization)
         self.schedule = build_schedule(self.optimizer, self.optimization)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.saved: tuple[int, int] | None = None
+        if self.source is not None:
+            checkpoint.load_optimizer(self.source, self.optimizer, self.schedule)
+            self.saved = (self.state.step, self.state.evaluated)
+            if not self.accelerator.is_main_process:
+                self.state.window = {}  # it was pooled: the first process has it all
         self.logged = (self.state.step, self.state.seconds)
         self.pace = Pace(self.phases, self.optimization.steps)
         self.saved_at, self.save_due = time.monotonic(), False
         self.skips = Skips()
         self.on_its_way: StepReport | None = None
-
-    def restore(self, source: Path) -> None:
-        """Load the weights and moments of the checkpoint that ``state`` was read from."""
-        checkpoint.load_weights(source, self.module)
-        checkpoint.load_optimizer(source, self.optimizer, self.schedule)
-        self.saved = (self.state.step, self.state.evaluated)
-        if not self.accelerator.is_main_process:
-            self.state.window = {}  # it was pooled: the first process has it all
 
     def introduce(self) -> None:
         """Print what is about to be trained, on what device."""
@@ -106,16 +109,7 @@ class Session:
         )
         machine = f"{processes} x {describe_device(device)}"
         self.tracker.machine(self.state.step, machine, self.precision)
-        samples, batch = self.samples_per_epoch, self.state.global_batch
-        if samples:
-            epochs = self.optimization.steps * batch / samples
-            many = ": many times what teaches anything new" if epochs > MANY_EPOCHS else ""
-            self.tracker.say(f"{epochs:,.1f} epochs of {samples:,} training samples{many}")
-        if 0 < samples < batch:
-            self.tracker.say(
-                f"a step takes {batch} samples, more than the {samples} there are: they stand in "
-                "it more than once; lower --optimization.batch-size"
-            )
+        self.tracker.epochs(self.samples_per_epoch, self.state.global_batch)
 
     def step(self, loader: Iterator[Any], stop: StopRequest) -> bool:
         """Take one optimizer step; return whether any process was asked to stop."""
@@ -151,11 +145,11 @@ class Session:
             self.accelerator, norm, losses, asked=stop.asked, due=self._save_is_due()
         )
         # Each step, so that it does not matter when a run is evaluated, saved or resumed.
-        average_statistics(self.accelerator, self.module)
+        average_statistics(self.accelerator, self.learner)
         rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
         with out_of_memory_explained(self.state.step + 1, self.optimization):
             step_unless(self.optimizer, flags[0])  # the first one makes the moments
-        self.task.after_step()
+        cast(TrainableTask, self.learner).after_step()
         self.optimizer.zero_grad()
         self.schedule.step()
         self.state.step += 1
@@ -249,6 +243,7 @@ class Session:
         if self.evaluate is None or not due or state.evaluated == state.step:
             return False
         self.catch_up()
+        self._collect()
         metrics: dict[str, float] = {}
         shown: dict[str, np.ndarray] = {}
         self.module.eval()
@@ -289,21 +284,25 @@ class Session:
         else:
             state.stale += 1
 
+    def _collect(self) -> None:
+        """Give the task the weights of the copy that learns in its place."""
+        if self.sharded:
+            give_weights(self.learner, self.module)
+
     def save(self) -> None:
         """Write a checkpoint of this step, if there is none yet."""
         self.catch_up()
         if self.saved == (self.state.step, self.state.evaluated):
             return
         self._pool_window()
+        self._collect()
+        moments: dict[str, Any] = {}
+        if self.sharded or self.accelerator.is_main_process:  # parts are gathered by all
+            moments = checkpoint.whole_state(self.optimizer, self.schedule)
         on_main(
             self.accelerator,
             lambda: checkpoint.save_checkpoint(
-                Path(self.run.out),
-                self.module,
-                self.optimizer,
-                self.schedule,
-                self.state,
-                keep=self.run.keep,
+                Path(self.run.out), self.module, moments, self.state, keep=self.run.keep
             ),
         )
         self.saved = (self.state.step, self.state.evaluated)
@@ -311,6 +310,7 @@ class Session:
 
     def release(self) -> None:
         """Write ``model/``, with the weights of the best evaluation if there was one."""
+        self._collect()
         out, best = Path(self.run.out), self.state.best
         chosen = f"weights of step {self.state.step}"
         if best is not None:

@@ -23,6 +23,8 @@ from vilta.training.folder import EVENTS, METRICS, replace_text
 
 PLAIN_SECONDS = 15.0
 """Seconds between two lines where the output is not a terminal. Our choice."""
+MANY_EPOCHS = 1000
+"""Passes over the data from which the number of steps is doubted (our choice)."""
 
 
 class Tracker:
@@ -70,6 +72,18 @@ class Tracker:
         """Write what the steps after ``step`` are computed on."""
         if self.main:
             self._write({"step": step, "device": device, "precision": precision})
+
+    def epochs(self, samples: int, batch: int) -> None:
+        """Say how often ``samples`` (0: not known) will be seen in steps of ``batch``."""
+        if samples:
+            epochs = self.steps * batch / samples
+            many = ": many times what teaches anything new" if epochs > MANY_EPOCHS else ""
+            self.say(f"{epochs:,.1f} epochs of {samples:,} training samples{many}")
+        if 0 < samples < batch:
+            self.say(
+                f"a step takes {batch} samples, more than the {samples} there are: they stand in "
+                "it more than once; lower --optimization.batch-size"
+            )
 
     def progress(self, step: int, seconds: float) -> None:
         """Move the live line to ``step``, with ``seconds`` left; a plain line where there is none.
