@@ -113,7 +113,7 @@ def read_results() -> tuple[
     list[dict[str, Any]], dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]
 ]:
     """Return what is committed on the tasks, retrieval's speed, a step's speed, and methods."""
-    compared = sorted((RESULTS.parent / "ablate").glob("*.json"))
+    compared = sorted((RESULTS.parent / "ablate").glob("*.json"), key=lambda path: path.stem)
     results, *steps = (
         [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
         for folder, pattern in ((RESULTS, "*.json"), (RESULTS.parent, "training_step*.json"))

@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 import pytest
 
-from vilta.config import PretrainConfig, PretrainTextConfig
+from vilta.config import OptimizationConfig, PretrainConfig, PretrainTextConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.apps import (
     CleanConfig,
@@ -103,3 +103,14 @@ def test_every_number_has_a_range_but_seeds():
         hints = get_type_hints(type(config), include_extras=True)
         free |= {name for name, hint in hints.items() if hint in (int, float)}
     assert free == {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [({"compile": True}, "compile"), ({"optimizer": "muon"}, "optimizer: muon")],
+)
+def test_weights_in_parts_do_not_go_with_everything(settings, other):
+    check_config(PretrainConfig(optimization=OptimizationConfig(shard=True)))
+    wrong = PretrainConfig(optimization=OptimizationConfig(shard=True, **settings))
+    with pytest.raises(ValueError, match=f"shard does not go together with {other}"):
+        check_config(wrong)
