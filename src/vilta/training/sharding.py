@@ -44,10 +44,10 @@ def sharded_copy(task: Task, device: torch.device) -> Task:
 
 @torch.no_grad()
 def give_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy all parameters and buffers, whole or in parts; all processes must call it at once."""
+    """Give a whole task what its copy in parts holds; all processes must call it at once."""
     given = dict([*source.named_parameters(), *source.named_buffers()])
     for name, mine in [*target.named_parameters(), *target.named_buffers()]:
-        mine.copy_(placed_as(whole(given[name]), mine))
+        mine.copy_(whole(given[name]))
 
 
 def whole(tensor: Tensor) -> Tensor:
