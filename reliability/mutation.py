@@ -1,16 +1,16 @@
 """Remove each guard, and see that a test fails: what no test misses, protects nobody.
 
     python reliability/mutation.py data        # the guards of one room by the tests of that room
-    python reliability/mutation.py config
+    python reliability/mutation.py top         # those of the files right below src/vilta
 
 A guard is a `raise` of a new exception. In a temporary copy every one of them is put under a switch
 of its own. The tests of the rooms that were named run once, and each guard notes the tests in
 which it fires. Then the switches of as many guards are off as fire in no test together, so that the
 program goes on as if they were not there, and the tests in which they had fired run again: one of
 each guard's must fail. And so on for the others, in forks of one process that has imported
-everything. A guard that
-fires in no test, or that no test misses, is named, and ends the program with an error if it is not
-among those of `ACCEPTED`.
+everything. That tests fail in these rounds is what is wanted. A guard that fires in no test, or
+that no test misses, is named, and so is a test that fails with every guard in place; either ends
+the program with an error, but for the guards of `ACCEPTED`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def there(name):
     if name in os.environ.get("GUARDS_REMOVED", "").split("\\t"):
         return False
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    with open(os.environ["GUARDS_FIRED"], "a") as file:
-        file.write(f"{name}\\t{test}\\n")
+    if test:
+        with open(os.environ["GUARDS_FIRED"], "a") as file:
+            file.write(f"{name}\\t{test}\\n")
     return True
 '''
 MOST_TESTS = 12
@@ -55,8 +56,23 @@ MOST_TESTS = 12
 TESTS_AT_ONCE = 3
 """Tests of one guard in a round."""
 PATIENCE = 300
-"""Seconds for a test and its fixtures, on a busy machine; one that hangs without a guard counts as
-failed."""
+"""Seconds for a test and its fixtures, on a busy machine."""
+SLOWER = 10
+"""A test may take so many times what the slowest of its file took before (whose fixtures it may
+have to make), and ``LEAST_PATIENCE`` more; one that hangs without a guard counts as failed."""
+LEAST_PATIENCE = 30
+TOP = "top"
+"""The room of the files that lie right below src/vilta."""
+TESTS_OF = {
+    TOP: (
+        *(f"test_{name}.py" for name in ("arguments", "cli", "finished_run", "json_text")),
+        *(f"test_{name}.py" for name in ("locking", "png_texts", "screen", "torch_file", "trust")),
+        *("data/test_transforms.py", "data/test_poison.py", "model/test_processing.py"),
+        *("commands/test_training.py", "commands/test_refused_flags.py", "tasks/test_waiting.py"),
+    ),
+    "ablation": ("ablation", "commands/test_ablate.py"),
+}
+"""Tests of a room, below tests, where they are not the folder of its name."""
 ACCEPTED: dict[str, str] = {}
 """Guards, as `file::function`, that no test can reach here, each with the reason."""
 
@@ -123,14 +139,15 @@ def copy_with_switches(target: Path, guards: list[Guard]) -> None:
 class Outcomes:
     """A pytest plugin: writes what became of each test, and ends one that takes too long."""
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.times = file, dict[str, float]()
+    def __init__(self, file: Path, usual: dict[str, float]) -> None:
+        self.file, self.usual, self.times = file, usual, dict[str, float]()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self) -> Iterator[Any]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
         """Give a test its time; the alarm is also that of tests that set one of their own."""
+        usual = self.usual.get(_file_of(item.nodeid), PATIENCE)
         signal.signal(signal.SIGALRM, _out_of_time)
-        signal.alarm(PATIENCE)
+        signal.alarm(min(PATIENCE, LEAST_PATIENCE + round(SLOWER * usual)))
         try:
             return (yield)
         finally:
@@ -152,7 +169,11 @@ class OutOfTime(BaseException):
 def _out_of_time(*_: Any) -> NoReturn:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # one that cannot even end is killed
     signal.alarm(PATIENCE)
-    raise OutOfTime(f"longer than {PATIENCE} s")
+    raise OutOfTime
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 class Server:
@@ -160,6 +181,8 @@ class Server:
 
     def __init__(self, copy: Path) -> None:
         self.copy = copy
+        self.usual: dict[str, float] = {}
+        """Seconds of the slowest test of each file, once all have run."""
         os.chdir(copy)
         sys.path[:0] = [str(copy / "src"), str(copy)]
         os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -184,7 +207,8 @@ class Server:
             os.environ["GUARDS_FIRED"] = str(self.copy / ("fired-without" if removed else "fired"))
             try:
                 flags = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-                pytest.main([*flags, *tests], plugins=[Outcomes(file)])
+                flags += ["--no-summary", "--disable-warnings"]
+                pytest.main([*flags, *tests], plugins=[Outcomes(file, self.usual)])
             finally:
                 os._exit(0)
         os.waitpid(process, 0)
@@ -193,6 +217,9 @@ class Server:
         for outcome, seconds, test in lines:
             if found.get(test, ("", 0.0))[0] != "failed":
                 found[test] = (outcome, float(seconds))
+        if not removed:
+            for test, (_, seconds) in found.items():
+                self.usual[_file_of(test)] = max(self.usual.get(_file_of(test), 0.0), seconds)
         return found
 
 
@@ -235,6 +262,7 @@ def removed_together(server: Server, tests: dict[str, list[str]]) -> dict[str, s
     outcomes: dict[str, str] = {}
     while waiting:
         chosen = apart(waiting, fired_in, TESTS_AT_ONCE)
+        print(f"{len(chosen)} guards removed: their tests should fail", file=sys.stderr, flush=True)
         results = server.run([t for own in chosen.values() for t in own], set(chosen))
         for name, own in chosen.items():
             if set(own) - results.keys():  # the process ended before: because of this one?
@@ -245,23 +273,30 @@ def removed_together(server: Server, tests: dict[str, list[str]]) -> dict[str, s
             elif not waiting[name]:
                 outcomes[name] = "unnoticed"
         waiting = {name: left for name, left in waiting.items() if name not in outcomes}
-        print(f"{len(chosen)} together, {len(waiting)} left", file=sys.stderr, flush=True)
+        print(f"{len(waiting)} guards left", file=sys.stderr, flush=True)
     return outcomes
+
+
+def files_of(room: str) -> list[Path]:
+    """Return the sources of a room."""
+    place = ROOT / "src/vilta" / room
+    if room == TOP:
+        return sorted(place.parent.glob("*.py"))
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
 
 
 def main() -> None:
     """Remove the guards of the rooms that were named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rooms", nargs="+", help="folders or files below src/vilta")
+    parser.add_argument("rooms", nargs="+", help=f"folders below src/vilta, or {TOP}")
     parser.add_argument("--tests", nargs="*", help="below tests; those of the rooms if left out")
     parser.add_argument("--sample", type=int, default=0, help="guards to remove; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="an earlier result: only the guards it names")
     arguments = parser.parse_args()
     began = time.time()
-    places = [ROOT / "src/vilta" / room for room in arguments.rooms]
-    files = [f for p in places for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
-    guards = [guard for file in files for guard in guards_of(file)]
+    guards = [g for room in arguments.rooms for file in files_of(room) for g in guards_of(file)]
+    chosen_tests = arguments.tests or [t for r in arguments.rooms for t in TESTS_OF.get(r, (r,))]
     chosen = guards
     if arguments.sample:
         chosen = random.Random(arguments.seed).sample(guards, min(arguments.sample, len(guards)))
@@ -273,7 +308,9 @@ def main() -> None:
         copy_with_switches(copy, guards)
         (copy / "fired").touch()
         server = Server(copy)
-        first = server.run([f"tests/{name}" for name in arguments.tests or arguments.rooms], set())
+        first = server.run([f"tests/{name}" for name in chosen_tests], set())
+        failing = sorted(test for test, (outcome, _) in first.items() if outcome == "failed")
+        print(f"{len(first)} tests, {len(failing)} fail with every guard in place", file=sys.stderr)
         tests = fired(copy, first)
         known = {guard.name: tests[guard.name] for guard in chosen if guard.name in tests}
         outcomes = {guard.name: "in no test" for guard in chosen} | removed_together(server, known)
@@ -287,11 +324,15 @@ def main() -> None:
         "removed": len(chosen),
         **{kind.replace(" ", "_"): len(names) for kind, names in sorted(found.items())},
         "not_accepted": open_ones,
+        "failing": failing,
     }
     rooms = "-".join(arguments.rooms).replace("/", ".")
     write_result(f"mutation-{rooms}{'-again' if arguments.again else ''}", began, figures)
-    if open_ones:
-        raise SystemExit(f"{len(open_ones)} guards could go and no test would fail")
+    if open_ones or failing:
+        raise SystemExit(
+            f"{len(open_ones)} guards could go and no test would fail; "
+            f"{len(failing)} tests fail with every guard in place"
+        )
 
 
 if __name__ == "__main__":

@@ -326,6 +326,21 @@ def test_tars_of_any_origin(tmp_path):
     assert rows_of(tmp_path / "a.tar.gz", caption_column="alt")[0][0]["captions"] == ["three"]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("first", ["images", "texts"])
+def test_a_tar_that_holds_all_images_before_or_after_all_texts(tmp_path, first, mode):
+    images = [(f"x/{i}.left.jpg", jpeg(i)) for i in range(4)]
+    texts = [(f"x/{i}.cap", f"text {i}".encode()) for i in range(4)]
+    path = tmp_path / ("a.tar" if mode == "w" else "a.tar.gz")
+    with tarfile.open(path, mode) as archive:
+        for name, data in [*images, *texts] if first == "images" else [*texts, *images]:
+            add(archive, name, data)
+    for place in (path, tmp_path):
+        rows, reader = rows_of(place)
+        assert [row["captions"] for row in rows] == [[f"text {i}"] for i in range(4)]
+        assert not reader.skipped
+
+
 def test_a_tar_that_ends_early_keeps_what_came_before(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for i in range(3):

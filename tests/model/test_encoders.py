@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import transformers as t
@@ -13,9 +15,10 @@ from tiny_models import (
     two_towers,
 )
 
-from vilta.model import ViltaForPreTraining
-from vilta.model.encoder_checks import check_image_encoder
+from vilta.model import ViltaConfig, ViltaForPreTraining
+from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.encoders import (
+    check_language_model,
     grid_positions,
     image_states,
     language_model_logits,
@@ -204,6 +207,71 @@ def test_config_that_makes_no_sense():
         tiny_config(pooling="max")
     with pytest.raises(ValueError, match="multiple"):
         tiny_config(num_attention_heads=5)
+    with pytest.raises(ValueError, match="needs a `model_type`"):
+        ViltaConfig(vision_config={"hidden_size": 32})
+
+
+class Centred(t.ViTModel):
+    """An encoder that compares the images of a batch."""
+
+    def forward(self, *args, **kwargs):
+        found = super().forward(*args, **kwargs)
+        found.last_hidden_state = found.last_hidden_state - found.last_hidden_state.mean(0)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("encoder", "problem"),
+    [
+        (t.MobileViTConfig(image_size=32), r"states of shape .* where \[1, tokens, 240\] was"),
+        (t.MobileNetV2Config(image_size=32), "neither `hidden_size` nor `hidden_sizes`"),
+        (t.BlipVisionConfig(), "'blip_vision_model' is not an encoder that AutoModel supports"),
+        (Centred(VISION["vit"]), "other states for an image alone than beside another one"),
+    ],
+    ids=["mobilevit", "mobilenet", "blip", "centred"],
+)
+def test_image_encoders_whose_states_cannot_be_used(encoder, problem):
+    with pytest.raises(ValueError, match=problem) as error:
+        model = load_image_encoder(encoder) if isinstance(encoder, t.PreTrainedConfig) else encoder
+        check_image_encoder(model, 32)
+    one_line(error)
+
+
+class HeadOfTheWholeText(t.BertForMaskedLM):
+    """Its head subtracts the mean over the text, which picked states do not have."""
+
+    def forward(self, *args, **kwargs):
+        found = super().forward(*args, **kwargs)
+        found.logits = found.logits - found.logits.mean(1, keepdim=True)
+        return found
+
+
+def test_text_encoders_whose_head_cannot_be_applied():
+    with pytest.raises(ValueError, match="cannot be applied to picked states") as error:
+        check_text_encoder(HeadOfTheWholeText(TEXT["bert"]), 8)
+    one_line(error)
+    model = t.BertForMaskedLM(TEXT["bert"])
+    model.base_model_prefix = "elsewhere"
+    with pytest.raises(ValueError, match="keeps no separate encoder under `elsewhere`") as error:
+        check_language_model(model)
+    one_line(error)
+
+
+def test_what_a_head_is_given_can_be_copied():
+    """It answers None for every output that a head may ask for, but not for Python's own names."""
+    kept = []
+    model = t.BertForMaskedLM(TEXT["bert"])
+
+    class Noted(type(model)):
+        def forward(self, *args, **kwargs):
+            kept.append(self.bert(*args, **kwargs))
+            return super().forward(*args, **kwargs)
+
+    model.__class__ = Noted
+    states = torch.rand(2, 32)
+    language_model_logits(model, states)
+    assert kept[0].global_attentions is None
+    assert torch.equal(copy.copy(kept[0]).last_hidden_state, kept[0].last_hidden_state)
 
 
 @pytest.mark.parametrize("size", [(4, 32), (32, 7)])

@@ -8,6 +8,7 @@ from tiny_models import CAPTIONS, TEXT, VISION, tiny_config, tiny_tokenizer, tok
 from transformers import (
     AutoTokenizer,
     BertModel,
+    ByT5Tokenizer,
     CLIPImageProcessorPil,
     GPT2Config,
     GPT2LMHeadModel,
@@ -136,6 +137,12 @@ def test_a_tokenizer_whose_unknown_token_is_not_a_word_is_refused(tmp_path):
     content = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"unk_token": ""}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="unknown token that is not one of its words"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_without_word_borders_is_refused(tmp_path):
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no fast tokenizer"):
         load_tokenizer(str(tmp_path))
 
 

@@ -1,6 +1,7 @@
 """What ``AutoProcessor`` makes of files and texts: the pixels of evaluation, and no surprises."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -119,3 +120,15 @@ def test_texts_are_cut_to_what_the_model_reads_and_padded(processor):
     for uncut in (dict(truncation=False), dict(text_kwargs={"truncation": False})):
         assert len(processor(text=texts[0], **uncut)["input_ids"]) > 500
     assert set(batch) == {"input_ids", "attention_mask"}
+
+
+def test_texts_are_padded_right_whatever_the_file_of_the_tokenizer_says(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    changed = {"padding_side": "left", "model_input_names": ["input_ids"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    tiny_config().save_pretrained(tmp_path)
+    texts = ["a red ball", "two dogs are running"]
+    again = AutoProcessor.from_pretrained(tmp_path)(text=texts, return_tensors="pt")
+    for name, expected in processor(text=texts, return_tensors="pt").items():
+        assert torch.equal(again[name], expected)

@@ -32,6 +32,9 @@ class ViltaProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        if tokenizer is not None:  # what training and evaluation do, whatever its file says
+            tokenizer.padding_side = "right"
+            tokenizer.model_input_names = ["input_ids", "attention_mask"]
         super().__init__(image_processor, tokenizer)
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
@@ -61,8 +64,6 @@ class ViltaProcessor(ProcessorMixin):
         )
         forget_calls(tokenizer)
         tokenizer.model_max_length = config.max_text_tokens
-        tokenizer.padding_side = "right"
-        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # what the model takes
         return cls(image_processor, tokenizer)
 
 

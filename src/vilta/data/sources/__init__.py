@@ -33,7 +33,6 @@ from vilta.data.sources.karpathy import (
     KarpathyReader,
     KarpathyTarReader,
     find_karpathy,
-    has_samples,
     is_karpathy,
 )
 from vilta.data.sources.options import SourceOptions, named_options
@@ -43,7 +42,7 @@ from vilta.data.sources.table_file import METADATA, TableFileReader, find_table,
 from vilta.data.sources.table_file import SUFFIXES as TABLES
 from vilta.data.sources.tables import SEPARATED, columns_of, holds_rows, is_json_list
 from vilta.data.sources.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
-from vilta.data.sources.webdataset import WebDatasetReader
+from vilta.data.sources.webdataset import WebDatasetReader, has_samples
 
 __all__ = [
     "FEATURES",

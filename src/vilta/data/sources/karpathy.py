@@ -98,23 +98,6 @@ def _split_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
 
 
-def has_samples(tar: Path) -> bool:
-    """Tell whether two members follow each other that differ in their suffix only (WebDataset).
-
-    A tar of images with one split file has none such; the look ends at the first pair.
-    """
-    before = ""
-    try:
-        for member, _ in tar_members(tar):
-            stem = str(PurePosixPath(member.name).with_suffix(""))
-            if stem == before:
-                return True
-            before = stem
-    except (EOFError, OSError, tarfile.TarError):
-        pass  # the reader reports it, after what can be read
-    return False
-
-
 def _split_file(tar: Path) -> tuple[str, Any]:
     """Return the name and the parsed content of the first split file in a tar."""
     name = ""
@@ -125,7 +108,10 @@ def _split_file(tar: Path) -> tuple[str, Any]:
                 return name, content
     except (ValueError, OSError, EOFError, tarfile.TarError) as error:
         raise ValueError(f"{tar} cannot be read ({name or 'its start'}): {error}") from None
-    raise ValueError(f"{tar} contains no Karpathy split file (dataset_*.json)")
+    raise ValueError(
+        f"{tar} contains no Karpathy split file (dataset_*.json), and no image that shares its "
+        "name with a text"
+    )
 
 
 def _entries(content: Any, split: str, where: str) -> tuple[str, list[Entry], list[Skipped]]:

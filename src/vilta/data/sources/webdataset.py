@@ -83,11 +83,9 @@ class WebDatasetReader(Reader):
         size, last = 0, ""
         try:
             for member, read in tar_members(tar):
-                name = PurePosixPath(member.name)
-                stem, dot, suffix = name.name.partition(".")
-                if not dot or not stem:
+                key, suffix = _key_and_suffix(member.name)
+                if not key:
                     continue  # no sample's member, such as a README
-                key = str(name.parent / stem)
                 if last != key and last in waiting and _whole(waiting[last]):
                     done.add(last)
                     size -= sum(map(len, waiting[last].values()))
@@ -105,7 +103,7 @@ class WebDatasetReader(Reader):
                         yield oldest, waiting.pop(oldest)
                     data = read()
                     size += len(data)
-                    waiting.setdefault(key, {})[f".{suffix.lower()}"] = data
+                    waiting.setdefault(key, {})[suffix] = data
             yield from waiting.items()
         except (tarfile.TarError, OSError, EOFError) as error:
             # The sample at hand is incomplete; what came before was good.
@@ -113,6 +111,32 @@ class WebDatasetReader(Reader):
             for key, sample in waiting.items():
                 if key != last:
                     yield key, sample
+
+
+def has_samples(tar: Place) -> bool:
+    """Tell whether an image and another member of a tar are of one sample, adjacent or not.
+
+    A tar of images with one split file has none such; the look ends at the first.
+    """
+    images: set[str] = set()
+    others: set[str] = set()
+    try:
+        for member, _ in tar_members(tar):
+            key, suffix = _key_and_suffix(member.name)
+            own, other = (images, others) if suffix.endswith(IMAGE_SUFFIXES) else (others, images)
+            if key and key in other:
+                return True
+            own.add(key)
+    except (EOFError, OSError, tarfile.TarError):
+        pass  # the reader reports it, after what can be read
+    return False
+
+
+def _key_and_suffix(member: str) -> tuple[str, str]:
+    """Return the key of a member's sample and its suffix; no key if it is of none."""
+    name = PurePosixPath(member)
+    stem, dot, suffix = name.name.partition(".")
+    return (str(name.parent / stem) if dot and stem else ""), f".{suffix.lower()}"
 
 
 def _image(sample: TarSample) -> bytes | None:
