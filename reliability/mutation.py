@@ -57,7 +57,7 @@ TESTS_AT_ONCE = 3
 """Tests of one guard in a round."""
 PATIENCE = 300
 """Seconds for a test and its fixtures, on a busy machine."""
-SLOWER = 10
+SLOWER = 4
 """A test may take so many times what the slowest of its file took before (whose fixtures it may
 have to make), and ``LEAST_PATIENCE`` more; one that hangs without a guard counts as failed."""
 LEAST_PATIENCE = 30
@@ -69,6 +69,7 @@ TESTS_OF = {
         *(f"test_{name}.py" for name in ("locking", "png_texts", "screen", "torch_file", "trust")),
         *("data/test_transforms.py", "data/test_poison.py", "model/test_processing.py"),
         *("commands/test_training.py", "commands/test_refused_flags.py", "tasks/test_waiting.py"),
+        "data/test_new_source.py",
     ),
     "ablation": ("ablation", "commands/test_ablate.py"),
 }

@@ -181,7 +181,7 @@ def main() -> None:
             figures[f"{times}_longest_{unit}"] = max(
                 (found[unit] for found in each if found["asked"] == times), default=None
             )
-    write_result(f"signals-{arguments.seed}", began, {**figures, "each": each})
+    write_result(f"signals-{arguments.moments}", began, {**figures, "each": each})
     shutil.rmtree(folder)
     if bad:
         raise SystemExit(f"not as it should be: {bad}")

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from vilta.finished_run import recorded_path, result_path, same_place
+import pytest
+
+from vilta.finished_run import load_run, recorded_path, result_path, same_place, task_of
 
 
 def keep(folder, data):
@@ -59,3 +61,17 @@ def test_a_file_that_is_no_evaluation_does_not_matter(tmp_path):
 def test_a_file_on_data_without_a_name_is_not_overwritten(tmp_path):
     (tmp_path / "evaluation-val.json").write_text('{"data": {"val": 1}}')
     assert result_path(str(tmp_path), "evaluation", "a/val").name != "evaluation-val.json"
+
+
+def test_folders_that_are_no_finished_pre_training(tmp_path):
+    with pytest.raises(ValueError, match=r"has no config\.yaml that names its task; add --task"):
+        task_of(str(tmp_path))
+    with pytest.raises(ValueError, match=r"is not a run: it has no config\.yaml"):
+        load_run(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("task: vqa\nstart: runs/x\n")
+    with pytest.raises(ValueError, match=r"was fine-tuned for a task; use: vilta evaluate"):
+        load_run(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("optimization: {steps: 3}\n")
+    assert task_of(str(tmp_path)) == "pretraining"
+    with pytest.raises(ValueError, match=r"no released model yet; finish it with vilta pretrain"):
+        load_run(str(tmp_path))

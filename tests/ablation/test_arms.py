@@ -1,6 +1,7 @@
 """What an arm's name means."""
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import get_type_hints
 
 import pytest
 
@@ -9,17 +10,25 @@ from vilta.ablation.grid import (
     ArmPlan,
     Plan,
     all_arms,
+    as_precision,
     cells,
+    find_cell,
     folder_name,
     load_plan,
     require_same_arms,
     save_plan,
     settings_hash,
 )
+from vilta.ablation.tuning import find_trial
+from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.ranges import check_config
 
 CONFIG = AblateConfig(base="demo", arms=("meter", "vilta"), out="x")
+PLAN = Plan(
+    budget="samples", amount=1.0, evaluations=1, precision="float32", device="cpu", arms={},
+    images=200, edits="", edit_items=0,
+)  # fmt: skip
 
 
 def test_changes_come_one_after_the_other():
@@ -59,6 +68,34 @@ def test_what_is_wrong_is_said(arm, words):
     with pytest.raises(ValueError) as error:
         arm_settings(CONFIG, arm)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("base", "arm", "problem"),
+    [
+        ("", "meter", "--base must name the pre-training config that the arms share"),
+        ("nowhere.yaml", "meter", "^no such config file: nowhere.yaml$"),
+    ],
+)
+def test_a_base_or_a_setting_that_is_none(base, arm, problem):
+    with pytest.raises(ValueError, match=problem):
+        arm_settings(replace(CONFIG, base=base), arm)
+
+
+def test_names_of_runs_and_number_formats_of_a_plan():
+    with pytest.raises(ValueError, match="no run 'x/seed-9'; there are meter/seed-0"):
+        find_cell(CONFIG, "x/seed-9")
+    assert find_cell(CONFIG, "vilta/seed-0").arm == "vilta"
+    with pytest.raises(ValueError, match="there is no run 'x' left to tune"):
+        find_trial(CONFIG, PLAN, "x")
+    with pytest.raises(ValueError, match="the plan has no number format 'fp8'"):
+        as_precision("fp8")
+
+
+def test_a_setting_is_known_by_its_name_without_its_section():
+    sections = [kind for kind in get_type_hints(PretrainConfig).values() if is_dataclass(kind)]
+    names = [field.name for kind in sections for field in fields(kind)]
+    assert len(sections) > 3 and len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,9 @@ def test_what_cannot_be_tuned_is_said(config, compared):
     settings = arm_settings(config, "vilta")
     with pytest.raises(ValueError, match="none is left to tune on"):
         Suite(replace(config, images=6), settings, build_task(settings), tuning=True)
+    settings = replace(settings, data=replace(settings.data, val=""))
+    with pytest.raises(ValueError, match=r"data\.val of the base must name held-out pairs"):
+        Suite(config, settings, build_task(settings))
 
 
 def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):

@@ -76,12 +76,9 @@ def _setting(name: str, where: str) -> tuple[str, str]:
     section, dot, field = name.rpartition(".")
     if dot and field in sections.get(section, ()):
         return section, field
-    owners = [section for section, fields in sections.items() if name in fields]
-    if len(owners) == 1:
-        return owners[0], name
-    if owners:
-        choices = " or ".join(f"{owner}.{name}" for owner in owners)
-        raise ValueError(f"{where}: several settings are called {name!r}; write {choices}")
+    for owner, fields in sections.items():  # no name is in two of them
+        if name in fields:
+            return owner, name
     raise ValueError(f"{where}: unknown setting {name!r}; see vilta pretrain --help")
 
 
