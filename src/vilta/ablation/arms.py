@@ -24,10 +24,7 @@ def arm_settings(config: AblateConfig, arm: str) -> PretrainConfig:
     """
     if not config.base:
         raise ValueError("--base must name the pre-training config that the arms share")
-    base = find_shipped(config.base)
-    if not Path(base).is_file():
-        raise ValueError(f"no such config file: {config.base}")
-    settings = load_yaml(base, PretrainConfig)
+    settings = load_yaml(find_shipped(config.base), PretrainConfig)
     for part in config.common:
         settings = changed(settings, part, "common")
     for part in arm.split("+"):
