@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import flag_threshold, model_vocabulary, proofread
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
-from vilta.screen import notes
+from vilta.screen import command, notes
 
 IMAGES = 1000
 """Maximum number of images to calibrate on; our choice."""
@@ -81,6 +82,13 @@ def calibrate_release(
         told = calibrate(model, tokenizer, pixels, captions, name)
     model.config.save_pretrained(folder)
     return told
+
+
+def say_uncalibrated(matcher: Matcher) -> None:
+    """Tell the user if the match probabilities of this model are not calibrated."""
+    if matcher.matching and not matcher.calibrated:
+        how = command("evaluate", "RUN", "--data", "DATA", "--calibrate")
+        notes.print(f"these probabilities are not calibrated ({how})")
 
 
 def _search_threshold(model: WithMatching, gallery: Gallery) -> float:

@@ -13,6 +13,7 @@ import pyarrow.parquet
 from vilta.apps.cleaning import kept_pairs, match_pairs
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
+from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import CleanConfig
 from vilta.config.ranges import check_config
 from vilta.data.samples import image_bytes
@@ -36,6 +37,7 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another --out")
     matcher = Matcher(run_folder, device=config.device, batch_size=config.batch_size)
+    say_uncalibrated(matcher)
     table = load_pairs(data)
     with progress("matching") as tell:
         pairs = match_pairs(matcher, table, tell)

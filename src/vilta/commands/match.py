@@ -8,6 +8,7 @@ from pathlib import Path
 from vilta.apps.heatmap import HeatMaps, draw_heat_maps
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
+from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import MatchConfig
 from vilta.screen import notes, print_json, results
 from vilta.training.folder import replace_bytes
@@ -21,10 +22,7 @@ def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfi
     if config.out and not config.out.endswith(".png"):
         raise ValueError(f"--out must name a PNG file, such as heat.png; got {config.out}")
     matcher = Matcher(run_folder, device=config.device)
-    if not matcher.calibrated:
-        notes.print(
-            "these probabilities are not calibrated (vilta evaluate RUN --data DATA --calibrate)"
-        )
+    say_uncalibrated(matcher)
     picture = open_image(image)
     chances = matcher.match(picture, captions)
     order = sorted(range(len(captions)), key=lambda i: -chances[i])

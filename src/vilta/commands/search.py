@@ -11,6 +11,7 @@ import numpy as np
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import Found, PhotoSearch, Query
+from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document
@@ -52,6 +53,8 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     most = max(config.top, config.rerank)
     found = search.search(asked, like=like, top=most, rerank=config.rerank)
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
+    if asked.terms:
+        say_uncalibrated(matcher)
     well = [each for each in found if not each.probability < threshold]
     if asked.terms and matcher.matching:  # photos that were not re-ranked have no probability
         well = [each for each in well if not np.isnan(each.probability)]
@@ -77,7 +80,7 @@ def gallery(title: str, found: Sequence[Found]) -> str:
             f'<p class="text">{chance} <small>{escape(shown(each.path))}</small></p></div>'
         )
     empty = [] if found else ["<p>Nothing here matches well.</p>"]
-    head = [f"<h1>{escape(title)}</h1>", *empty, '<div class="grid">']
+    head = [f"<h1>{escape(title)}</h1>", *empty, '<div class="grid photos">']
     return document(title, [*head, *cards, "</div>"])
 
 
