@@ -134,6 +134,22 @@ def test_json_prints_what_the_command_returns_in_place_of_its_results(recipe, ca
     assert not screen.results.quiet
 
 
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [
+        (["--optimization.steps", "5"], 0),
+        (["--optimization.steps=5"], 0),
+        (["--optimization.steps", "5", "--epochs", "2"], 2),
+        (["--optimization.lr", "1e-3"], 3),
+    ],
+)
+def test_steps_as_a_flag_win_over_epochs_of_a_config(recipe, tmp_path, flags, epochs):
+    path = tmp_path / "config.yaml"
+    path.write_text("epochs: 3\n")
+    cli.run(["pretrain", str(path), "--run.out", "x", *flags])
+    assert recipe.calls[0][0].epochs == epochs
+
+
 def test_help_and_version_are_verbs_too(monkeypatch, capsys):
     cli.run(["help"])
     assert "usage: vilta COMMAND" in capsys.readouterr().out

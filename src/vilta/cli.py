@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vilta.arguments import split_arguments
@@ -155,6 +155,9 @@ def parse(arguments: Sequence[str]) -> Call:
         args=flags,
         prog=f"vilta {name} {verb.positional}",
     )
+    named = {flag.partition("=")[0].replace("_", "-") for flag in flags}
+    if "--optimization.steps" in named and "--epochs" not in named:
+        settings = replace(settings, epochs=0.0)  # a flag wins over a preset's epochs
     check_config(settings)
     as_json = "--json" in ours
     quiet = bool(set(ours) - {"--json"})

@@ -198,6 +198,9 @@ def test_an_answer_that_normalising_empties_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("image,question,answer\n0.png,which one,A\n")
     with pytest.raises(ValueError, match=r"the answer 'A' .* is empty once .*classification"):
         read(str(tmp_path / "a.csv"))
+    every = read(write_official(tmp_path / "official", answers=[["A"] * 10] * 3))
+    with pytest.raises(ValueError, match="nothing is left of any answer"):
+        Task.labels(every, VqaSettings(min_answers=1))
 
 
 @pytest.mark.parametrize("content", [{}, {"questions": 3}, [["too", "short"]], "text"])

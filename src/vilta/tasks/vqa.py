@@ -89,6 +89,11 @@ class VisualQuestionAnswering(LabellingTask):
                 if len(set(answers)) == 1:
                     agreed[normalise_answer(answers[0])][answers[0].strip()] += 1
         kept = [answer for answer, count in counts.items() if count >= settings.min_answers]
+        if not counts:
+            raise ValueError(
+                f"{items.name}: nothing is left of any answer once VQA's rule has normalised it, "
+                "which drops articles and punctuation"
+            )
         if not kept:
             raise ValueError(
                 f"{items.name}: no answer is given {settings.min_answers} times; "
