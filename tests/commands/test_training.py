@@ -133,7 +133,7 @@ def test_a_run_starts_from_another_ones_weights(settings, whole_run, tmp_path, t
     "change",
     [
         {"fusion_layers": 2},
-        {"fusion": "cross-attention"},
+        {"fusion": "co-attention"},
         {"fusion_heads": 1},
         {"fusion_input": "contrastive", "fusion_width": 8},
     ],

@@ -46,7 +46,7 @@ class ViltaConfig(PreTrainedConfig):
     image_size: int = 224
     image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
-    fusion: str = "co-attention"
+    fusion: str = "co-attention"  # what models had first; pre-training takes cross-attention
     fusion_layers: int = 6
     hidden_size: int = 768
     num_attention_heads: int = 12
