@@ -156,7 +156,8 @@ def parse(arguments: Sequence[str]) -> Call:
         prog=f"vilta {name} {verb.positional}",
     )
     named = {flag.partition("=")[0].replace("_", "-") for flag in flags}
-    if "--optimization.steps" in named and "--epochs" not in named:
+    has_epochs = hasattr(settings, "epochs")
+    if has_epochs and "--optimization.steps" in named and "--epochs" not in named:
         settings = replace(settings, epochs=0.0)  # a flag wins over a preset's epochs
     check_config(settings)
     as_json = "--json" in ours
