@@ -36,7 +36,7 @@ from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes, say_next
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -123,10 +123,8 @@ def pretrain(
         place = Path(config.run.out) / MODEL
         notes.print(calibrate_release(task.model, task.tokenizer, loader, place, data.val))
     update_card(config.run.out)
-    released = summary.released(config.run)
-    if released is not None:
-        say_next(command("evaluate", config.run.out, "--data", data.val or "DATA"))
-    return released
+    then = command("evaluate", config.run.out, "--data", data.val or "DATA")
+    return summary.released(config.run, then)
 
 
 def without_start(config: PretrainConfig) -> PretrainConfig:

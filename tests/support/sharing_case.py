@@ -60,7 +60,7 @@ def step(
     own = [cut(batch, i * size, (i + 1) * size) for i in range(first, first + accumulate)]
     if shard:
         everything = sum(p.numel() for p in task.parameters())
-        task = sharded_copy(task, accelerator.device)
+        task = sharded_copy(task)
         held = sum(getattr(p, "_local_tensor", p).numel() for p in task.parameters())
         assert held < 0.51 * everything, f"{held} of {everything} on one of two processes"
         layers = [m for m in task.modules() if isinstance(m, FSDPModule)]

@@ -27,7 +27,7 @@ from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes, say_next
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -115,10 +115,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         place = Path(config.run.out) / MODEL
         notes.print(calibrate_release(model, tokenizer, loader, place, config.data.val))
     update_card(config.run.out)
-    released = summary.released(config.run)
-    if released is not None:
-        say_next(next_command(config))
-    return released
+    return summary.released(config.run, next_command(config))
 
 
 def next_command(config: FinetuneConfig) -> str:

@@ -25,7 +25,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes, say_next
+from vilta.screen import command, notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.batch_size import with_batch_size
@@ -89,10 +89,7 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
     )
     summary.exit_if_stopped()
     update_card(config.run.out)
-    released = summary.released(config.run)
-    if released is not None:
-        say_next(next_command(config))
-    return released
+    return summary.released(config.run, next_command(config))
 
 
 def next_command(config: PretrainTextConfig) -> str:

@@ -241,9 +241,8 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
     try:
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
-        for part in getattr(optimizer, "parts", [optimizer]):
-            for parameter, values in part.state.items():
-                part.state[parameter] = {k: placed_as(v, parameter) for k, v in values.items()}
+        for parameter, values in optimizer.state.items():
+            optimizer.state[parameter] = {k: placed_as(v, parameter) for k, v in values.items()}
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         raise ValueError(
             f"{path} belongs to other trained parameters or to another optimizer; resume with the "

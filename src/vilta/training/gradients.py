@@ -22,11 +22,11 @@ from typing import Any, Literal, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vilta.training.precision import autocast
 from vilta.training.processes import average_gradients, gather_rows, machine, wanted_of_own
+from vilta.training.sharding import in_parts
 from vilta.types import Losses, SharesRows
 
 Report = dict[str, Tensor]
@@ -45,8 +45,8 @@ class StepGradient:
         self.model, self.idle = module, list[nn.Parameter]()
         self.trained = [p for p in module.parameters() if p.requires_grad]
         # The three passes average their gradients themselves, at the end.
-        self.sharded = any(isinstance(p, DTensor) for p in self.trained)  # FSDP2 averages those
-        self.averaged = [p for p in module.parameters() if not isinstance(p, DTensor)]
+        self.sharded = any(map(in_parts, self.trained))  # FSDP2 averages those
+        self.averaged = [p for p in module.parameters() if not in_parts(p)]
         joined = accelerator.num_processes > 1 and not self.cached and not self.sharded
         self.wrap_next: Literal["searching", "settled", ""] = "searching" if joined else ""
         self.wrapped: Literal["searching", "settled", ""] = ""

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 
 from vilta.config import OptimizationConfig, RunConfig
 from vilta.locking import only_writer
+from vilta.screen import say_next
 from vilta.training import checkpoint, folder
 from vilta.training.checkpoint import RunState
 from vilta.training.phases import Phase
@@ -54,10 +55,14 @@ class Summary:
     exit_code: int = 0
     """128 + the signal that stopped it, as in shells; 0 otherwise."""
 
-    def released(self, run: RunConfig) -> dict[str, Any] | None:
-        """Return what a finished run has released, ready for JSON; None on other processes."""
+    def released(self, run: RunConfig, then: str) -> dict[str, Any] | None:
+        """Return what a finished run has released, ready for JSON; None on other processes.
+
+        ``then`` is the command that follows it, which is the last thing said.
+        """
         if not PartialState().is_main_process:
             return None
+        say_next(then)
         chosen = self.best or {"step": self.step}
         return {
             "model": str(Path(run.out) / folder.MODEL),

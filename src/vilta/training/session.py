@@ -76,10 +76,9 @@ class Session:
         self.state.precision = NAMES[self.dtype]
         if self.optimization.compile:
             self.module.compile()
-        self.module.to(device)
         self.sharded = self.optimization.shard and self.accelerator.num_processes > 1
         # What takes the steps: the task, or a copy in parts. What is evaluated and saved is whole.
-        self.learner = sharded_copy(self.module, device) if self.sharded else self.module
+        self.learner = sharded_copy(self.module.to(device)) if self.sharded else self.module
         self.gradient = StepGradient(
             self.learner, self.accelerator, self.dtype, self.optimization.accumulate
         )
@@ -309,8 +308,7 @@ class Session:
         self.saved_at = time.monotonic()
 
     def release(self) -> None:
-        """Write ``model/``, with the weights of the best evaluation if there was one."""
-        self._collect()
+        """Write ``model/`` of a saved run: the weights of its best evaluation, if there was one."""
         out, best = Path(self.run.out), self.state.best
         chosen = f"weights of step {self.state.step}"
         if best is not None:
