@@ -28,6 +28,9 @@ RANDAUGMENT_OPERATIONS = 2
 RANDAUGMENT_STRENGTH = 0.7
 """Share of the full range of each operation (magnitude 7 of 10: ALBEF, arXiv 2107.07651)."""
 
+GREY = (128, 128, 128)
+"""Colour of what an operation moves into the picture (our choice)."""
+
 
 def training_tensor(
     pixels: UInt8[np.ndarray, "H W 3"],
@@ -77,20 +80,24 @@ def randaugment(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     return image
 
 
-def _affine(
-    image: Image.Image, xx: float, xy: float, yx: float, yy: float, dx: float = 0.0, dy: float = 0.0
-) -> Image.Image:
-    """Map around the centre; ``dx`` and ``dy`` are shares of the sides. What is new is grey."""
+def _affine(image: Image.Image, xx: float, xy: float, yx: float, yy: float) -> Image.Image:
+    """Map around the centre. What is new is grey."""
     x, y = image.width / 2, image.height / 2
-    left = x - xx * x - xy * y + dx * image.width
-    top = y - yx * x - yy * y + dy * image.height
+    left, top = x - xx * x - xy * y, y - yx * x - yy * y
     return image.transform(
         image.size,
         Image.Transform.AFFINE,
         (xx, xy, left, yx, yy, top),
         Image.Resampling.BILINEAR,
-        fillcolor=(128, 128, 128),
+        fillcolor=GREY,
     )
+
+
+def _shift(image: Image.Image, dx: float, dy: float) -> Image.Image:
+    """Move by shares of the sides, to whole pixels. What is new is grey."""
+    moved = Image.new("RGB", image.size, GREY)
+    moved.paste(image, (round(-dx * image.width), round(-dy * image.height)))
+    return moved
 
 
 def _rotate(image: Image.Image, strength: float) -> Image.Image:
@@ -102,8 +109,8 @@ _OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda image, strength: image,
     lambda image, strength: _affine(image, 1.0, 0.3 * strength, 0.0, 1.0),
     lambda image, strength: _affine(image, 1.0, 0.0, 0.3 * strength, 1.0),
-    lambda image, strength: _affine(image, 1.0, 0.0, 0.0, 1.0, dx=0.15 * strength),
-    lambda image, strength: _affine(image, 1.0, 0.0, 0.0, 1.0, dy=0.15 * strength),
+    lambda image, strength: _shift(image, 0.15 * strength, 0.0),
+    lambda image, strength: _shift(image, 0.0, 0.15 * strength),
     _rotate,
     lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * strength),
     lambda image, strength: ImageEnhance.Brightness(image).enhance(1 + 0.5 * strength),
