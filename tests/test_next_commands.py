@@ -7,7 +7,9 @@ import json
 import re
 import shlex
 
+import datasets
 import pytest
+from plain_output import assert_plain
 from small_run import noise, write_run
 from tiny_encoders import IMAGE, train_text_encoder
 
@@ -30,6 +32,14 @@ def place(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _no_foreign_bars():
+    """``vilta`` hides them before ``datasets`` is imported, which it has been here."""
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
 @pytest.fixture
 def given(capsys):
     """Give a command to ``vilta``, and return the words of the one that it names as the next."""
@@ -37,7 +47,9 @@ def given(capsys):
     def give(*words):
         capsys.readouterr()
         cli.run(words)
-        *_, last = capsys.readouterr().err.splitlines()
+        said = capsys.readouterr()
+        assert_plain(said)
+        *_, last = said.err.splitlines()
         assert last.startswith("next: "), last
         return shlex.split(last.removeprefix("next: "))
 

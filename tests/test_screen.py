@@ -1,12 +1,20 @@
-"""What stands in people's data is shown as it is: no markup and no emoji are read in it."""
+"""What people see: their data as they are, bars on a terminal, plain lines elsewhere."""
 
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from plain_output import assert_plain
+from rich.console import Console
+from small_run import noise, write_run
 
 import vilta
+from vilta import screen
 from vilta.cli import run
 
 SOURCES = sorted(Path(vilta.__file__).parent.rglob("*.py"))
@@ -35,3 +43,56 @@ def test_inspect_shows_the_words_of_the_data(word, tmp_path, capsys, monkeypatch
     run(["inspect", str(folder)])
     out = "".join(capsys.readouterr()).replace("\n", "")
     assert f"{folder.name}' --out data/NAME" in out
+
+
+def test_what_is_no_terminal_gets_plain_lines(tmp_path, capsys, monkeypatch):
+    """The commands that name no next one; tests/test_next_commands.py has the others."""
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "mine")
+    Path("photos").mkdir()
+    for index in range(2):
+        noise(index).save(f"photos/{index}.png")
+    data, quick = "scenes:3?seed=1&size=32", ["--device", "cpu"]
+    for words in (
+        ["search", "mine", "photos", "a red ball", "--threshold", "0", "--index", "index"],
+        ["match", "mine", "photos/0.png", "a red ball", "--out", "heat.png"],
+        ["proofread", "mine", "photos/0.png", "a red ball"],
+        ["negatives", "mine", data, "--filter", "none", "--out", "negatives.parquet"],
+    ):
+        run([*words, *quick])
+        said = capsys.readouterr()
+        assert said.out
+        assert_plain(said)
+
+
+def on_a_terminal(*command):
+    """Run a command whose stderr is a terminal; return what it wrote there."""
+    ours, its = pty.openpty()
+    said, nowhere = b"", subprocess.DEVNULL
+    known = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(command, stdout=nowhere, stderr=its, env=known) as process:
+        os.close(its)
+        try:
+            while part := os.read(ours, 65536):
+                said += part
+        except OSError:  # Linux says so when the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return said.decode()
+
+
+def test_a_terminal_gets_a_bar_that_goes_again(tmp_path):
+    out = str(tmp_path / "packed")
+    pack = [sys.executable, "-m", "vilta", "pack", "scenes:40?seed=1&size=32", "--out"]
+    said = on_a_terminal(*pack, out)
+    assert "packing" in said and "━" in said and re.search(r"40/40.*images/s", said)
+    erase_line = "\x1b[2K"
+    assert said.rpartition(erase_line)[2] == f"next: vilta inspect {out}\r\n"
+
+
+def test_where_bars_are_drawn(monkeypatch):
+    for term, drawn in {"xterm": True, "dumb": False}.items():
+        console = Console(force_terminal=True, _environ={"TERM": term}, markup=False, emoji=False)
+        monkeypatch.setattr(screen, "notes", console)
+        assert screen.draws_bars() is drawn

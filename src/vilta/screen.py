@@ -16,7 +16,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -76,6 +85,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def draws_bars() -> bool:
+    """Return whether stderr can show a line that moves; elsewhere a bar leaves an empty line."""
+    return notes.is_terminal and notes.is_interactive  # not interactive: TERM=dumb
+
+
 @contextmanager
 def quiet(*consoles: Console) -> Iterator[None]:
     """Hide what is printed to these consoles while the block runs."""
@@ -89,10 +103,18 @@ def quiet(*consoles: Console) -> Iterator[None]:
             console.quiet = value
 
 
+Tell = Callable[[int, int | None], None]
+"""Called with the number done so far, and the total or None if it is not known."""
+
+
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; call what it yields with the number done and the total."""
-    with changing_progress() as tell:
+def progress(what: str, unit: str = "") -> Iterator[Tell]:
+    """Show a progress bar on a terminal; call what it yields with the number done and the total.
+
+    With a ``unit``, such as images, the bar also says how many of them are done in a second.
+    """
+    with changing_progress(unit) as tell:
+        tell(what, 0, None)
         yield lambda done, total: tell(what, done, total)
 
 
@@ -105,13 +127,21 @@ def watched(what: str, loader: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def changing_progress() -> Iterator[Callable[[str, int, int], None]]:
+def changing_progress(unit: str = "") -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar as ``progress`` does, for work of several parts: each call also names the part."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-    rest = (MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not notes.is_terminal  # elsewhere it would leave an empty line behind
-    with Progress(*columns, *rest, console=notes, transient=True, disable=hidden) as bar:
+    rest = (MofNCompleteColumn(), *[_Speed(unit)] * bool(unit), TimeRemainingColumn())
+    with Progress(*columns, *rest, console=notes, transient=True, disable=not draws_bars()) as bar:
         line = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(
             line, description=what, completed=done, total=total
         )
+
+
+class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")

@@ -66,7 +66,16 @@ def test_flat_pictures_are_no_duplicates_of_one_another():
     found = inspect_pairs([row(flat(i), f"{i}", "grey") for i in range(5)])
     assert repeated(found.by_hash.values()) == [] and len(found.by_content) == 5
     found = inspect_pairs([row(flat(7), name, "grey") for name in ("x", "y", "z")])
-    assert repeated(found.by_content.values()) == [["x", "y", "z"]]
+    assert repeated(found.by_content.values()) == [[0, 1, 2]] and found.names == ["x", "y", "z"]
+
+
+def test_rows_of_one_source_are_told_apart():
+    """All of a hub data set, or of the built-in scenes, has one source."""
+    rows = [row(picture(i), "scenes", f"{i}") | {"image_id": f"scene-{i}"} for i in range(4)]
+    first, other = inspect_pairs(rows), inspect_pairs([*rows, row(picture(9), "new", "new")])
+    assert same_images(first, other) == [
+        (f"scenes: scene-{i}", f"scenes: scene-{i}", "identical bytes") for i in range(4)
+    ]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

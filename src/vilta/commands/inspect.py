@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
 from vilta.config.ranges import check_config
@@ -41,7 +40,7 @@ from vilta.report.html import (
     table_element,
     tile_element,
 )
-from vilta.screen import command, notes, results, say_next
+from vilta.screen import Tell, command, notes, progress, results, say_next, shown
 from vilta.training.folder import replace_text
 
 NAMED = 10
@@ -68,11 +67,11 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
         others = find_reader(config.against, there)
         other = _read(others)
         tables["overlap with the other data"] = _leakage(found, other, others.name)
-    for title, table in tables.items():
-        shown = ScreenTable(*table.head, title=title, title_justify="left", box=None)
+    for number, (title, table) in enumerate(tables.items()):
+        on_screen = ScreenTable(*table.head, title=title, title_justify="left", box=None)
         for row in table.rows:
-            shown.add_row(*row)
-        results.print(shown, "")
+            on_screen.add_row(*row)
+        results.print(*[""] * (number > 0), on_screen)
     out = Path(config.out or "inspection.html")
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
@@ -109,16 +108,17 @@ class ContactSheet:
 
 
 def _read(reader: Reader, sheet: ContactSheet | None = None) -> Inspection:
-    def rows() -> Iterator[PairRow]:
-        for row in reader.rows():
+    total = reader.total
+
+    def rows(tell: Tell) -> Iterator[PairRow]:
+        for number, row in enumerate(reader.rows(), 1):
             if sheet is not None:
                 sheet.offer(row)
             yield row
+            tell(number, total and max(total, number))
 
-    columns = (TextColumn("reading {task.description}: {task.completed:,} images", markup=False),)
-    with Progress(*columns, TimeElapsedColumn(), console=notes) as bar:
-        task = bar.add_task(reader.name, total=reader.total)
-        found = inspect_pairs(rows(), lambda: bar.update(task, advance=1))
+    with progress(f"reading {shown(reader.name)}", "images") as tell:
+        found = inspect_pairs(rows(tell))
     if not found.images:
         raise ValueError(nothing_usable(reader, reader.skipped))
     return found
@@ -180,7 +180,11 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         "identical bytes": copies,
         "similar picture": [g for g in looks if tuple(g) not in known],
     }
-    groups = [(kind, ", ".join(g[:4])) for kind, found_ in kinds.items() for g in found_[:NAMED]]
+    groups = [
+        (kind, ", ".join(found.names[row] for row in group[:4]))
+        for kind, of_kind in kinds.items()
+        for group in of_kind[:NAMED]
+    ]
     if groups:
         tables["duplicates"] = Table(("duplicates by", "images"), groups)
     bad = [*found.broken, *((s.source, s.reason) for s in reader.skipped)]
@@ -243,12 +247,14 @@ def _card(row: PairRow) -> str:
     """Return an image with its captions, or what is wrong with it."""
     try:
         image = shrink(decode_image(row["image"]["bytes"], SHEET_SIDE), SHEET_SIDE)
-        shown = f'<img src="{data_uri(np.asarray(image))}" alt="{escape(row["image_id"])}">'
+        picture = f'<img src="{data_uri(np.asarray(image))}" alt="{escape(row["image_id"])}">'
     except ValueError as error:
-        shown = f"<p>{escape(str(error))}</p>"
+        picture = f"<p>{escape(str(error))}</p>"
     captions = "".join(f"<li>{escape(caption)}</li>" for caption in row["captions"][:5])
     text = f'<div class="text"><small class="faint">{escape(row["image_id"])}</small>'
-    return f'<div class="card"><div class="pair">{shown}{text}<ol>{captions}</ol></div></div></div>'
+    return (
+        f'<div class="card"><div class="pair">{picture}{text}<ol>{captions}</ol></div></div></div>'
+    )
 
 
 def _plots(found: Inspection, theme: Theme) -> bytes:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
-from vilta.screen import command, notes, results, say_next
+from vilta.screen import command, notes, progress, results, say_next
 
 SHOWN = 5
 """Number of skipped items printed; the manifest lists all."""
@@ -19,23 +17,8 @@ def run(source: str, config: PackConfig) -> dict[str, Any]:
 
     Raises ``ValueError`` with one line, see :func:`vilta.data.pack.packing.pack`.
     """
-    columns = (
-        TextColumn("packing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=notes) as bar:
-        task = bar.add_task("packing", total=None, rate="")
-
-        def advance(rows: int, total: int | None) -> None:
-            bar.update(task, advance=rows, total=total)
-            speed = bar.tasks[0].speed
-            if speed:
-                bar.update(task, rate=f"{speed:,.0f} images/s")
-
-        manifest = pack(source, config, advance)
+    with progress("packing", "images") as tell:
+        manifest = pack(source, config, tell)
 
     size = manifest["bytes"] / 2**20
     results.print(

@@ -7,7 +7,7 @@ import io
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,7 +57,7 @@ def _parts(look: int) -> list[int]:
 
 @dataclass
 class Inspection:
-    """Everything that is counted. Duplicates are lists of sources, those of one kind together."""
+    """Everything that is counted. Duplicates are lists of row numbers, of one kind together."""
 
     images: int = 0
     captions: int = 0
@@ -69,11 +69,13 @@ class Inspection:
     formats: Counter[str] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[str, str]] = field(default_factory=list)
-    """Source and reason of each image that cannot be decoded."""
-    by_content: dict[bytes, list[str]] = field(default_factory=dict)
-    """Sources of the images with the same bytes."""
-    by_hash: dict[int, list[str]] = field(default_factory=dict)
-    """Sources of the images that look the same, by the hash of the first of them."""
+    """Name and reason of each image that cannot be decoded."""
+    names: list[str] = field(default_factory=list)
+    """What each row is called on the screen; two rows may have the same name."""
+    by_content: dict[bytes, list[int]] = field(default_factory=dict)
+    """Rows whose images have the same bytes."""
+    by_hash: dict[int, list[int]] = field(default_factory=dict)
+    """Rows whose images look the same, by the hash of the first of them."""
     hashes: ImageHashes = field(default_factory=ImageHashes)
     by_caption: Counter[bytes] = field(default_factory=Counter)
     """How often each caption occurs, ignoring case and punctuation."""
@@ -89,15 +91,12 @@ class Inspection:
         return sum(count - 1 for count in self.by_caption.values())
 
 
-def inspect_pairs(
-    rows: Iterable[PairRow], progress: Callable[[], None] | None = None
-) -> Inspection:
+def inspect_pairs(rows: Iterable[PairRow]) -> Inspection:
     """Read all pairs once; images are decoded small, and none is kept."""
     found = Inspection()
-    for row in rows:
-        if progress is not None:
-            progress()
-        data, source = row["image"]["bytes"], row["source"]
+    for number, row in enumerate(rows):
+        data = row["image"]["bytes"]
+        found.names.append(_name(row))
         found.images += 1
         found.total_bytes += len(data)
         found.captions += len(row["captions"])
@@ -107,11 +106,11 @@ def inspect_pairs(
             found.words_per_caption[len(words)] += 1
             found.words.update(words)
             found.by_caption[_hash(" ".join(words).encode())] += 1
-        found.by_content.setdefault(_hash(data), []).append(source)
+        found.by_content.setdefault(_hash(data), []).append(number)
         try:
             image = decode_image(data, DECODED_SIDE)
         except ValueError as error:
-            found.broken.append((source, str(error)))
+            found.broken.append((found.names[-1], str(error)))
             continue
         with Image.open(io.BytesIO(data)) as header:
             found.widths.append(header.width)
@@ -122,7 +121,7 @@ def inspect_pairs(
             known = found.hashes.find(look)
             if known is None:
                 found.hashes.add(look)
-            found.by_hash.setdefault(look if known is None else known, []).append(source)
+            found.by_hash.setdefault(look if known is None else known, []).append(number)
     return found
 
 
@@ -134,17 +133,17 @@ def look_of(image: Image.Image) -> int:
 
 
 def same_images(first: Inspection, other: Inspection) -> list[tuple[str, str, str]]:
-    """Return (source here, source there, kind of duplicate) for images that both data contain."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for digest, sources in other.by_content.items():
+    """Return (name here, name there, kind of duplicate) for images that both data contain."""
+    found: dict[int, tuple[int, str]] = {}
+    for digest, rows in other.by_content.items():
         if digest in first.by_content:
-            for there in sources:
-                found[there] = (first.by_content[digest][0], there, "identical bytes")
-    for look, sources in other.by_hash.items():
+            for there in rows:
+                found[there] = (first.by_content[digest][0], "identical bytes")
+    for look, rows in other.by_hash.items():
         if (known := first.hashes.find(look)) is not None:
-            for there in sources:
-                found.setdefault(there, (first.by_hash[known][0], there, "similar picture"))
-    return list(found.values())
+            for there in rows:
+                found.setdefault(there, (first.by_hash[known][0], "similar picture"))
+    return [(first.names[here], other.names[there], how) for there, (here, how) in found.items()]
 
 
 def same_captions(first: Inspection, other: Inspection) -> int:
@@ -152,9 +151,15 @@ def same_captions(first: Inspection, other: Inspection) -> int:
     return len(first.by_caption.keys() & other.by_caption.keys())
 
 
-def repeated(groups: Iterable[list[str]]) -> list[list[str]]:
-    """Return the groups with more than one source, the largest first."""
+def repeated(groups: Iterable[list[int]]) -> list[list[int]]:
+    """Return the groups with more than one row, the largest first."""
     return sorted((group for group in groups if len(group) > 1), key=len, reverse=True)
+
+
+def _name(row: PairRow) -> str:
+    """Return the source of a row, with its id where rows of one source share it."""
+    source, image_id = str(row["source"]), str(row["image_id"])
+    return source if image_id in source else f"{source}: {image_id}"
 
 
 def _hash(data: bytes) -> bytes:

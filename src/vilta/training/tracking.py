@@ -18,7 +18,7 @@ from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from vilta.json_text import parse_json
-from vilta.screen import notes
+from vilta.screen import draws_bars, notes
 from vilta.training.folder import EVENTS, METRICS, replace_text
 
 PLAIN_SECONDS = 15.0
@@ -48,7 +48,7 @@ class Tracker:
         self._live = Progress(
             *live_columns(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not draws_bars(),
             expand=True,
         )
         self._bar = self._live.add_task(
@@ -78,7 +78,8 @@ class Tracker:
         if samples:
             epochs = self.steps * batch / samples
             many = ": many times what teaches anything new" if epochs > MANY_EPOCHS else ""
-            self.say(f"{epochs:,.1f} epochs of {samples:,} training samples{many}")
+            digits = ",.1f" if epochs >= 0.1 else ".2g"
+            self.say(f"{epochs:{digits}} epochs of {samples:,} training samples{many}")
         if 0 < samples < batch:
             self.say(
                 f"a step takes {batch} samples, more than the {samples} there are: they stand in "
@@ -93,7 +94,7 @@ class Tracker:
         if not self.main:
             return
         left = f"{_duration(seconds)} left"
-        if self._console.is_terminal:
+        if draws_bars():
             self._live.update(self._bar, completed=step, left=left, shown=self._shown.strip())
         elif time.monotonic() - self._said > PLAIN_SECONDS or step == self.steps:
             self._said = time.monotonic()

@@ -53,7 +53,7 @@ IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with the number of items done since the last call, and the total if it is known."""
+"""Called with the number of items done so far, and the total if it is known."""
 
 
 def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _counted(
     """
     progress(before, total)
     for seen, each in enumerate(found, start=before + 1):
-        progress(1, total if total is None else max(total, seen))
+        progress(seen, total if total is None else max(total, seen))
         yield each
 
 
