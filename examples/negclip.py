@@ -91,7 +91,10 @@ def train(
     """Train in place; with ``negatives`` (image id: captions with negatives) as NegCLIP."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    warmup = max(0.1, 1.5 / steps)  # OneCycleLR divides by the number of steps before its peak
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=warmup
+    )
     rows = [
         i for i, image_id in enumerate(table["image_id"]) if not negatives or image_id in negatives
     ]

@@ -13,7 +13,7 @@ import types
 import pytest
 from PIL import Image
 
-from vilta import cli, screen
+from vilta import cli, screen, verbs
 from vilta.config import DataConfig, PretrainConfig, RunConfig
 from vilta.config.apps import CleanConfig, MatchConfig, NegativesConfig, SearchConfig
 from vilta.config.tools import EvaluateConfig, PackConfig, ReportConfig
@@ -27,6 +27,7 @@ def recipe(monkeypatch):
     module.run = lambda *arguments: module.calls.append(arguments)
     for verb in cli.VERBS.values():
         monkeypatch.setitem(sys.modules, verb.recipe, module)
+    monkeypatch.setattr(verbs.Verb, "check_places", lambda *_: None)  # nothing is read
     return module
 
 
@@ -217,6 +218,32 @@ def test_what_the_user_got_wrong_is_one_line(monkeypatch, capsys, arguments, wor
     assert all(word in message for word in words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "runs/dmo"], "no such folder: runs/dmo; did you mean 'runs/demo'?"),
+        (["report", "other/run"], "no such folder: other/run"),
+        (["serve", "photo.jpg"], "no such folder: photo.jpg"),
+        (["search", "runs/demo", "photos", "a dog"], "no such folder: photos"),
+        (
+            ["match", "runs/demo/", "photo.jpeg", "a dog"],
+            "photo.jpeg: No such file or directory; did you mean 'photo.jpg'?",
+        ),
+        (["convert", "x.ckpt", "-o", "y"], "x.ckpt: No such file or directory"),
+        (["export", "a\0b"], "no such folder: a\0b"),
+    ],
+)
+def test_a_place_that_is_not_there_is_told_before_anything_is_loaded(
+    monkeypatch, capsys, tmp_path, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    (tmp_path / "photo.jpg").touch()
+    monkeypatch.setattr(cli, "_load", lambda recipe: pytest.fail(f"{recipe} is loaded"))
+    assert ends_with(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
 def test_unknown_flag_names_the_nearest(monkeypatch, capsys):
     assert ends_with(monkeypatch, "pretrain", "--run.resum") == 2
     assert "--run.resume" in capsys.readouterr().err
@@ -336,12 +363,12 @@ def test_a_command_is_loaded_without_searches_for_garbage(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     verb = cli.VERBS["report"]
     monkeypatch.setitem(cli.VERBS, "report", dataclasses.replace(verb, recipe="watched_recipe"))
-    cli.run(["report", "runs/demo"])
+    cli.run(["report", str(tmp_path)])
     assert not sys.modules.pop("watched_recipe").searched
     assert gc.isenabled()
     monkeypatch.setitem(cli.VERBS, "report", dataclasses.replace(verb, recipe="broken_recipe"))
     with pytest.raises(ValueError, match="broken"):
-        cli.run(["report", "runs/demo"])
+        cli.run(["report", str(tmp_path)])
     assert gc.isenabled()
 
 

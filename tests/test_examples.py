@@ -53,13 +53,14 @@ def test_choose_caption(folder, monkeypatch, capsys):
     assert [line.split()[0] for line in lines[3:]] == best.split()
 
 
-def test_negclip(folder, monkeypatch, capsys):
+@pytest.mark.parametrize("more", ["2", "10"])
+def test_negclip(more, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     negatives = ["negatives", "runs/example/run", "runs/example/data", "--filter", "none"]
     cli.run([*negatives, "--out", "negatives.parquet", "--device", "cpu"])
     capsys.readouterr()
     given = ("--data", "runs/example/data", "--negatives", "negatives.parquet")
-    small = ("--steps", "2", "--more-steps", "2", "--batch-size", "4", "--scenes", "6")
+    small = ("--steps", "2", "--more-steps", more, "--batch-size", "4", "--scenes", "6")
     run("negclip.py", folder, monkeypatch, *given, "--tokenizer", "runs/example/run/model", *small)
     lines = capsys.readouterr().out.splitlines()
     kinds = ["pre-trained", "continued", "continued with negatives"]

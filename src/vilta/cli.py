@@ -97,6 +97,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"vilta {__version__}")
         return
     call = parse([arguments[1], "--help"] if first == "help" else arguments)
+    call.verb.check_places(call.arguments)
     _hide_foreign_bars(call.quiet)
     recipe = _load(call.verb.recipe)
     _show_downloads_only()

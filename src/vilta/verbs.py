@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vilta.config import ablate, apps, finetune, pretrain, pretrain_text, tools
@@ -57,7 +59,32 @@ class Verb:
             raise ValueError(f"{rest[0]!r} is one argument too many (quote texts with spaces)")
         return bound
 
+    def check_places(self, bound: Sequence[str | list[str]]) -> None:
+        """Raise ``ValueError`` in one line for a folder or file that is named and not there.
 
+        Done before the command's module is imported, which takes seconds where it needs torch.
+        """
+        for name, value in zip(self.positional.split(), bound, strict=True):
+            if name in FOLDERS and isinstance(value, str) and not os.path.isdir(value):
+                raise ValueError(f"no such folder: {value}{_near(value, os.path.isdir)}")
+            if name in FILES and isinstance(value, str) and not os.path.exists(value):
+                hint = _near(value, os.path.isfile)
+                raise ValueError(f"{value}: No such file or directory{hint}")
+
+
+def _near(missing: str, wanted: Callable[[str], bool]) -> str:
+    """Return a hint if something that is wanted has almost the name of what is missing."""
+    place, name = os.path.split(missing.rstrip(os.sep))
+    try:
+        beside = [each for each in os.listdir(place or ".") if wanted(os.path.join(place, each))]
+    except (OSError, ValueError):  # not there either, not readable, or no path at all
+        return ""
+    near = difflib.get_close_matches(name, beside, n=1)
+    return f"; did you mean {os.path.join(place, near[0])!r}?" if near else ""
+
+
+FOLDERS, FILES = ("RUN", "FOLDER"), ("IMAGE", "CHECKPOINT")
+"""Positional arguments that must be there."""
 BEGINS_AGAIN = "begins again"
 
 VERBS = {

@@ -128,7 +128,7 @@ def test_proofread_prints_every_word(tiny_run, capsys, tmp_path):
         (["search", "RUN", "PHOTOS", "x", "--top", "0"], "top is 0; it must be 1 or more"),
         (["search", "RUN", "nowhere", "x"], "no such folder: nowhere"),
         (["match", "RUN", "nothing.png", "x"], "nothing.png: No such file"),
-        (["match", "RUN", "nothing.png", "x", "--out", "x.jpg"], "--out must name a PNG file"),
+        (["match", "RUN", "PHOTOS", "x", "--out", "x.jpg"], "--out must name a PNG file"),
         (["proofread", "nothing", "x.png", "x"], "nothing"),
     ],
 )

@@ -258,6 +258,13 @@ def test_evaluation_reads_every_row_once_in_order(tokenizer):
     assert_same(first, list(evaluation_loader(dataset, collator, batch_size=5, workers=2)))
 
 
+def test_nothing_is_warned_of_on_one_core(tokenizer, monkeypatch, recwarn):
+    monkeypatch.setattr(torch._utils, "cpu_count", lambda: 1)
+    collator = PairCollator(tokenizer, 12, mask_some, 0)
+    list(evaluation_loader(make_dataset(train=False), collator, batch_size=23, workers=2))
+    assert not [each for each in recwarn if "worker" in str(each.message)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_samples_are_replaced_counted_and_named(tokenizer, workers, caplog):
     with caplog.at_level(logging.WARNING):

@@ -48,7 +48,7 @@ class EncodedTexts(NamedTuple):
 class Matcher:
     """Compares images with texts: embeds, matches, ranks, proofreads and fills.
 
-    ``source`` is a run folder (``runs/mine``), a released model folder, or the hub id of one.
+    ``source`` is a run folder (``runs/mine``) or a released model folder.
     Images are paths, PIL images, arrays or bytes (``ImageInput``), one or many; everything runs in
     batches of ``batch_size`` on ``device`` (``auto``, ``cpu``, ``cuda``, ``mps``).
 

@@ -1,4 +1,4 @@
-"""Loads a released model that can match images with texts, from a run, a folder or the hub."""
+"""Loads a released model that can match images with texts, from a run or a released folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Released(NamedTuple):
 
 
 def load_released(source: str | os.PathLike[str]) -> Released:
-    """Load a run's released model, or a released folder, or a hub id.
+    """Load a run's released model, or a released folder.
 
     Raises ``ValueError`` in one line if it is none of these, or a model of another task.
     """

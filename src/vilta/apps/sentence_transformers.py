@@ -42,7 +42,7 @@ class _ViltaModule(InputModule):
     advice: str
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
-        """Load a run, a released folder or a hub id.
+        """Load a run or a released folder.
 
         Raises ``ValueError`` in one line if there is no such model, or the head is untrained.
         """

@@ -39,6 +39,8 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
         notes.print(f"indexed {done.new:,} new photos; {done.gone:,} were deleted")
     skipped = search.index.skipped()
     if config.why_skipped:
+        if not skipped:
+            notes.print("no file was left out")
         for path, reason in skipped:
             print_json({"path": str(path), "reason": reason}) if config.json else results.print(
                 f"skipped {shown(path)}: {reason}"

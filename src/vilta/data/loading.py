@@ -162,7 +162,7 @@ def _batches(dataset: Any, order: Any, collator: Collator, workers: int) -> Iter
     """Run a DataLoader over lists of keys; errors from its processes come as one line."""
     # Loader processes are forked; without this the tokenizer warns in each of them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loader: DataLoader[Sample] = DataLoader(
+    loader: DataLoader[Sample] = _Loader(
         dataset,  # map style with a key of two numbers
         batch_sampler=order,
         collate_fn=collator,
@@ -179,6 +179,11 @@ def _batches(dataset: Any, order: Any, collator: Collator, workers: int) -> Iter
         error.__traceback__ = None  # its frames would keep the loader's processes alive
     if message:
         raise BadData(message)
+
+
+class _Loader(DataLoader[Sample]):
+    def check_worker_number_rationality(self) -> None:
+        """Warn of nothing: on one core torch would, twice, of the two processes of the default."""
 
 
 _QUALIFIED = f"{BadData.__module__}.{BadData.__qualname__}: "
