@@ -40,8 +40,8 @@ docs: $(ENVIRONMENT)
 lock: $(ENVIRONMENT)
 	$(BIN)/python .ci/lock.py
 
-# The short forms of the programs in reliability/ whose outcome does not hang on the clock: some ten minutes. The others
-# (soak, signals, processes) run each week: .github/workflows/campaign.yml.
+# The short forms of the programs in reliability/, whose outcome hangs on no machine's speed: a quarter of an hour. The long
+# forms of soak, signals and processes run each week: .github/workflows/campaign.yml.
 reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/checkpoints.py
 	$(ONE_THREAD) $(BIN)/python reliability/kill_and_resume.py --kills 20
@@ -51,6 +51,9 @@ reliability: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/python reliability/advisories.py reliability/pysec-2026-09-23.json
 	$(ONE_THREAD) $(BIN)/python reliability/fuzz_readers.py --inputs 600
 	$(ONE_THREAD) $(BIN)/python reliability/http_api.py --cases 10
+	$(ONE_THREAD) $(BIN)/python reliability/signals.py --short
+	$(ONE_THREAD) $(BIN)/python reliability/processes.py --short
+	$(ONE_THREAD) $(BIN)/python reliability/soak.py --short
 
 # What the lock holds, as a bill of materials in CycloneDX's form.
 sbom: $(AUDIT)

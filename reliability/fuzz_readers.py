@@ -124,7 +124,7 @@ def fuzz(parser: Parser, minutes: float, inputs: int, seed: int, kept: Path) -> 
         "inputs_by_file": dict(campaign.inputs),
         "findings": campaign.findings,
     }
-    write_result(f"fuzz-{parser.name}", began, figures)
+    write_result(f"fuzz-{parser.name}", began, figures, short=inputs > 0)
     return campaign.findings
 
 

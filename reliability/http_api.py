@@ -153,6 +153,7 @@ def main() -> None:
             "operations": operations,
             "failed": failed,
         },
+        short=not arguments.run,
     )
     unanswered = [n for n, s in operations.items() if "positive" in n and not s.get("200")]
     if failed or unanswered:

@@ -1,11 +1,16 @@
 """Several processes of one run: one is killed, stopped or slow; then their number changes.
 
     python reliability/processes.py --stop 60      # some minutes
+    python reliability/processes.py --short        # two processes
 
 A small task (tests/support/toy_training.py) trains under torchrun's agent on this machine. When one
 process is killed, all must end within a minute, and the message must name it; the run then goes on
 and ends with the weights of a run that nobody disturbed. When one is stopped, the others must name
-it within 35 seconds; when it goes on, or is slow, the weights are the same.
+it within 35 seconds; when it goes on, or is slow, the weights are the same. It is always after the
+same step that the process is disturbed: it waits there.
+
+The short form stops a process until it is named, and its bounds in seconds are ten times those of
+the long one (``results.SLOWER``).
 
 Then a pre-training goes on with 1, 2, 4, 3 and 1 processes, and sees every sample once an epoch.
 
@@ -31,7 +36,7 @@ from typing import Any
 
 import torch
 from kill_and_resume import settings_of
-from results import write_result
+from results import SLOWER, add_short, write_result
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/support"))
@@ -42,6 +47,8 @@ from vilta.config import PretrainConfig
 from vilta.training.stragglers import BEAT, PATIENCE
 
 STEPS, SAVE_EVERY, MICRO_BATCHES = 120, 20, 4
+HELD = 25
+"""Step after which the process that is disturbed waits for it; there is a checkpoint before."""
 ENDED = 60.0
 """Seconds after which nobody may be left when one process was killed."""
 NAMED = PATIENCE + 3 * BEAT
@@ -101,21 +108,44 @@ def ended(agent: int, seconds: float) -> int:
     raise SystemExit(f"not ended after {seconds:.0f} s")
 
 
-def train_toy(out: Path, processes: int, resume: bool) -> None:
+class HeldTask(toy_training.ToyTask):
+    """The toy; after a step it tells its process, and goes on when ``released`` exists."""
+
+    def __init__(self, waiting: Path, released: Path) -> None:
+        super().__init__()
+        self.waiting, self.released = waiting, released
+
+    def after_step(self) -> None:
+        """Wait, if this is the step."""
+        super().after_step()
+        if self.steps == HELD:
+            named = self.waiting.with_suffix(".new")
+            named.write_text(str(os.getpid()))
+            named.rename(self.waiting)
+            while not self.released.exists():
+                time.sleep(0.05)
+
+
+def train_toy(out: Path, processes: int, resume: bool, held: bool) -> None:
     """Train the toy; its samples are those of any other number of processes."""
     rank = os.environ["RANK"]
-    out.with_name(f"{out.name}.pid{rank}").write_text(str(os.getpid()))
-    task = toy_training.ToyTask()
+    last = held and int(rank) == processes - 1
+    task = HeldTask(*signs(out)) if last else toy_training.ToyTask()
     settings = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": 0, "resume": resume}
     toy_training.train_toy(out, task, accumulate=MICRO_BATCHES // processes, **settings)
     torch.save(task.state_dict(), out / f"rank{rank}.pt")
 
 
-def start(out: Path, processes: int, resume: bool = False) -> int:
-    """Start the training of the toy under an agent."""
+def signs(out: Path) -> tuple[Path, Path]:
+    """Return the files by which a held process tells that it waits, and is told to go on."""
+    return out.with_name(f"{out.name}.waiting"), out.with_name(f"{out.name}.released")
+
+
+def start(out: Path, processes: int, resume: bool = False, held: bool = False) -> int:
+    """Start the training of the toy under an agent; the last process may be held after a step."""
     out.mkdir(exist_ok=True)
     log = out.with_name(f"{out.name}.log")
-    return launch(processes, log, train_toy, out, processes, resume)
+    return launch(processes, log, train_toy, out, processes, resume, held)
 
 
 def difference(one: Path, two: Path, processes: int) -> float:
@@ -127,35 +157,36 @@ def difference(one: Path, two: Path, processes: int) -> float:
     return most
 
 
-def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str, Any]:
+def disturb(folder: Path, processes: int, kind: str, stop: float, slower: float) -> dict[str, Any]:
     """Disturb the last process of a run; return what came of it."""
     whole, out = folder / f"whole{processes}", folder / f"{kind}{processes}"
     if not whole.exists():
         ended_well(start(whole, processes), whole.with_name(f"{whole.name}.log"))
     found: dict[str, Any] = {"kind": kind, "processes": processes}
-    agent, log = start(out, processes), folder / f"{out.name}.log"
-    if kind == "undisturbed":
-        ended_well(agent, log)
-        return found | {"largest_difference": difference(whole, out, processes)}
-    while not any((out / "checkpoints").glob("step-*")):
-        time.sleep(0.1)
-    victim = int((folder / f"{out.name}.pid{processes - 1}").read_text())
-    began = time.monotonic()
+    log = folder / f"{out.name}.log"
+    agent = start(out, processes, held=kind != "undisturbed")
+    if kind != "undisturbed":
+        victim = held_process(agent, out, log)
+        began = time.monotonic()
     if kind == "killed":
         os.kill(victim, signal.SIGKILL)
-        assert ended(agent, ENDED) != 0, "a run with a killed process must not succeed"
+        assert ended(agent, ENDED * slower) != 0, "a run with a killed process must not succeed"
         found["seconds_to_end"] = round(time.monotonic() - began, 1)
         found["named"] = f"(local_rank: {processes - 1})" in log.read_text()
         agent = start(out, processes, resume=True)
     elif kind == "stopped":
         os.kill(victim, signal.SIGSTOP)
-        while time.monotonic() - began < seconds:
-            if f"wait for process {processes - 1} (pid {victim} " in log.read_text():
-                found.setdefault("seconds_to_name", round(time.monotonic() - began, 1))
+        signs(out)[1].touch()
+        line = f"wait for process {processes - 1} (pid {victim} "
+        while time.monotonic() - began < (stop if "named" in found else NAMED * slower):
+            if "named" not in found and line in log.read_text():
+                found["seconds_to_name"] = round(time.monotonic() - began, 1)
+                found["named"] = True
             time.sleep(0.2)
-        found["named"] = found.get("seconds_to_name", seconds) < NAMED
+        found.setdefault("named", False)
         os.kill(victim, signal.SIGCONT)
-    else:
+    elif kind == "slow":
+        signs(out)[1].touch()
         with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
             for _ in range(20):  # a fifth as fast for some seconds
                 os.kill(victim, signal.SIGSTOP)
@@ -164,6 +195,16 @@ def disturb(folder: Path, processes: int, kind: str, seconds: float) -> dict[str
                 time.sleep(0.05)
     ended_well(agent, log)
     return found | {"largest_difference": difference(whole, out, processes)}
+
+
+def held_process(agent: int, out: Path, log: Path) -> int:
+    """Wait until the process that is to be disturbed waits for it; return its number."""
+    waiting = signs(out)[0]
+    while not waiting.exists():
+        if os.waitpid(agent, os.WNOHANG)[0]:
+            raise SystemExit(f"a run failed:\n{log.read_text()[-4000:]}")
+        time.sleep(0.1)
+    return int(waiting.read_text())
 
 
 def pretrain_seen(config: PretrainConfig, folder: Path) -> None:
@@ -221,14 +262,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stop", type=float, default=60.0, help=f"seconds, over {NAMED:.0f}")
     parser.add_argument("--processes", type=int, nargs="*", default=[2, 4])
+    add_short(parser)
     arguments = parser.parse_args()
     if arguments.stop <= NAMED:
         parser.error(f"--stop must be over {NAMED:.0f}: by then a stopped process must be named")
+    stop, numbers, slower = arguments.stop, arguments.processes, 1.0
+    if arguments.short:
+        stop, numbers, slower = 0.0, [2], SLOWER
     began, bad, results = time.time(), [], []
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
-        for processes in arguments.processes:
+        for processes in numbers:
             for kind in ("undisturbed", "killed", "stopped", "slow"):
-                each = disturb(Path(name), processes, kind, arguments.stop)
+                each = disturb(Path(name), processes, kind, stop, slower)
                 bound = ROUNDING if kind == "killed" and processes > 2 else 0.0
                 good = each["largest_difference"] <= bound and each.get("named", True)
                 bad += [] if good else [each]
@@ -236,16 +281,14 @@ def main() -> None:
                 print(each, file=sys.stderr, flush=True)
         changed = changing_number(Path(name))
         bad += [changed] if changed["seen_other_than_once"] else []
-    write_result(
-        f"processes-{'-'.join(map(str, arguments.processes))}",
-        began,
-        {
-            "stopped_for": arguments.stop,
-            "load": round(os.getloadavg()[1], 1),
-            "each": results,
-            "changing_number": changed,
-        },
-    )
+    figures = {
+        "stopped_for": stop or "until it was named",
+        "load": round(os.getloadavg()[1], 1),
+        "each": results,
+        "changing_number": changed,
+    }
+    name = "processes" if arguments.short else f"processes-{'-'.join(map(str, numbers))}"
+    write_result(name, began, figures, arguments.short)
     if bad:
         raise SystemExit(f"not as it should be: {bad}")
 

@@ -1,10 +1,16 @@
 """Ask commands to stop at random moments; each must end within 5 seconds, a second signal at once.
 
     python reliability/signals.py --moments 40      # a few minutes
+    python reliability/signals.py --short           # 8 moments
 
 Ctrl-C, SIGTERM and SIGHUP reach a pre-training (anywhere, in a save, an evaluation, a release), an
 evaluation of a finished run, and a pack. Beside the seconds on the clock stand those of the
-processor, which do not depend on what else the machine does, and the machine's load.
+processor, which depend little on what else the machine does, and the machine's load.
+
+On any machine: a command ends with the signal's exit status, or with 0 if it had done its work; a
+pre-training begins no step after the one in which it was asked; and what the same command ends
+with, the next time, is what a command ends with that nobody disturbed, byte for byte. The bounds in
+seconds are for the long form; the short one allows ten times as much (``results.SLOWER``).
 
 A command is a fork of this process that goes through ``vilta.cli.main``, as the program does.
 """
@@ -13,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import mmap
 import os
 import random
 import shlex
@@ -21,19 +28,18 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kill_and_resume import PACKED, PLACES, VAL, in_child, settings_of, watched, where
-from results import write_result
+from kill_and_resume import PACKED, PLACES, VAL, compare, in_child, settings_of, watched, where
+from results import SLOWER, add_short, write_result
 
 from vilta.cli import main as command
 from vilta.commands import evaluate, pack  # noqa: F401  (so that no child imports them)
 from vilta.config.yaml_file import save_yaml
 from vilta.training import checkpoint
 from vilta.training.session import Session
-from vilta.training.stopping import SECOND_AFTER
+from vilta.training.stopping import SECOND_AFTER, StopRequest
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 ENDS, AT_ONCE = 5.0, 0.5
@@ -41,6 +47,13 @@ ENDS, AT_ONCE = 5.0, 0.5
 ENDING = 0.5
 """Seconds of the processor's time within which a command that ends well had done its work, and only
 written or said what came of it, when it was asked."""
+HANGS = 60.0
+"""Seconds on the clock after which a command that was asked hangs."""
+READY, TAKEN, ASKED = range(3)
+NEVER = 255
+told = mmap.mmap(-1, 3)
+"""What a child tells its parent: that it has begun, the steps it has taken, and how many those were
+when it was asked."""
 
 
 def run_command(line: str, out: Path) -> int:
@@ -52,14 +65,36 @@ def run_command(line: str, out: Path) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = shlex.split(line)
         try:
+            told[READY] = 1
             command()
         except SystemExit as ended:
             os._exit(ended.code if isinstance(ended.code, int) else 1)
+        except KeyboardInterrupt:  # before or after what the command itself catches
+            os._exit(128 + signal.SIGINT)
 
+    told[:] = bytes([0, 0, NEVER])
     return in_child(work, out)
 
 
-def asked(line: str, out: Path, place: str, share: float, longest: float) -> dict[str, Any] | None:
+def counted() -> None:
+    """Let children tell how many steps they have taken, and how many when they were asked."""
+    step, ask = Session.step, StopRequest._ask
+
+    def counted_step(session: Session, *arguments: Any) -> bool:
+        stopping = step(session, *arguments)
+        told[TAKEN] = session.state.step
+        return stopping
+
+    def counted_ask(stop: StopRequest, *arguments: Any) -> None:
+        told[ASKED] = min(told[ASKED], told[TAKEN])
+        ask(stop, *arguments)
+
+    Session.step, StopRequest._ask = counted_step, counted_ask
+
+
+def asked(
+    line: str, out: Path, place: str, share: float, longest: float, slower: float
+) -> dict[str, Any] | None:
     """Send a signal to a command at a moment, and a second one in a third of the trials.
 
     Returns what came of it; None if the command had ended before.
@@ -67,6 +102,8 @@ def asked(line: str, out: Path, place: str, share: float, longest: float) -> dic
     number, twice = random.choice(SIGNALS), random.random() < 1 / 3
     child, came = run_command(line, out), None
     after = share * (longest if place == "anywhere" else 0.05)
+    while not told[READY]:
+        time.sleep(0.001)
     while came is None or time.monotonic() - came < after:
         if os.waitpid(child, os.WNOHANG)[0]:
             return None
@@ -76,17 +113,17 @@ def asked(line: str, out: Path, place: str, share: float, longest: float) -> dic
     hit, spent = PLACES[where[0]], processor_time(child)
     asked_at = time.monotonic()
     os.kill(child, number)
-    first = until_end(child, SECOND_AFTER + 0.5 if twice else 60.0)
+    first = until_end(child, SECOND_AFTER + 0.5 if twice else HANGS * slower)
     second = None
     if first is None and twice:
         spent, asked_at = processor_time(child), time.monotonic()
         os.kill(child, number)
-        second = until_end(child, 60.0)
+        second = until_end(child, HANGS * slower)
     status = first or second
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        raise SystemExit(f"{line}: not ended a minute after {number.name}, in {hit}")
+        raise SystemExit(f"{line}: not ended {HANGS * slower:.0f} s after {number.name}, in {hit}")
     seconds, (code, used) = time.monotonic() - asked_at, status
     return {
         "command": line.split()[1],
@@ -97,6 +134,7 @@ def asked(line: str, out: Path, place: str, share: float, longest: float) -> dic
         "processor_seconds": round(used - spent, 2),
         "load": round(os.getloadavg()[0], 1),
         "status": code,
+        "steps_after": max(0, told[TAKEN] - told[ASKED]),
     }
 
 
@@ -118,25 +156,41 @@ def until_end(child: int, seconds: float) -> tuple[int, float] | None:
 
 
 def lines_of(folder: Path) -> dict[str, str]:
-    """Train a small language model, and return the commands."""
-    config = settings_of(folder)
-    whole = folder / "whole"
-    save_yaml(replace(config, run=replace(config.run, out=str(whole))), folder / "run.yaml")
+    """Train a small language model, and return the commands, each with OUT for its folder."""
+    save_yaml(settings_of(folder), folder / "run.yaml")
     return {
-        "pretrain": f"vilta pretrain {folder}/run.yaml --run.out {folder}/out",
-        "evaluate": f"vilta evaluate {whole} --data {VAL} --device cpu",
-        "pack": f"vilta pack {PACKED} --out {folder}/out --shard-rows 25 --workers 1",
+        "pretrain": f"vilta pretrain {folder}/run.yaml --run.out OUT",
+        "evaluate": f"vilta evaluate OUT --data {VAL} --device cpu --precision float32",
+        "pack": f"vilta pack {PACKED} --out OUT --shard-rows 25 --workers 1",
     }
 
 
-def lasts(line: str, out: Path) -> float:
-    """Return the seconds that a command takes when nobody disturbs it."""
+def prepare(name: str, folder: Path, out: Path) -> None:
+    """Make room for a command's results; a run that is evaluated is there before."""
+    shutil.rmtree(out.parent, ignore_errors=True)
+    out.parent.mkdir()
+    if name == "evaluate":
+        shutil.copytree(folder / "pretrain" / "out", out)
+
+
+def whole(line: str, log: Path) -> float:
+    """Run a command to its end, and return its seconds."""
     began = time.monotonic()
-    code = os.waitstatus_to_exitcode(os.waitpid(run_command(line, out), 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(run_command(line, log), 0)[1])
     if code:
-        log = out.with_name(f"{out.name}.log").read_text()
-        raise SystemExit(f"{line} ended with {code}:\n{log}")
+        said = log.with_name(f"{log.name}.log").read_text()
+        raise SystemExit(f"{line} ended with {code}:\n{said}")
     return time.monotonic() - began
+
+
+def broken(found: dict[str, Any], slower: float) -> bool:
+    """Tell whether what came of a signal is not as it should be."""
+    number = signal.Signals[found["signal"]]
+    seconds, code = found["processor_seconds"] / slower, found["status"]
+    late = seconds > (AT_ONCE if found["asked"] == "twice" else ENDS)
+    lost = code == 0 and found["place"] != "release" and seconds > ENDING
+    # Before it has handlers a command ends by the signal itself.
+    return late or lost or found["steps_after"] > 1 or code not in (0, 128 + number, -number)
 
 
 def main() -> None:
@@ -144,7 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    add_short(parser)
     arguments = parser.parse_args()
+    moments, slower = (8, SLOWER) if arguments.short else (arguments.moments, 1.0)
     logging.disable(logging.WARNING)
     random.seed(arguments.seed)
     began, folder = time.time(), Path(tempfile.mkdtemp(prefix="signals-"))
@@ -152,36 +208,38 @@ def main() -> None:
     checkpoint.save_checkpoint = watched("save", checkpoint.save_checkpoint)
     Session._write_model = watched("release", Session._write_model)
     Session.evaluate_if_due = watched("evaluation", Session.evaluate_if_due)
-    longest = {"pretrain": lasts(commands["pretrain"].replace("/out", "/whole"), folder / "log")}
-    for name in ("evaluate", "pack"):
-        longest[name] = lasts(commands[name], folder / "log")
+    counted()
+    out, log, longest = folder / "asked" / "out", folder / "log", {}
+    for name, line in commands.items():
+        undisturbed = folder / name / "out"  # the same last name: it stands in a model card
+        prepare(name, folder, undisturbed)
+        longest[name] = whole(line.replace("OUT", str(undisturbed)), log)
     kinds = [("pretrain", place) for place in PLACES[:4]] + [
         ("evaluate", "anywhere"),
         ("pack", "anywhere"),
     ]
     each: list[dict[str, Any]] = []
-    while len(each) < arguments.moments:
+    while len(each) < moments:
         name, place = kinds[len(each) % len(kinds)]
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        found = asked(commands[name], folder / "log", place, random.random(), longest[name])
-        if found is not None:
-            each.append(found)
-            print(found, file=sys.stderr, flush=True)
-    bad = [f for f in each if f["processor_seconds"] > (AT_ONCE if f["asked"] == "twice" else ENDS)]
-    bad += [
-        found
-        for found in each
-        if found["status"] == 0
-        and found["place"] != "release"
-        and found["processor_seconds"] > ENDING
-    ]
+        line = commands[name].replace("OUT", str(out))
+        prepare(name, folder, out)
+        found = asked(line, log, place, random.random(), longest[name], slower)
+        if found is None:
+            continue
+        each.append(found)
+        print(found, file=sys.stderr, flush=True)
+        if found["status"] and (name != "pack" or not out.exists()):
+            whole(line, log)
+        compare(folder / name / "out", out)
+    bad = [found for found in each if broken(found, slower)]
     figures: dict[str, Any] = {"moments": len(each), "seed": arguments.seed}
     for times in ("once", "twice"):
         for unit in ("seconds", "processor_seconds"):
             figures[f"{times}_longest_{unit}"] = max(
                 (found[unit] for found in each if found["asked"] == times), default=None
             )
-    write_result(f"signals-{arguments.moments}", began, {**figures, "each": each})
+    name = "signals" if arguments.short else f"signals-{moments}"
+    write_result(name, began, {**figures, "each": each}, arguments.short)
     shutil.rmtree(folder)
     if bad:
         raise SystemExit(f"not as it should be: {bad}")
