@@ -25,8 +25,9 @@ from typing import Any
 from PIL import Image
 from results import write_result
 
+from vilta.data.resizing import shrink
 from vilta.data.text import caption_lines
-from vilta.data.transforms import evaluation_tensor, shrink
+from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image, decode_pixels
 
 SECONDS, MEGABYTES = 10.0, 1500

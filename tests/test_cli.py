@@ -340,6 +340,19 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
     assert len(done.stdout) > 10
 
 
+def test_pack_and_inspect_do_without_torch(tmp_path):
+    code = (
+        "import sys; from vilta import cli\n"
+        "cli.run(['pack', 'scenes:4?size=32', '--out', 'packed'])\n"
+        "cli.run(['inspect', 'packed', '--against', 'packed'])\n"
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+
+
 def test_the_end_of_the_program_looks_for_no_garbage():
     code = (
         "import gc\nfrom vilta.cli import main\n"

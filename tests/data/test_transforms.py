@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.transforms import evaluation_tensor, shrink
+from vilta.data.resizing import shrink
+from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image, decode_pixels
 
 

@@ -26,9 +26,9 @@ from vilta.data.inspection import (
     same_images,
 )
 from vilta.data.pack.packing import source_options
+from vilta.data.resizing import shrink
 from vilta.data.sources import PairRow, Reader, find_reader, nothing_usable
 from vilta.data.sources.base import manifest_of
-from vilta.data.transforms import shrink
 from vilta.decoding import decode_image
 from vilta.report.curves import DARK, LIGHT, Theme, style_axes
 from vilta.report.html import (

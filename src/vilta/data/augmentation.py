@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from vilta.data.transforms import evaluation_size, tensor_of
+from vilta.data.resizing import evaluation_size
+from vilta.data.transforms import tensor_of
 
 CROP_RATIO = 4 / 3
 """Largest width / height, and height / width, of a random crop (Inception, arXiv 1409.4842)."""

@@ -30,6 +30,7 @@ from vilta.config.tools import InspectConfig, PackConfig, SourceFlags
 from vilta.config.yaml_file import to_dict
 from vilta.data.pack.journal import JOURNAL, Work, append_line, begin, write_json
 from vilta.data.pack.shards import Shard, Writer, read_batches
+from vilta.data.resizing import shrink
 from vilta.data.sources import (
     FEATURES,
     PairRow,
@@ -39,7 +40,6 @@ from vilta.data.sources import (
     find_reader,
     nothing_usable,
 )
-from vilta.data.transforms import shrink
 from vilta.decoding import decode_image
 from vilta.locking import only_writer
 
