@@ -20,6 +20,7 @@ from vilta.ablation.records import Point, Records, RunRecord
 from vilta.ablation.summary import summarise, without_nan
 from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
+from vilta.report.comparison_tables import share_shown
 from vilta.report.comparison_text import comparison_markdown, comparison_section
 from vilta.tasks.fine_grained import Scored, fine_grained_metrics
 
@@ -106,7 +107,30 @@ def test_times_are_shares_of_the_baselines():
 
 def test_the_first_evaluation_is_no_extrapolation():
     quick = records(meter=[run("meter", 0, [10, 20])], vilta=[run("vilta", 0, [50, 60])], albef=[])
-    assert faster(quick, CONFIG)[MEASURE]["vilta"]["samples"]["by_seed"] == {0: 0.5}
+    found = faster(quick, CONFIG)[MEASURE]["vilta"]["samples"]
+    assert (found["by_seed"], found["at_first"]) == ({0: 0.5}, 1)
+    assert faster(example(), CONFIG)[MEASURE]["vilta"]["samples"]["at_first"] == 0
+
+
+@pytest.mark.parametrize(
+    "shares, at_first, shown",
+    [
+        ({0: 0.5}, 0, "0.50 [one seed]"),
+        ({0: 0.25, 1: 2.0}, 0, "0.25, 2.00"),
+        ({0: 0.25, 1: 0.5}, 2, "at most 0.25, 0.50"),
+        ({0: 0.25, 1: None, 2: 3.0}, 1, "at most 0.25, never, 3.00"),
+        ({0: None, 1: None}, 0, "never"),
+        ({0: 0.5, 1: 0.5, 2: 0.5}, 0, "0.50 (0.50 to 0.50)"),
+    ],
+)
+def test_a_share_of_few_seeds_is_shown_seed_by_seed(shares, at_first, shown):
+    there = [share for share in shares.values() if share is not None]
+    limit = 0.5 if len(shares) > 2 else math.nan
+    found = {
+        "mean": 0.5, "low": limit, "high": limit, "by_seed": shares,
+        "reached": len(there), "seeds": len(shares), "at_first": at_first,
+    }  # fmt: skip
+    assert share_shown(found) == shown
 
 
 def test_at_equal_cost_each_curve_is_read_off_where_the_cheapest_run_ends():

@@ -97,7 +97,7 @@ def _faster(summary: dict[str, Any]) -> Section | None:
     rows = []
     for measure, arms in summary["faster"].items():
         for arm, units in arms.items():
-            shown = [_share_shown(units[unit]) for unit in UNITS]
+            shown = [share_shown(units[unit]) for unit in UNITS]
             reached = f"{units['samples']['reached']} of {units['samples']['seeds']}"
             rows.append((measure_name(measure), arm, *shown, reached))
     base = summary["about"]["baseline"]
@@ -109,7 +109,8 @@ def _faster(summary: dict[str, Any]) -> Section | None:
     ]
     text = (
         f"What an arm needs to reach the final score of {base}, as a share of what {base} needs: "
-        "below 1 is faster. `never` means that no seed got there within the budget."
+        "below 1 is faster. `never` means that no seed got there within the budget, `at most` that "
+        "a seed was there at its first evaluation; of two seeds each is given."
     )
     tables = [
         (f"Time to the final score of {base}", Table(head, rows)),
@@ -157,15 +158,19 @@ def _tuning(summary: dict[str, Any]) -> Section | None:
     return Section("What was tuned", text, [("", Table(("settings", *arms), rows))])
 
 
-def _share_shown(found: dict[str, Any]) -> str:
+def share_shown(found: dict[str, Any]) -> str:
+    """Return what a score took as text, from an entry of ``vilta.ablation.budgets.faster``."""
     if not found["reached"]:
         return "never"
-    if found["reached"] < found["seeds"]:
+    most = "at most " if found.get("at_first") else ""
+    # Student's interval of two logarithms says nothing: it reaches from 0 to thousands.
+    if found["reached"] < found["seeds"] or found["seeds"] == 2:
         each = [number(v, 2) if v is not None else "never" for v in found["by_seed"].values()]
-        return ", ".join(each)
+        return most + ", ".join(each)
     if not is_number(found["low"]):
-        return f"{number(found['mean'], 2)} [one seed]"
-    return f"{number(found['mean'], 2)} ({number(found['low'], 2)} to {number(found['high'], 2)})"
+        return f"{most}{number(found['mean'], 2)} [one seed]"
+    low, high = number(found["low"], 2), number(found["high"], 2)
+    return f"{most}{number(found['mean'], 2)} ({low} to {high})"
 
 
 def _kinds(summary: dict[str, Any]) -> Section | None:
