@@ -26,8 +26,9 @@ from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
 from vilta.screen import notes
 from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.names import TASKS
 from vilta.tasks.pretraining import PretrainingTask
-from vilta.tasks.registry import TASKS, load_finetune_config
+from vilta.tasks.registry import load_finetune_config
 from vilta.training.folder import CONFIG, MODEL, model_folder
 
 PRETRAINING = "pretraining"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vilta.config import ablate, apps, finetune, pretrain, pretrain_text, tools
+from vilta.tasks.names import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,15 @@ class Verb:
     def check_places(self, bound: Sequence[str | list[str]]) -> None:
         """Raise ``ValueError`` in one line for a folder or file that is named and not there.
 
-        Done before the command's module is imported, which takes seconds where it needs torch.
+        Done before the command's module is imported, which takes seconds where it needs torch. A
+        task in the place of a run is left to the module, which knows what was meant.
         """
         for name, value in zip(self.positional.split(), bound, strict=True):
-            if name in FOLDERS and isinstance(value, str) and not os.path.isdir(value):
+            if not isinstance(value, str):
+                continue
+            if name in FOLDERS and value not in TASKS and not os.path.isdir(value):
                 raise ValueError(f"no such folder: {value}{_near(value, os.path.isdir)}")
-            if name in FILES and isinstance(value, str) and not os.path.exists(value):
+            if name in FILES and not os.path.exists(value):
                 hint = _near(value, os.path.isfile)
                 raise ValueError(f"{value}: No such file or directory{hint}")
 

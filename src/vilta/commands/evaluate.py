@@ -40,8 +40,9 @@ from vilta.report.model_card import update_card
 from vilta.screen import changing_progress, command, notes, results, say_next, watched
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_of
+from vilta.tasks.names import TASKS
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
-from vilta.tasks.registry import TASKS, find_task
+from vilta.tasks.registry import find_task
 from vilta.training.folder import MODEL, replace_text
 from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
 

@@ -10,17 +10,8 @@ from vilta.config.finetune import FinetuneConfig
 from vilta.config.yaml_file import from_dict, read_mapping
 from vilta.plugin import import_class
 from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.names import TASKS
 
-TASKS = {
-    "retrieval": "vilta.tasks.retrieval:ImageTextRetrieval",
-    "vqa": "vilta.tasks.vqa:VisualQuestionAnswering",
-    "nlvr2": "vilta.tasks.nlvr2:VisualReasoning",
-    "snli-ve": "vilta.tasks.snli_ve:VisualEntailment",
-    "fine-grained": "vilta.tasks.fine_grained:FineGrainedMatching",
-    "masked-words": "vilta.tasks.masked_words:MaskedWords",
-    "classification": "vilta.tasks.classification:Classification",
-}
-"""Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
 OLD_SETTINGS = frozenset(
     ("min_answers", "premise", "top_k", "full", "folds", "paraphrases", "edit_kinds", "hardness")
 )
