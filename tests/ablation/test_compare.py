@@ -232,6 +232,7 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     assert comparison_markdown(kept) == text
     lines = comparison_section(kept, "Methods compared: x", "x.md")
     assert lines[0] == "## Methods compared: x" and lines[3].startswith("- meter > vilta")
+    assert "### Noisy captions" in lines and "### For the same cost" not in lines
     page = comparison_page(summary, {})
     assert page.count("<h2>") == text.count("\n## ") + 3  # curves, disagreements, setup
     assert "<mark>blue</mark>" in page

@@ -49,7 +49,7 @@ def _planned(summary: dict[str, Any]) -> Section:
         level = f"{100 * summary['planned'][0]['level']:.1f} % interval"
         head = ("planned before training", "what came out", f"difference ({level})", "seeds")
         tables.append(("", Table(head, rows)))
-    return Section("Planned comparisons", multiplicity(summary), tables)
+    return Section("Planned comparisons", multiplicity(summary), tables, main=True)
 
 
 def _arm_by_arm(summary: dict[str, Any]) -> Section:
@@ -61,7 +61,7 @@ def _arm_by_arm(summary: dict[str, Any]) -> Section:
         "Each arm against the baseline, and against its own variants."
     )
     head = ("arm", "against", *(KINDS[kind] for kind in shown))
-    return Section("Arm by arm", text, [("", Table(head, rows))])
+    return Section("Arm by arm", text, [("", Table(head, rows))], main=True)
 
 
 def _final(summary: dict[str, Any]) -> Section:
@@ -71,7 +71,8 @@ def _final(summary: dict[str, Any]) -> Section:
         "Mean over the finished runs, in percent, and below it the difference to "
         f"{summary['about']['baseline']} with its 95 % interval."
     )
-    return Section("At the end of training", text, [("", Table(head_of(summary, "measure"), rows))])
+    tables = [("", Table(head_of(summary, "measure"), rows))]
+    return Section("At the end of training", text, tables, main=True)
 
 
 def _arm_rows(
@@ -116,7 +117,7 @@ def _faster(summary: dict[str, Any]) -> Section | None:
         (f"Time to the final score of {base}", Table(head, rows)),
         (f"Mean height of the curve, minus {base}", Table(("measure", *others), areas)),
     ]
-    return Section("Faster?", text, tables)
+    return Section("Faster?", text, tables, main=True)
 
 
 def _equal_cost(summary: dict[str, Any]) -> Section | None:
@@ -214,7 +215,8 @@ def _noise(summary: dict[str, Any]) -> Section | None:
         f"Points that an arm loses when {summary['noise_share']:.0%} of the training images get "
         "the captions of another one; 95 % interval over seeds."
     )
-    return Section("Noisy captions", text, [("", Table(head_of(summary, "measure"), rows))])
+    tables = [("", Table(head_of(summary, "measure"), rows))]
+    return Section("Noisy captions", text, tables, main=True)
 
 
 def _cost(summary: dict[str, Any]) -> Section:

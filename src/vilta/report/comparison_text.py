@@ -30,7 +30,7 @@ def comparison_section(summary: dict[str, Any], title: str, place: str) -> list[
     about = summary["about"]
     lines = [f"## {title}", "", *(f"- {text}" for text in verdict(summary)), ""]
     lines += [f"{' '.join(setup(summary))} The whole report: `{place}`.", ""]
-    for section in sections(summary)[:4]:
+    for section in filter(lambda part: part.main, sections(summary)):
         lines += [f"### {section.title}", "", section.text, ""]
         for name, table in section.tables:
             lines += [f"#### {name}", ""] if name else []

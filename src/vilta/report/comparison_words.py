@@ -34,6 +34,8 @@ class Section(NamedTuple):
     title: str
     text: str
     tables: list[tuple[str, Table]]
+    main: bool = False
+    """Whether a page that only sums the report up shows it too."""
 
 
 def measure_name(measure: str) -> str:
