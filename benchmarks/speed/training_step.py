@@ -178,9 +178,9 @@ def summary(name: dict[str, Any], rounds: list[dict[str, Any]], batch: int) -> d
     best = max(r["ceiling"] for r in rounds)
     return name | {
         "batch": batch,
-        "pairs_per_s": round(per_second, 2),
-        "slowest_round": round(min(rates), 2),
-        "fastest_round": round(max(rates), 2),
+        "pairs_per_s": round(per_second, 4),
+        "slowest_round": round(min(rates), 4),
+        "fastest_round": round(max(rates), 4),
         "GFLOP_per_pair": round(flops / 1e9, 2),
         "ceiling_GFLOP_per_s": round(best / 1e9),
         "MFU": round(flops * per_second / best, 3),
