@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vilta.config import ablate, apps, finetune, pretrain, pretrain_text, tools
-from vilta.tasks.names import TASKS
+from vilta.tasks.names import is_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Verb:
         for name, value in zip(self.positional.split(), bound, strict=True):
             if not isinstance(value, str):
                 continue
-            if name in FOLDERS and value not in TASKS and not os.path.isdir(value):
+            if name in FOLDERS and not is_task(value) and not os.path.isdir(value):
                 raise ValueError(f"no such folder: {value}{_near(value, os.path.isdir)}")
             if name in FILES and not os.path.exists(value):
                 hint = _near(value, os.path.isfile)

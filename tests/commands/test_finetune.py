@@ -317,6 +317,8 @@ def test_the_old_spelling_of_evaluate_tells_the_new_one(learnt, capsys):
         said = refused(capsys, run, ["evaluate", *old, "--data", "x.csv"])
         run_folder = out if len(old) > 1 else "RUN"
         assert f"use: vilta evaluate {run_folder} --task vqa --data x.csv" in said
+    said = refused(capsys, run, ["evaluate", "mine.tasks:Mine", "--data", "x.csv"])
+    assert "use: vilta evaluate RUN --task mine.tasks:Mine --data x.csv" in said
 
 
 def test_items_are_predicted_once_for_figures_and_submission(learnt, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ from vilta.report.model_card import update_card
 from vilta.screen import changing_progress, command, notes, results, say_next, watched
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_of
-from vilta.tasks.names import TASKS
+from vilta.tasks.names import is_task
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.tasks.registry import find_task
 from vilta.training.folder import MODEL, replace_text
@@ -63,8 +63,7 @@ def run(run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
 
 def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
     """Raise an error that shows the current syntax for a call in the old one."""
-    is_task = run_folder in TASKS or ":" in run_folder
-    if config.start or (is_task and not Path(run_folder).exists()):
+    if config.start or (is_task(run_folder) and not Path(run_folder).exists()):
         start = config.start or "RUN"
         now = ["evaluate", start, "--task", run_folder, "--data", config.data or "DATA"]
         raise ValueError(f"the run comes first; use: {command(*now)}")

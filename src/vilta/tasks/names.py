@@ -12,3 +12,8 @@ TASKS = {
     "classification": "vilta.tasks.classification:Classification",
 }
 """Name on the command line -> module and class. `module:Class` names a task from elsewhere."""
+
+
+def is_task(name: str) -> bool:
+    """Whether this is the name of a task, here or elsewhere (``module:Class``)."""
+    return name in TASKS or ":" in name
