@@ -85,7 +85,7 @@ def test_a_short_form_leaves_the_figures_of_the_long_one_alone(tmp_path, monkeyp
         ({"files": 2}, soak.SHORT_EVERY_STEPS["evaluate_every"], ["files"]),
         ({"threads": 1}, soak.SHORT_EVERY_STEPS["evaluate_every"], ["threads"]),
         ({"mb": 0.2}, 1, []),
-        ({"mb": 0.3}, 1, ["mb"]),
+        ({"mb": 0.3}, 1, ["lasting_mb"]),
     ],
 )
 def test_the_short_soak_sees_what_a_step_an_evaluation_or_a_checkpoint_leaves_behind(
@@ -96,6 +96,9 @@ def test_the_short_soak_sees_what_a_step_an_evaluation_or_a_checkpoint_leaves_be
         | {"step": step}
         for step in range(1, soak.SHORT_STEPS + 1)
     ]
+    for s in samples:  # the first process, a loader, and others that live for three steps
+        passing = {3 + s["step"] // 3: 200.0} if s["step"] % 2 else {}
+        s["process_mb"] = {1: s.pop("mb"), 2: 150.0, **passing}
     _, found = soak.judged_short(samples)
     assert [line.split()[0] for line in found] == broken
 
