@@ -151,6 +151,23 @@ def test_steps_as_a_flag_win_over_epochs_of_a_config(recipe, tmp_path, flags, ep
     assert recipe.calls[0][0].epochs == epochs
 
 
+@pytest.mark.parametrize(
+    ("content", "epochs"),
+    [
+        ("optimization: {steps: 5}\n", 0),
+        ("optimization: {steps: 5}\nepochs: 2\n", 2),
+        ("optimization: {lr: 1e-3}\n", 10),
+    ],
+)
+def test_steps_of_a_finetuning_config_are_not_lost_to_the_default_epochs(
+    recipe, tmp_path, content, epochs
+):
+    path = tmp_path / "config.yaml"
+    path.write_text("task: vqa\n" + content)
+    cli.run(["finetune", str(path), "--from", "x"])
+    assert recipe.calls[0][-1].epochs == epochs
+
+
 def test_help_and_version_are_verbs_too(monkeypatch, capsys):
     cli.run(["help"])
     assert "usage: vilta COMMAND" in capsys.readouterr().out

@@ -52,8 +52,8 @@ class FinetuneConfig:
     scratch: bool = False
     """Start from random weights of the same architecture, to measure what pre-training gained."""
     epochs: NotNegative = 10.0
-    """Passes over the training items (10: METER); with 0, or where --optimization.steps is given,
-    steps count."""
+    """Passes over the training items (10: METER); with 0, or where optimization.steps alone is
+    given, steps count."""
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     settings: TaskSettings = field(default_factory=TaskSettings)
     """Settings of this task alone; `vilta finetune TASK --help` lists them."""

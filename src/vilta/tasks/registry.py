@@ -45,7 +45,8 @@ def default_config(positional: str) -> FinetuneConfig:
 def load_finetune_config(path: str | Path) -> FinetuneConfig:
     """Read a YAML file of `vilta finetune`; its ``settings`` are those of its ``task``.
 
-    Raises ``ValueError`` naming the file and what is wrong in it.
+    A file that says ``optimization.steps`` and no ``epochs`` means those steps. Raises
+    ``ValueError`` naming the file and what is wrong in it.
     """
     content, base = read_mapping(path), FinetuneConfig()
     if isinstance(name := content.get("task"), str) and name:
@@ -55,4 +56,7 @@ def load_finetune_config(path: str | Path) -> FinetuneConfig:
         content["settings"] = {
             key: value for key, value in settings.items() if key in known or key not in OLD_SETTINGS
         }
+    steps = content.get("optimization")
+    if isinstance(steps, dict) and "steps" in steps:
+        content.setdefault("epochs", 0.0)
     return from_dict(content, base, path)
