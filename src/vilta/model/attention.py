@@ -133,6 +133,4 @@ def recorded_attention(modules: Iterable[Attention]) -> Iterator[list[Float[Tens
 
 def feed_forward(width: int) -> nn.Sequential:
     """Two linear layers, four times as wide in between, with GELU."""
-    return nn.Sequential(
-        nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-    )
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))

@@ -80,7 +80,7 @@ class ConvViTModel(PreTrainedModel):
                 if stem
                 else nn.Conv2d(channels, width, patch, stride=patch)
             )
-            stem += [convolution, nn.BatchNorm2d(width), nn.GELU(approximate="tanh")]
+            stem += [convolution, nn.BatchNorm2d(width), nn.GELU()]
             channels = width
         self.stem = nn.Sequential(*stem, nn.Conv2d(channels, config.hidden_size, 1))
         self.layers = nn.ModuleList(
