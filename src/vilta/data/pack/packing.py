@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from itertools import islice
@@ -42,6 +42,7 @@ from vilta.data.sources import (
 )
 from vilta.decoding import decode_image
 from vilta.locking import only_writer
+from vilta.screen import Tell
 
 log = logging.getLogger("vilta.data")
 
@@ -52,11 +53,8 @@ JPEG_QUALITY = 90
 IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
 
-Progress = Callable[[int, int | None], None]
-"""Called with the number of items done so far, and the total if it is known."""
 
-
-def pack(source: str, config: PackConfig, progress: Progress | None = None) -> dict[str, Any]:
+def pack(source: str, config: PackConfig, progress: Tell | None = None) -> dict[str, Any]:
     """Write the pairs of ``source`` to the folder ``config.out`` and return the manifest.
 
     Every image is decoded once; one that cannot be is skipped and named in the manifest, or stops
@@ -85,7 +83,7 @@ def pack(source: str, config: PackConfig, progress: Progress | None = None) -> d
 
 
 def _packed(
-    source: str, reader: Reader, out: Path, config: PackConfig, progress: Progress | None
+    source: str, reader: Reader, out: Path, config: PackConfig, progress: Tell | None
 ) -> dict[str, Any]:
     """Do the packing, beside ``out``, and move it there."""
     folder = out.parent / f".{out.name}.partial"
@@ -147,7 +145,7 @@ def _counted(
     found: Iterator[tuple[int, PairRow | Skipped]],
     before: int,
     total: int | None,
-    progress: Progress,
+    progress: Tell,
 ) -> Iterator[tuple[int, PairRow | Skipped]]:
     """Tell ``progress`` of each row and each skipped one, after the ``before`` of a call before.
 
