@@ -22,6 +22,7 @@ from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_tables import share_shown
 from vilta.report.comparison_text import comparison_markdown, comparison_section
+from vilta.report.comparison_words import measure_name
 from vilta.tasks.fine_grained import Scored, fine_grained_metrics
 
 CONFIG = AblateConfig(
@@ -275,3 +276,16 @@ def test_the_report_says_what_was_tuned_and_how():
     assert "Learning rates [0.001, 0.002]" in text
     assert "2 runs of 200 samples from seed 1000" in text and "(meter lr=2e-3; vilta" in text
     assert "| lr=1e-3 | 30.0 | 50.0 (chosen) |\n| lr=2e-3 | 31.0 (chosen) | 9.0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [
+        ("tasks/benchmarks/methods/vqa.yaml/accuracy", "fine-tuned, vqa: accuracy"),
+        ("tasks/scenes/retrieval/mean_recall", "fine-tuned, retrieval: mean recall"),
+        ("tasks/words.yml/gain/top1", "fine-tuned, words: gain/top1"),
+        ("edits/accuracy", "caption above its edit"),
+    ],
+)
+def test_measures_are_called_as_people_say(measure, name):
+    assert measure_name(measure) == name

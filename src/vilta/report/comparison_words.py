@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vilta.report.html import Table
@@ -25,6 +27,7 @@ NAMES = {
     "synonyms/wrong": "probability of wrong words of the kind",
 }
 MAIN = (*NAMES,)
+_TUNED = re.compile(r"tasks/(?P<task>.+\.ya?ml|.+)/(?P<metric>.+)")
 UNITS = {"samples": "samples", "seconds": "seconds", "flops": "FLOPs"}
 
 
@@ -43,6 +46,8 @@ def measure_name(measure: str) -> str:
     if measure.startswith("edits/kind/"):
         kind = measure.removeprefix("edits/kind/").replace("_", " ")
         return "mean of the kinds" if kind == "macro" else kind
+    if tuned := _TUNED.fullmatch(measure):
+        return f"fine-tuned, {Path(tuned['task']).stem}: {tuned['metric'].replace('_', ' ')}"
     return NAMES.get(measure, measure.replace("_", " "))
 
 
