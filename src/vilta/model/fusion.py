@@ -178,13 +178,12 @@ class Layer(nn.Module):
 
 
 class PostNormLayer(Layer):
-    """The same with norms last and exact GELU, as in BERT and METER."""
+    """The same with norms last, as in BERT and METER."""
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__(config)
         for norm in (self.self_norm, self.cross_norm, self.mlp_norm):
             norm.eps = 1e-12  # BERT's
-        self.mlp[1] = nn.GELU()
 
     def read_self(
         self, x: Float[Tensor, "R S D"], mask: Bool[Tensor, "R 1 1 S"] | None, queries: int | None
