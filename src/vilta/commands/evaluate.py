@@ -39,7 +39,7 @@ from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
 from vilta.screen import changing_progress, command, notes, results, say_next, watched
 from vilta.tasks.finetuning import FinetuningTask
-from vilta.tasks.held_out import role_of
+from vilta.tasks.held_out import role_in_pretraining, role_of
 from vilta.tasks.names import is_task
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.tasks.registry import find_task
@@ -85,7 +85,10 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         workers=config.workers,
     )
     dtype, reason = choose_dtype(config.precision, device, task.model)
-    notes.print(f"evaluating {run_folder}/model on {len(dataset):,} images, {device} in {reason}")
+    role = role_in_pretraining(PairItems(dataset.table, config.data), trained.data)
+    notes.print(
+        f"evaluating {run_folder}/model on {len(dataset):,} images ({role}), {device} in {reason}"
+    )
     say_missing_teacher(teacher)
     if config.calibrate:
         place = Path(run_folder) / MODEL
@@ -113,6 +116,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
+        "role": role,
         "blank_images": dataset.blanks,
         "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
         "precision": reason,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vilta.config.finetune import FinetuneConfig
+from vilta.config.pretrain import DataConfig
 from vilta.config.tools import EvaluateConfig
-from vilta.data.examples import Examples, PairItems, shared_images
+from vilta.data.examples import Examples, PairItems, read_pairs, shared_images
+from vilta.data.sources.base import MANIFEST
 from vilta.tasks.registry import find_task
 
 CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
 """The role of data that hold images of the validation set, all or some."""
+TRAINED = "trained on these images; not a test figure"
+"""The role of data that hold images of the training set, where that is accepted."""
 UNCOMPARED = "test, as far as can be told: the training data cannot be read"
 """The role where images in both could not be looked for."""
 
@@ -51,5 +57,19 @@ def role_of(
             "choose data that it has not seen, or pass --accept-trained"
         )
     if shared:
-        return "trained on these images"
+        return TRAINED
     return CHOSEN if chosen is not None and shared_images(chosen, items) else "test"
+
+
+def role_in_pretraining(items: PairItems, trained: DataConfig) -> str:
+    """Say what pairs are to a pre-training run, which may be measured on any: it refuses none.
+
+    Training images are looked at where they are packed, and so at hand in a moment.
+    """
+    roles = {trained.train: TRAINED, trained.val: CHOSEN}
+    if items.name in roles:
+        return roles[items.name]
+    if not (Path(trained.train) / MANIFEST).is_file():
+        return "test, as far as can be told: only packed training data are looked through"
+    shared = shared_images(read_pairs(trained.train, ""), items)
+    return f"{len(shared):,} of these were trained on; not a test figure" if shared else "test"
