@@ -142,6 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", choices=("scenes", "photos"))
     parser.add_argument("run", help="a run or a released model")
+    parser.add_argument("--about", default="one run", help="the run, in words")
+    parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/tasks")
     parser.add_argument("--edits", type=Path, help="of photos")
     parser.add_argument("--images", help="packed pairs with the photos")
     parser.add_argument("--choose", type=int, default=600, help="captions that set the threshold")
@@ -154,22 +156,22 @@ def main() -> None:
         size = matcher.image_size
         first, second = scenes(CHOOSE, given.choose, size), scenes(MEASURE, given.measure, size)
         about = f"{given.choose} captions of scenes of seed {CHOOSE}; measured on seed {MEASURE}"
-        command = "runs/demo"
+        command = given.run
     else:
         first, second = (
             photos(given.edits, given.images, part, count)
             for part, count in ((False, given.choose), (True, given.measure))
         )
         about = f"{given.choose} captions of every second photo of val; measured on the others"
-        command = "runs/flickr8k/run-0 --edits runs/flickr8k/word-edits.csv"
+        command = f"{given.run} --edits runs/flickr8k/word-edits.csv"
         command += " --images runs/flickr8k/val"
     suspicions = [checks.true.highest_suspicion for checks in check(matcher, first, False)]
     matcher.model.config.suspicion_threshold = flag_threshold(suspicions)
     found = measures(check(matcher, second, True))
     edits = len(found["all edits: wrong word flagged"][0])
     result: dict[str, Any] = {
-        "title": f"Proofreading: one-word edits of {given.data}",
-        "note": f"{edits:,} edits of {given.measure:,} captions, one run. The threshold "
+        "title": f"Proofreading: one-word edits of {given.data}, {given.about}",
+        "note": f"{edits:,} edits of {given.measure:,} captions, {given.about}. The threshold "
         f"({matcher.model.config.suspicion_threshold:.2f}) was set on {about}.\nIntervals by "
         "bootstrap over pictures.",
         "source": "scenes" if given.data == "scenes" else "flickr8k",
@@ -190,7 +192,7 @@ def main() -> None:
     }
     if given.data == "scenes":
         result["note"] += f"\n{aims_told(result['intervals'])}."
-    path = RESULTS / f"{result['source']}-proofread.json"
+    path = given.out or RESULTS / f"{result['source']}-proofread.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     for name, value in result["intervals"].items():
         print(f"{name:60} {value['mean']:6.1f} ({value['low']:.1f} to {value['high']:.1f})")
