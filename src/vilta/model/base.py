@@ -80,6 +80,7 @@ class ViltaModel(ViltaPreTrainedModel):
         if not pixel_values.is_floating_point():
             mean, std = self.pixel_mean[:, None, None], self.pixel_std[:, None, None]
             pixel_values = pixel_values.to(mean.dtype).sub_(mean).div_(std)
+        # The order that convolutions compute in: a ResNet is up to 1.5 times as fast.
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         return self.image_norm(self._encode(encoders.image_states, self.vision, pixel_values))
 
