@@ -56,7 +56,7 @@ def load_finetune_config(path: str | Path) -> FinetuneConfig:
         content["settings"] = {
             key: value for key, value in settings.items() if key in known or key not in OLD_SETTINGS
         }
-    steps = content.get("optimization")
-    if isinstance(steps, dict) and "steps" in steps:
+    optimization = content.get("optimization")
+    if isinstance(optimization, dict) and "steps" in optimization:
         content.setdefault("epochs", 0.0)
     return from_dict(content, base, path)
