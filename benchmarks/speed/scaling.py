@@ -34,8 +34,6 @@ MACHINE = 8
 WORKERS, MIXED, BATCH = 6, 4, 128
 NVLINK, NETWORK = 300e9, 40e9
 """Bytes a second that a GPU sends in a ring, inside a machine and between machines: assumptions."""
-PEAK, UTILISATION = 989e12, 0.35
-"""bf16 FLOP/s of an H100 by its data sheet, and the share that a step reaches: an assumption."""
 GPUS = (8, 64)
 
 
@@ -142,21 +140,26 @@ def rows(columns: dict[str, dict[str, str]]) -> list[str]:
     ]
 
 
-def measured_rate(fusion: str) -> tuple[float, str] | None:
-    """Return pairs a second of one GPU at base, and where from; None if nobody measured it."""
-    path = RESULTS / "training_step_gpu.json"
-    if not path.is_file():
-        return None
-    result = json.loads(path.read_text())
-    found = [
-        row
-        for row in result["rows"]
-        if row["row"] == f"vilta `vilta`, {fusion}" and row["size"] == "base"
-    ]
-    if not found:
-        return None
-    best = max(found, key=lambda row: row["pairs_per_s"])
-    return best["pairs_per_s"], f"{best['pairs_per_s']:,.0f} on one {result['machine']}, measured"
+def rate_of_one_gpu(fusion: str, flops: float) -> tuple[float, str]:
+    """Return pairs a second of one GPU with ViLTA's whole step at base, and where from.
+
+    ``flops`` are those of a pair. A fusion that was not measured is taken to use as much of the GPU
+    as the one that was.
+    """
+    result = json.loads((RESULTS / "training_step_gpu.json").read_text())
+    rows = [row for row in result["rows"] if row["row"].startswith("vilta `vilta`, ")]
+    for row in rows:
+        if row["row"].endswith(fusion):
+            rate = row["pairs_per_s"]
+            return rate, (
+                f"{rate:,.0f} ({row['slowest_round']:,.0f} to {row['fastest_round']:,.0f}) on one "
+                f"{result['machine']} with {row['batch']} pairs a step, measured"
+            )
+    used = rows[0]["MFU"] * rows[0]["ceiling_GFLOP_per_s"] * 1e9
+    return used / flops, (
+        f"{used / flops:,.0f}, assumed: as many FLOP/s, {used / 1e12:.0f} TFLOP/s, as "
+        f"{rows[0]['row'].rpartition(' ')[2]} was measured at"
+    )
 
 
 def main() -> None:
@@ -166,11 +169,7 @@ def main() -> None:
     lines = (Path(__file__).with_name("scaling_head.md")).read_text().splitlines()
     for fusion in ("cross-attention", "co-attention"):
         model = base_model(fusion)
-        assumed = UTILISATION * PEAK / model.flops
-        rate, source = measured_rate(fusion) or (
-            assumed,
-            f"{assumed:,.0f}, assumed: {UTILISATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s",
-        )
+        rate, source = rate_of_one_gpu(fusion, model.flops)
         lines += [
             "",
             f"## {fusion}",
