@@ -8,8 +8,9 @@ import pytest
 from small_run import noise
 
 from vilta import Matcher
+from vilta.apps.image_input import pixels_of
 from vilta.apps.photo_index import PhotoIndex, cosines
-from vilta.apps.photo_search import PhotoSearch, Query
+from vilta.apps.photo_search import PhotoSearch, Query, index_place
 from vilta.apps.released import hash_of_weights
 
 
@@ -127,6 +128,57 @@ def test_another_model_means_another_index(search, matcher, photo_folder, tmp_pa
     assert not same.replaced and len(same.photos()) == 6
     other = PhotoIndex(photo_folder, tmp_path / "index", "another", 16)
     assert other.replaced and other.photos() == [] and other.vectors().shape == (0, 16)
+
+
+def colours(pixels):
+    return pixels.float().mean(dim=(2, 3)).numpy()
+
+
+def test_two_processes_at_once_fill_one_index(photo_folder, tmp_path):
+    """While one embeds its first batch, the other stores it all, and a photo that is new."""
+
+    def open_index():
+        return PhotoIndex(photo_folder, tmp_path / "index", "model", 3)
+
+    first, second = open_index(), open_index()
+
+    def late(pixels):
+        noise(99).save(photo_folder / "a new one.png")
+        second.update(colours, 16)
+        return colours(pixels)
+
+    first.update(late, 16)
+    for index in (first, second):
+        photos, vectors = index.photos(), index.vectors()
+        assert len(photos) == len(vectors) == 7
+        for photo in photos:
+            wanted = colours(pixels_of([photo.path], 16))[0]
+            np.testing.assert_allclose(vectors[photo.row], wanted, rtol=1e-3)
+
+
+def test_a_model_never_writes_into_the_index_of_another(photo_folder, tmp_path):
+    ours = PhotoIndex(photo_folder, tmp_path / "index", "ours", 3)
+    ours.update(colours, 16)
+    mapped = ours.vectors()
+    other = PhotoIndex(photo_folder, tmp_path / "index", "other", 3)
+    assert mapped.sum() > 0  # a file that shrinks would end the process here
+    noise(99).save(photo_folder / "a new one.png")
+    for use in (lambda: ours.update(colours, 16), ours.vectors):
+        with pytest.raises(ValueError, match="was replaced, for another model or folder"):
+            use()
+    assert other.photos() == []
+
+
+def test_each_model_has_its_own_default_index(photo_folder):
+    assert index_place(photo_folder, "a") == index_place(photo_folder, "a")
+    assert index_place(photo_folder, "a") != index_place(photo_folder, "b")
+
+
+def test_an_index_that_cannot_be_written_is_an_error_in_one_line(photo_folder, tmp_path):
+    index = PhotoIndex(photo_folder, tmp_path / "index", "model", 3)
+    index._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(ValueError, match=r"index cannot be used: [^\n]+$"):
+        index.update(colours, 16)
 
 
 def test_a_weight_more_or_less_is_another_model(tiny_run):

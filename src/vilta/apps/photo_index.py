@@ -3,7 +3,8 @@
 It consists of two files: ``photos.sqlite`` records the content hash of each file and the row of its
 embedding; ``vectors.f16`` holds the rows in float16 and is mapped into memory. Rows are flushed
 before SQLite's transaction names them, so an update that was killed anywhere loses at most one
-batch. Copies are embedded once, and moved files are not embedded again.
+batch. Copies are embedded once, and moved files are not embedded again. Several processes may
+update one index at the same time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -83,30 +85,37 @@ class PhotoIndex:
     def __init__(self, folder: Path, place: Path, model: str, width: int) -> None:
         if not folder.is_dir():
             raise ValueError(f"no such folder: {folder}")
-        self.folder, self.width = folder, width
+        self.folder, self.width, self._place = folder, width, place
         self._vectors_path = place / "vectors.f16"
-        about = {
+        self._about = about = {
             "layout": LAYOUT,
             "model": model,
             "folder": str(folder.resolve()),
             "width": str(width),
         }
-        try:
+        with _errors_told(place):
             place.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(place / "photos.sqlite", timeout=30, check_same_thread=False)
             self._db.executescript(_TABLES)
-            known = dict(self._db.execute("SELECT name, value FROM about"))
-            self.replaced = bool(known) and known != about
-            if known != about:
-                with self._db:
-                    for table in ("about", "files", "vectors"):
-                        self._db.execute(f"DELETE FROM {table}")
-                    self._db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
-                self._vectors_path.write_bytes(b"")
+            self.replaced = self._recorded() != about and self._begin_anew()
+            # Not truncated: another process may have it mapped into its memory.
             self._vectors_path.touch()
-        except (OSError, sqlite3.Error) as error:
-            reason = " ".join(str(error).split())  # it may quote what the file holds
-            raise ValueError(f"the index in {place} cannot be used: {reason}") from None
+
+    def _recorded(self) -> dict[str, str]:
+        """Return whose index this is, as it is recorded in it."""
+        return dict(self._db.execute("SELECT name, value FROM about"))
+
+    def _begin_anew(self) -> bool:
+        """Make the index ours; return whether there was another one."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            known = self._recorded()
+            if known == self._about:  # another process has just made the same
+                return False
+            for table in ("about", "files", "vectors"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._db.executemany("INSERT INTO about VALUES (?, ?)", self._about.items())
+        return bool(known)
 
     def close(self) -> None:
         """Close the files."""
@@ -116,8 +125,13 @@ class PhotoIndex:
         """Find new, changed and deleted photos, and embed the new ones.
 
         A file that only lacked an extra is tried again: it may be installed by now.
-        It may be interrupted at any time; the next update continues.
+        It may be interrupted at any time; the next update continues. Raises ``ValueError`` if the
+        index cannot be written, or another model has replaced it.
         """
+        with _errors_told(self._place):
+            return self._update(embed, image_size, progress)
+
+    def _update(self, embed: Embed, image_size: int, progress: Progress | None) -> Update:
         known = {
             path: (size, modified)
             for path, size, modified in self._db.execute(
@@ -157,12 +171,30 @@ class PhotoIndex:
         return [(self.folder / os.fsdecode(path), reason) for path, reason in rows]
 
     def vectors(self) -> Float16[np.ndarray, "N W"]:
-        """Return all rows, mapped into memory; ``Photo.row`` is an index into them."""
+        """Return all rows, mapped into memory; ``Photo.row`` is an index into them.
+
+        Raises ``ValueError`` if another model has replaced the index since.
+        """
+        self._require_own()
         rows = self._rows()
         if rows == 0:
             return np.empty((0, self.width), np.float16)
         shape = (rows, self.width)
         return np.memmap(self._vectors_path, dtype=np.float16, mode="r", shape=shape)
+
+    def _stored(self, digests: Iterable[str]) -> list[str]:
+        """Return those of the digests whose embedding is in the index."""
+        asked = tuple(digests)
+        query = f"SELECT digest FROM vectors WHERE digest IN ({','.join('?' * len(asked))})"
+        return [digest for (digest,) in self._db.execute(query, asked)]
+
+    def _require_own(self) -> None:
+        """Refuse to go on with an index that another process has made anew for another model."""
+        if self._recorded() != self._about:
+            raise ValueError(
+                f"the index in {self._place} was replaced, for another model or folder; "
+                "give each a place of its own with --index"
+            )
 
     def _rows(self) -> int:
         return self._db.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM vectors").fetchone()[0]
@@ -201,31 +233,47 @@ class PhotoIndex:
                 pool.shutdown(cancel_futures=True)
 
     def _store(self, works: Sequence[_Work], embed: Embed) -> None:
-        """Embed a batch, write its rows to the disk, and only then name them in the database."""
+        """Embed a batch, write its rows to the disk, and only then name them in the database.
+
+        Another process may store the same photos at the same time: which rows are free is looked at
+        where nobody else can write.
+        """
         if not works:
             return
-        new = {work.digest: work.pixels for work in works if work.pixels is not None}
-        marks = ",".join("?" * len(new))
-        known = f"SELECT digest FROM vectors WHERE digest IN ({marks})"
-        for (digest,) in self._db.execute(known, tuple(new)).fetchall():
-            del new[digest]
-        first = self._rows()
-        if new:
-            vectors = embed(torch.stack([p for p in new.values() if p is not None]))
-            with open(self._vectors_path, "r+b") as file:
-                file.seek(
-                    first * self.width * 2
-                )  # what follows is left from an update that was killed
-                file.write(vectors.astype(np.float16).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+        pixels = {work.digest: work.pixels for work in works if work.pixels is not None}
+        for digest in self._stored(pixels):
+            del pixels[digest]
+        new = {}
+        if pixels:
+            new = dict(zip(pixels, embed(torch.stack([*pixels.values()])), strict=True))
         with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._require_own()
+            for digest in self._stored(new):
+                del new[digest]
+            first = self._rows()
+            if new:
+                with open(self._vectors_path, "r+b") as file:
+                    file.seek(first * self.width * 2)  # beyond is left from a killed update
+                    file.write(np.stack(list(new.values())).astype(np.float16).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
             numbered = [(digest, first + i) for i, digest in enumerate(new)]
             self._db.executemany("INSERT INTO vectors VALUES (?, ?)", numbered)
             self._db.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
                 [(w.path, w.size, w.modified, w.digest, w.reason) for w in works],
             )
+
+
+@contextmanager
+def _errors_told(place: Path) -> Iterator[None]:
+    """Tell what the system or SQLite refuses in one line."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        reason = " ".join(str(error).split())  # it may quote what the file holds
+        raise ValueError(f"the index in {place} cannot be used: {reason}") from None
 
 
 def cosines(

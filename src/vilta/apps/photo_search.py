@@ -70,7 +70,7 @@ class PhotoSearch:
         self.matcher = matcher
         width = matcher.model.config.contrastive_width
         model = hash_of_weights(matcher.model)
-        self.index = PhotoIndex(folder, place or index_place(folder), model, width)
+        self.index = PhotoIndex(folder, place or index_place(folder, model), model, width)
         self._photos: list[Photo] | None = None
         self._recent: OrderedDict[int, torch.Tensor] = OrderedDict()
 
@@ -174,8 +174,12 @@ class PhotoSearch:
         return found
 
 
-def index_place(folder: Path) -> Path:
-    """Return the default place of a folder's index, in the user's cache."""
+def index_place(folder: Path, model: str) -> Path:
+    """Return the default place of a folder's index for a model, in the user's cache.
+
+    Each model has its own: one that is served must not lose its index to a search by another.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    about = os.fsencode(folder.resolve()) + b"\0" + model.encode()
+    name = hashlib.blake2b(about, digest_size=8).hexdigest()
     return cache / "vilta" / "photos" / name
