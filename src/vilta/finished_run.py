@@ -26,6 +26,7 @@ from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
 from vilta.screen import notes
 from vilta.tasks.finetuning import FinetuningTask
+from vilta.tasks.held_out import whole_path
 from vilta.tasks.names import TASKS
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.registry import load_finetune_config
@@ -140,12 +141,7 @@ def same_place(first: Any, second: str, run_folder: Path) -> bool:
     """
     if not isinstance(first, str) or "\0" in first:
         return False
-    return len({_whole(recorded_path(path, run_folder)) for path in (first, second)}) == 1
-
-
-def _whole(path: str) -> str:
-    place, mark, query = path.partition("?")
-    return f"{Path(place).resolve()}{mark}{query}"
+    return len({whole_path(recorded_path(path, run_folder)) for path in (first, second)}) == 1
 
 
 def _located(config: PretrainConfig, run_folder: Path) -> PretrainConfig:

@@ -85,7 +85,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         workers=config.workers,
     )
     dtype, reason = choose_dtype(config.precision, device, task.model)
-    role = role_in_pretraining(PairItems(dataset.table, config.data), trained.data)
+    role = role_in_pretraining(PairItems(dataset.table, config.data), trained)
     notes.print(
         f"evaluating {run_folder}/model on {len(dataset):,} images ({role}), {device} in {reason}"
     )
@@ -141,7 +141,7 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     items = kind.read(config.data, config.images, settings)
     if not config.submission:
         kind.require_answers(items)
-    role = role_of(items, trained, config)
+    role = role_of(items, trained, config, run_folder)
     out = Path(config.out or result_path(run_folder, name, config.data))
     task = load_task(kind, run_folder, settings, items)
     task.to(device).eval()

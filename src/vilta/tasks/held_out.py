@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vilta.config.finetune import FinetuneConfig
-from vilta.config.pretrain import DataConfig
+from vilta.config.pretrain import PretrainConfig, RunConfig
 from vilta.config.tools import EvaluateConfig
 from vilta.data.examples import Examples, PairItems, read_pairs, shared_images
 from vilta.data.sources.base import MANIFEST
@@ -13,6 +13,9 @@ from vilta.tasks.registry import find_task
 
 CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
 """The role of data that hold images of the validation set, all or some."""
+UNCHOSEN = "validation: the last step was released, no checkpoint was chosen on these"
+"""The role of such data where ``run.release`` is ``last``."""
+CALIBRATED = f"{UNCHOSEN}; match probabilities were calibrated on them"
 TRAINED = "trained on these images; not a test figure"
 """The role of data that hold images of the training set, where that is accepted."""
 UNCOMPARED = "test, as far as can be told: the training data cannot be read"
@@ -33,7 +36,10 @@ def refuse_overlap(
 
 
 def role_of(
-    items: Examples | PairItems, trained: FinetuneConfig | None, config: EvaluateConfig
+    items: Examples | PairItems,
+    trained: FinetuneConfig | None,
+    config: EvaluateConfig,
+    run_folder: str,
 ) -> str:
     """Say what the data are to the run: ``zero-shot``, ``validation`` or ``test``.
 
@@ -41,9 +47,10 @@ def role_of(
     """
     if trained is None:
         return "zero-shot: the run was not fine-tuned"
-    if config.data == trained.data.val:
-        return CHOSEN
     data, settings = trained.data, trained.settings
+    validation = _validation(trained.run, items)
+    if data.val and whole_path(config.data) == whole_path(data.val):
+        return validation
     reader = find_task(trained.task)  # not always the task that is evaluated
     try:
         seen = reader.read(data.train, data.images, settings)
@@ -53,23 +60,43 @@ def role_of(
     shared = shared_images(seen, items)
     if shared and not config.accept_trained:
         raise ValueError(
-            f"{config.start} was trained on {len(shared)} of these images, such as {shared[0]}; "
+            f"{run_folder} was trained on {len(shared)} of these images, such as {shared[0]}; "
             "choose data that it has not seen, or pass --accept-trained"
         )
     if shared:
         return TRAINED
-    return CHOSEN if chosen is not None and shared_images(chosen, items) else "test"
+    return validation if chosen is not None and shared_images(chosen, items) else "test"
 
 
-def role_in_pretraining(items: PairItems, trained: DataConfig) -> str:
+def role_in_pretraining(items: PairItems, trained: PretrainConfig) -> str:
     """Say what pairs are to a pre-training run, which may be measured on any: it refuses none.
 
-    Training images are looked at where they are packed, and so at hand in a moment.
+    Images are looked at where they are packed, and so at hand in a moment.
     """
-    roles = {trained.train: TRAINED, trained.val: CHOSEN}
-    if items.name in roles:
-        return roles[items.name]
-    if not (Path(trained.train) / MANIFEST).is_file():
-        return "test, as far as can be told: only packed training data are looked through"
-    shared = shared_images(read_pairs(trained.train, ""), items)
-    return f"{len(shared):,} of these were trained on; not a test figure" if shared else "test"
+    train, val = trained.data.train, trained.data.val
+    validation = _validation(trained.run, items)
+    for place, role in ((train, TRAINED), (val, validation)):
+        if place and whole_path(items.name) == whole_path(place):
+            return role
+    if _is_packed(train) and (shared := shared_images(read_pairs(train, ""), items)):
+        return f"{len(shared):,} of these were trained on; not a test figure"
+    if _is_packed(val) and shared_images(read_pairs(val, ""), items):
+        return validation
+    told = ", as far as can be told: only packed training data are looked through"
+    return "test" + told * (not _is_packed(train))
+
+
+def whole_path(source: str) -> str:
+    """Return the name of a source of data, however its path is given, by its whole path."""
+    place, mark, query = source.partition("?")  # a source may name a split: data.json?split=val
+    return f"{Path(place).resolve()}{mark}{query}"
+
+
+def _validation(run: RunConfig, items: Examples | PairItems) -> str:
+    if run.release == "best":
+        return CHOSEN
+    return CALIBRATED if isinstance(items, PairItems) else UNCHOSEN
+
+
+def _is_packed(source: str) -> bool:
+    return bool(source) and (Path(source) / MANIFEST).is_file()
