@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vilta.finished_run import load_run, recorded_path, result_path, same_place, task_of
+from vilta.report.record import read_record
 
 
 def keep(folder, data):
@@ -75,3 +76,16 @@ def test_folders_that_are_no_finished_pre_training(tmp_path):
     assert task_of(str(tmp_path)) == "pretraining"
     with pytest.raises(ValueError, match=r"no released model yet; finish it with vilta pretrain"):
         load_run(str(tmp_path))
+
+
+def test_calls_in_messages_can_be_pasted(tmp_path):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "config.yaml").write_text("data: {train: x}\n")
+    with pytest.raises(ValueError, match=f"vilta pretrain '{run}/config.yaml' --run.resume"):
+        load_run(str(run))
+    with pytest.raises(ValueError, match=f"vilta evaluate '{run}' --data DATA"):
+        read_record(str(run))
+    (run / "config.yaml").write_text("task: vqa\n")
+    with pytest.raises(ValueError, match=f"vilta evaluate '{run}' --data DATA"):
+        load_run(str(run))

@@ -24,7 +24,7 @@ from vilta.model.encoders import load_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pixel_statistics import pixel_statistics
 from vilta.objectives.vocabulary import require_same_words
-from vilta.screen import notes
+from vilta.screen import command, notes
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import whole_path
 from vilta.tasks.names import TASKS
@@ -87,12 +87,13 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
         raise ValueError(f"{run_folder} is not a run: it has no config.yaml")
     if read_run(run_folder) is not None:
         raise ValueError(
-            f"{run_folder} was fine-tuned for a task; use: vilta evaluate {run_folder} --data DATA"
+            f"{run_folder} was fine-tuned for a task; use: "
+            f"{command('evaluate', run_folder, '--data', 'DATA')}"
         )
     if not (folder / "model" / "config.json").is_file():
         raise ValueError(
             f"{run_folder} has no released model yet; finish it with "
-            f"vilta pretrain {run_folder}/config.yaml --run.resume"
+            f"{command('pretrain', f'{run_folder}/config.yaml', '--run.resume')}"
         )
     trained = _located(load_yaml(folder / "config.yaml", PretrainConfig), folder)
     model = ViltaForPreTraining.from_pretrained(folder / "model")

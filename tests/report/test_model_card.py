@@ -84,6 +84,15 @@ def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run)
     assert "`retrieval/mean_recall` |" not in card
 
 
+def test_the_card_of_a_last_step_claims_no_choice(tmp_path):
+    last = {"selection_metric": "retrieval/mean_recall", "release": "last"}
+    card = write_card(make_run(tmp_path / "mine", tiny_vilta(), objective={}, run=last)).read_text()
+    assert (
+        "which chose" not in card and "the last step was released, none was chosen on these" in card
+    )
+    assert row(card, "`retrieval/mean_recall`", "50")
+
+
 def test_the_card_is_the_same_when_written_from_another_folder(tmp_path, monkeypatch):
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     for name in ("data/train", "data/val", "text"):

@@ -55,7 +55,7 @@ def test_nothing_was_chosen_on_validation_data_where_the_last_step_is_released(p
 
 def test_a_refusal_names_the_run(packed):
     tuned = FinetuneConfig(task="retrieval", data=TaskDataConfig(train=packed))
-    with pytest.raises(ValueError, match="^runs/mine was trained on 5 of these images"):
+    with pytest.raises(ValueError, match=r"^runs/mine was trained on 5 of these images"):
         role_of(read_pairs(TRAIN, ""), tuned, EvaluateConfig(data=TRAIN), "runs/mine")
 
 

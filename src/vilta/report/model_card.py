@@ -224,7 +224,11 @@ def _metrics(run: Run) -> Iterator[str]:
         "best_metric"
     )
     measured = [line for line in lines if chosen_by in line["evaluation"]]
-    best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
+    last = run.settings["run"].get("release") == "last"  # then nothing was chosen
+    if last:
+        best = measured[-1] if measured else None
+    else:
+        best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
     tables = {chosen_on: best["evaluation"]} if best else {}
     for path in sorted(run.folder.glob("*.json")):
         content = json_object(path)
@@ -237,6 +241,7 @@ def _metrics(run: Run) -> Iterator[str]:
         note = ""
         if best and same_place(data, chosen_on, run.folder):
             note = f", which chose step {best['step']} by `{chosen_by}`: not a test result"
+            note = "; the last step was released, none was chosen on these" if last else note
         yield f"On {_name(data)}{note}.\n\n{_metric_table(values)}\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vilta.json_text import parse_json
 from vilta.metrics.names import flat
+from vilta.screen import command
 from vilta.training.folder import METRICS, log_lines
 
 
@@ -40,11 +41,10 @@ def read_record(run_folder: str) -> Record:
     be.
     """
     folder = Path(run_folder)
+    evaluating = command("evaluate", run_folder, "--data", "DATA")
     found = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ValueError(
-            f"{run_folder} was not evaluated yet; run: vilta evaluate {run_folder} --data DATA"
-        )
+        raise ValueError(f"{run_folder} was not evaluated yet; run: {evaluating}")
     try:
         evaluation = parse_json(found[-1].read_text(encoding="utf-8"))
         with_names_of_today(evaluation)
@@ -52,8 +52,7 @@ def read_record(run_folder: str) -> Record:
         evaluation = None
     if not isinstance(evaluation, dict) or not {"data", "metrics"} <= evaluation.keys():
         raise ValueError(
-            f"{found[-1]} is not an evaluation of this version; delete it and run: "
-            f"vilta evaluate {run_folder} --data DATA"
+            f"{found[-1]} is not an evaluation of this version; delete it and run: {evaluating}"
         )
     lines = log_lines(folder / METRICS)
     machines = [line for line in lines if "device" in line]

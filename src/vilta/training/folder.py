@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,8 +136,22 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode("utf-8"))
 
 
+def require_writable(path: str | Path) -> None:
+    """Raise what writing this file would end with, before the work whose result it is to hold.
+
+    Its folder is made if it is not there.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise ValueError(f"{place} is a folder; name a file to write")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place.parent):
+        pass
+
+
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically and flush it to the disk."""
+    """Write a file atomically and flush it to the disk; its folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_TEMPORARY}{path.name}"
     temporary.write_bytes(content)
     _flush(temporary)
