@@ -11,8 +11,15 @@ from PIL import Image
 from small_run import noise
 
 from vilta import Matcher, cli
-from vilta.commands import match, proofread, search
-from vilta.config.apps import MatchConfig, ProofreadConfig, SearchConfig
+from vilta.commands import clean, evaluate, inspect, match, negatives, proofread, report, search
+from vilta.config.apps import (
+    CleanConfig,
+    MatchConfig,
+    NegativesConfig,
+    ProofreadConfig,
+    SearchConfig,
+)
+from vilta.config.tools import EvaluateConfig, InspectConfig, ReportConfig
 
 
 def lines(capsys):
@@ -142,3 +149,94 @@ def test_what_the_user_got_wrong_is_one_line(
         cli.main()
     error = capsys.readouterr().err.splitlines()[-1]
     assert end.value.code == 2 and error.startswith("error: ") and words in error
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tiny_run, photo_folder, tmp_path, monkeypatch
+):
+    """Hours of work must not end in an error about its output; a missing folder is made."""
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "below"
+    monkeypatch.setattr("vilta.apps.matcher.load_released", worked)
+    monkeypatch.setattr("vilta.commands.negatives.load_run", worked)
+    monkeypatch.setattr("vilta.commands.evaluate.load_run", worked)
+    monkeypatch.setattr("vilta.commands.report.load_run", worked)
+    run, data = str(tiny_run), "scenes:3?size=32"
+    calls = (
+        lambda: search.run(run, str(photo_folder), "x", SearchConfig(out=f"{below}/x.html")),
+        lambda: match.run(run, "x.png", ["x"], MatchConfig(out=f"{below}/x.png")),
+        lambda: clean.run(run, data, CleanConfig(out=f"{below}/x")),
+        lambda: negatives.run(run, data, NegativesConfig(out=f"{below}/x.parquet")),
+        lambda: evaluate.run(run, EvaluateConfig(data=data, out=f"{below}/x.json")),
+        lambda: report.run(run, ReportConfig(out=f"{below}/x.html")),
+        lambda: inspect.run(data, InspectConfig(out=f"{below}/x.html")),
+    )
+    for call in calls:
+        with pytest.raises(OSError) as error:
+            call()
+        assert error.value.filename and ".tmp-" not in str(error.value.filename)
+    monkeypatch.undo()
+    page = tmp_path / "new" / "found.html"
+    config = SearchConfig(index=str(tmp_path / "index"), threshold=0.0, out=str(page))
+    search.run(run, str(photo_folder), "x", config)
+    assert page.is_file()
+
+
+def worked(*_, **__):
+    raise AssertionError("the work began")
+
+
+def test_a_page_never_takes_the_place_of_a_photo(tiny_run, photo_folder):
+    photo = photo_folder / "photo 0.png"
+    before = photo.read_bytes()
+    with pytest.raises(ValueError, match="must name an HTML file"):
+        search.run(str(tiny_run), str(photo_folder), "x", SearchConfig(out=str(photo)))
+    with pytest.raises(ValueError, match="must name an HTML file"):
+        inspect.run("scenes:3?size=32", InspectConfig(out=str(photo)))
+    assert photo.read_bytes() == before
+
+
+def test_a_folder_without_photos_is_told_as_one(tiny_run, tmp_path, index, capsys):
+    (tmp_path / "empty").mkdir()
+    search.run(str(tiny_run), str(tmp_path / "empty"), "a red ball", SearchConfig(index=index))
+    told = capsys.readouterr().err
+    assert "there are no photos in" in told and "matches well" not in told
+
+
+def test_words_beyond_what_the_model_reads_are_told(tiny_run, photo_folder, capsys):
+    photo = str(photo_folder / "photo 0.png")
+    match.run(str(tiny_run), photo, ["a red ball", "a red ball " * 200], MatchConfig())
+    proofread.run(str(tiny_run), photo, "a red ball " * 200, ProofreadConfig())
+    told = re.findall(
+        r"reads \d+ tokens; the last (\d+) words of a caption, from '(\w+)'",
+        capsys.readouterr().err,
+    )
+    assert len(told) == 2 and told[0] == told[1] and 500 < int(told[0][0]) < 600
+
+
+def test_match_shows_all_captions_or_none(tiny_run, photo_folder, capsys):
+    photo = str(photo_folder / "photo 0.png")
+    for captions in (["a red ball", "..."], ["...", "a red ball"]):
+        with pytest.raises(ValueError, match="no word that the model knows"):
+            match.run(str(tiny_run), photo, captions, MatchConfig())
+    assert capsys.readouterr().out == ""
+
+
+def test_how_to_calibrate_names_the_model(tiny_run, photo_folder, capsys):
+    """A released folder does not say its task, which the call must."""
+    photo = str(photo_folder / "photo 0.png")
+    for place, task in ((tiny_run, ""), (tiny_run / "model", "--task retrieval ")):
+        match.run(str(place), photo, ["a red ball"], MatchConfig())
+        wanted = f"evaluate {place} {task}--data DATA --calibrate"
+        assert wanted in capsys.readouterr().err
+
+
+def test_the_run_of_somebody_else_can_be_measured(tiny_run, tmp_path, monkeypatch, capsys):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied", "README.md")
+
+    monkeypatch.setattr("vilta.commands.evaluate.update_card", refuse)
+    out = tmp_path / "new" / "result.json"
+    evaluate.run(str(tiny_run), EvaluateConfig(data="scenes:4?size=32", out=str(out), top_k=2))
+    assert json.loads(out.read_text())["images"] == 4
+    assert "model card was not updated (Permission denied)" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
 from vilta.screen import command, notes
+from vilta.training.folder import CONFIG
 
 IMAGES = 1000
 """Maximum number of images to calibrate on; our choice."""
@@ -87,8 +88,14 @@ def calibrate_release(
 def say_uncalibrated(matcher: Matcher) -> None:
     """Tell the user if the match probabilities of this model are not calibrated."""
     if matcher.matching and not matcher.calibrated:
-        how = command("evaluate", "RUN", "--data", "DATA", "--calibrate")
-        notes.print(f"these probabilities are not calibrated ({how})")
+        notes.print(f"these probabilities are not calibrated ({calibrating(matcher)})")
+
+
+def calibrating(matcher: Matcher) -> str:
+    """Return the call that calibrates a model."""
+    is_run = (Path(matcher.name) / CONFIG).is_file()  # a released folder does not name its task
+    task = [] if is_run else ["--task", "retrieval"]
+    return command("evaluate", matcher.name, *task, "--data", "DATA", "--calibrate")
 
 
 def _search_threshold(model: WithMatching, gallery: Gallery) -> float:

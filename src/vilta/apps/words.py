@@ -10,6 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilta.screen import notes
+
 
 class UnknownWords(ValueError):
     """A caption has no word that the model knows."""
@@ -51,6 +53,20 @@ def find_words(
     if not words:
         raise UnknownWords(f"no word that the model knows in {caption!r}")
     return torch.tensor([ids]), words
+
+
+def say_unread(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], longest: int) -> None:
+    """Tell the user which captions are longer than the model reads, and where they are cut."""
+    for caption in captions:
+        encoded = tokenizer(
+            caption, truncation=True, max_length=longest, return_offsets_mapping=True
+        )
+        end = max((end for _, end in encoded["offset_mapping"]), default=0)
+        if words := caption[end:].split():
+            notes.print(
+                f"note: the model reads {longest} tokens; the last {len(words):,} words of a "
+                f"caption, from {words[0]!r} on, are ignored"
+            )
 
 
 def masked_rows(

@@ -37,11 +37,12 @@ from vilta.report.html import (
     data_uri,
     document,
     picture_element,
+    require_html,
     table_element,
     tile_element,
 )
 from vilta.screen import Tell, command, notes, progress, results, say_next, shown
-from vilta.training.folder import replace_text
+from vilta.training.folder import replace_text, require_writable
 
 NAMED = 10
 """Maximum number of duplicates, skipped and broken items listed."""
@@ -58,6 +59,9 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
     Raises ``ValueError`` with one line for a source that cannot be used.
     """
     check_config(config)
+    out = Path(config.out or "inspection.html")
+    require_html(str(out))
+    require_writable(out)
     reader = find_reader(source, source_options(config))
     sheet = ContactSheet(config.examples)
     found = _read(reader, sheet)
@@ -72,8 +76,6 @@ def run(source: str, config: InspectConfig) -> dict[str, Any]:
         for row in table.rows:
             on_screen.add_row(*row)
         results.print(*[""] * (number > 0), on_screen)
-    out = Path(config.out or "inspection.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, _page(reader, found, tables, sheet))
     notes.print(f"wrote {out}; open it in a browser")
     say_next(next_command(source, config))

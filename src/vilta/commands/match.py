@@ -9,9 +9,10 @@ from vilta.apps.heatmap import HeatMaps, draw_heat_maps
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.run_calibration import say_uncalibrated
+from vilta.apps.words import say_unread
 from vilta.config.apps import MatchConfig
 from vilta.screen import notes, print_json, results
-from vilta.training.folder import replace_bytes
+from vilta.training.folder import replace_bytes, require_writable
 
 
 def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfig) -> None:
@@ -21,13 +22,16 @@ def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfi
     """
     if config.out and not config.out.endswith(".png"):
         raise ValueError(f"--out must name a PNG file, such as heat.png; got {config.out}")
+    if config.out:
+        require_writable(config.out)
     matcher = Matcher(run_folder, device=config.device)
     say_uncalibrated(matcher)
+    say_unread(matcher.tokenizer, captions, matcher.model.config.max_text_tokens)
     picture = open_image(image)
     chances = matcher.match(picture, captions)
     order = sorted(range(len(captions)), key=lambda i: -chances[i])
-    for place, number in enumerate(order):
-        found = matcher.heat_maps(picture, captions[number])
+    every = [matcher.heat_maps(picture, captions[number]) for number in order]
+    for place, (number, found) in enumerate(zip(order, every, strict=True)):
         written = _heat_file(config.out, place) if config.out else None
         if written is not None:
             title = f"{chances[number]:.0%}  {captions[number]}"

@@ -16,7 +16,7 @@ from vilta.config.ranges import check_config
 from vilta.data.sources import load_pairs
 from vilta.finished_run import load_run
 from vilta.screen import notes, print_json, progress, results
-from vilta.training.folder import replace_text
+from vilta.training.folder import replace_text, require_writable
 from vilta.training.precision import choose_device
 from vilta.version import __version__
 
@@ -72,6 +72,7 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
         raise ValueError(
             f"--out must name a Parquet file, such as negatives.parquet; got {config.out!r}"
         )
+    require_writable(config.out)
     task, trained, _ = load_run(run_folder)
     name = config.filter or task.objective.negatives
     if name == "off" or (name == "soft_label" and task.teacher is None):
@@ -97,7 +98,6 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
     if not lines:
         raise ValueError("no negatives: the filter or --min-match rejected everything")
     out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".tmp-{out.name}"
     pyarrow.parquet.write_table(pa.Table.from_pylist(lines, SCHEMA), temporary)
     os.replace(temporary, out)

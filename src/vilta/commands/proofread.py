@@ -8,6 +8,8 @@ from rich.table import Table
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import Proofreading
+from vilta.apps.run_calibration import calibrating
+from vilta.apps.words import say_unread
 from vilta.config.apps import ProofreadConfig
 from vilta.screen import notes, print_json, results
 
@@ -20,9 +22,10 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
     matcher = Matcher(run_folder, device=config.device)
     if matcher.model.config.suspicion_threshold is None:
         notes.print(
-            "words are flagged by a default threshold; vilta evaluate RUN --data DATA --calibrate "
-            "sets it on held-out captions"
+            "words are flagged by a default threshold; "
+            f"{calibrating(matcher)} sets it on held-out captions"
         )
+    say_unread(matcher.tokenizer, [caption], matcher.model.config.max_text_tokens)
     found = matcher.proofread(image, caption)
     if config.json:
         print_json(

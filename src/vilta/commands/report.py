@@ -14,13 +14,14 @@ from vilta.metrics.names import flat
 from vilta.report.curves import DARK, draw_curves
 from vilta.report.epochs import by_epoch, epoch_table
 from vilta.report.examples import collect_examples
+from vilta.report.html import require_html
 from vilta.report.metrics import key_tiles, metric_tables
 from vilta.report.page import render_page
 from vilta.report.pictures import draw_masked_words, draw_negatives, draw_retrieval
 from vilta.report.record import Record, all_metrics, read_record, training_summary
 from vilta.report.reliability import reliability_pictures
 from vilta.screen import command, notes, say_next, shown
-from vilta.training.folder import REPORT, SUMMARY, replace_text
+from vilta.training.folder import REPORT, SUMMARY, replace_text, require_writable
 
 __all__ = ["run"]
 
@@ -33,8 +34,10 @@ def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
-    if config.out and not config.out.endswith((".html", ".htm")):
-        raise ValueError(f"--out must name an HTML file, such as report.html; got {config.out}")
+    if config.out:
+        require_html(config.out)
+        require_writable(config.out)
+    require_writable(Path(run_folder) / SUMMARY)
     task, trained, teacher = load_run(run_folder)
     record = read_record(run_folder)
     evaluation = record.evaluation

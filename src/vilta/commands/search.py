@@ -14,9 +14,9 @@ from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
-from vilta.report.html import data_uri, document
+from vilta.report.html import data_uri, document, require_html
 from vilta.screen import notes, print_json, progress, results, shown
-from vilta.training.folder import replace_text
+from vilta.training.folder import replace_text, require_writable
 
 THUMBNAIL = 320
 """Longest side of a photo in the gallery, in pixels."""
@@ -28,6 +28,9 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
+    if config.out:
+        require_html(config.out)
+        require_writable(config.out)
     asked = Query.parse(query, config.plus, config.minus)
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
@@ -53,6 +56,9 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     like = Path(config.like) if config.like else None
     # All that are re-ranked: a photo that does not match must not take the place of one that does.
     most = max(config.top, config.rerank)
+    if not search.index.photos():
+        notes.print(f"there are no photos in {shown(folder)}")
+        return
     found = search.search(asked, like=like, top=most, rerank=config.rerank)
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
     if asked.terms:

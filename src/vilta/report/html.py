@@ -32,6 +32,12 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
+def require_html(out: str) -> None:
+    """Refuse a page's place that is not named as one, such as a photo's."""
+    if not out.lower().endswith((".html", ".htm")):
+        raise ValueError(f"--out must name an HTML file, such as page.html; got {out}")
+
+
 def document(title: str, parts: Sequence[str]) -> str:
     """Return a whole page of elements."""
     style = files("vilta.report").joinpath("style.css").read_text(encoding="utf-8")
