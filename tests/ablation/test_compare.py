@@ -120,6 +120,7 @@ def test_the_first_evaluation_is_no_extrapolation():
         ({0: 0.25, 1: 2.0}, 0, "0.25, 2.00"),
         ({0: 0.25, 1: 0.5}, 2, "at most 0.25, 0.50"),
         ({0: 0.25, 1: None, 2: 3.0}, 1, "at most 0.25, never, 3.00"),
+        ({0: None, 1: None, 2: 1.0}, 1, "never, never, at most 1.00"),
         ({0: None, 1: None}, 0, "never"),
         ({0: 0.5, 1: 0.5, 2: 0.5}, 0, "0.50 (0.50 to 0.50)"),
     ],

@@ -167,7 +167,9 @@ def share_shown(found: dict[str, Any]) -> str:
     # Student's interval of two logarithms says nothing: it reaches from 0 to thousands.
     if found["reached"] < found["seeds"] or found["seeds"] == 2:
         each = [number(v, 2) if v is not None else "never" for v in found["by_seed"].values()]
-        return most + ", ".join(each)
+        first = next(i for i, text in enumerate(each) if text != "never")
+        each[first] = most + each[first]
+        return ", ".join(each)
     if not is_number(found["low"]):
         return f"{most}{number(found['mean'], 2)} [one seed]"
     low, high = number(found["low"], 2), number(found["high"], 2)
