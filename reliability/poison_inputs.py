@@ -24,14 +24,12 @@ from typing import Any
 import poison_archives
 import poison_tables
 import poison_vocabularies
-from poisons import measured
+from poisons import MEGABYTES, SECONDS, measured
 from results import write_result
 
 from vilta.data.sources import find_reader
 from vilta.data.text import caption_lines
 
-SECONDS, MEGABYTES = 10.0, 1500
-"""Bounds on processor time and memory."""
 SECRET = "the content of a file elsewhere"
 """Stands in a file that no poison may bring to light."""
 

@@ -30,8 +30,9 @@ from vilta.data.text import caption_lines
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image, decode_pixels
 
-SECONDS, MEGABYTES = 10.0, 1500
-"""Bounds on processor time and memory, with 80 million pixels allowed and two decoders tried."""
+SECONDS, MEGABYTES = 30.0, 1500
+"""Bounds on processor time and memory, with 80 million pixels allowed and two decoders tried. What
+costs most took 5 s on an idle machine, and 18 on a slower one beside other work."""
 
 LONGEST = 120
 """Seconds after which one that neither computes nor ends is ended."""
