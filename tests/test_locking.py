@@ -40,6 +40,38 @@ def test_the_second_writer_is_refused_and_told_who_is_first(tmp_path, holder):
     assert holder.poll() is None and (tmp_path / ".lock").exists(), "the first is unharmed"
 
 
+LATE = """
+import fcntl, os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(0.2)
+os.write(file, sys.argv[2].encode())
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("card", "named"),
+    [
+        ('{"pid": 7, "host": "far", "since": "noon", "command": "vilta"}', "process 7 on far"),
+        ("no card", "another process"),
+    ],
+)
+def test_a_writer_that_has_not_said_yet_who_it_is_is_waited_for(tmp_path, card, named):
+    lock = tmp_path / ".lock"
+    child = subprocess.Popen(
+        [sys.executable, "-c", LATE, str(lock), card], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"by {named}"), only_writer(lock, "runs/mine"):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_a_killed_writer_holds_nothing_and_is_named(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -56,6 +56,7 @@ def only_writer(path: Path, place: Path | str) -> Iterator[str]:
 
 def _locked(path: Path, place: Path | str) -> tuple[int, str, str]:
     """Return the locked file, who has left it behind, and a note if locks do not work here."""
+    anonymous_until = time.monotonic() + 1  # a holder says who it is just after it has the lock
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         note = ""
@@ -63,11 +64,14 @@ def _locked(path: Path, place: Path | str) -> tuple[int, str, str]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                holder = _holder(file) or "another process"
+                holder = _holder(file)
                 os.close(file)
+                if not holder and time.monotonic() < anonymous_until:
+                    time.sleep(0.01)
+                    continue
                 raise ValueError(
-                    f"{place} is being written by {holder}; wait for it, stop it, or choose "
-                    "another folder"
+                    f"{place} is being written by {holder or 'another process'}; wait for it, "
+                    "stop it, or choose another folder"
                 ) from None
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 os.close(file)
