@@ -21,7 +21,8 @@ from vilta.ablation.tuning import trial_settings, trials
 from vilta.cli import run as command_line
 from vilta.commands import ablate
 from vilta.config import ObjectiveConfig, PretrainConfig
-from vilta.config.ablate import AblateConfig
+from vilta.config.ablate import MEASURES, AblateConfig
+from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER
 from vilta.config.yaml_file import load_yaml, save_yaml
 from vilta.report.comparison_prose import setup
@@ -94,6 +95,8 @@ def test_the_report_has_every_arm_and_seed(compared, config):
         "corrupted/occlusion-1/retrieval", "synonyms/synonym", "synonyms/wrong",
     }  # fmt: skip
     assert wanted <= measures.keys()
+    assert set(MEASURES) <= measures.keys(), "what can be planned is measured"
+    check_config(replace(config, planned=tuple(f"vilta > meter on {name}" for name in measures)))
     for row in (row for row in measures.values() if "meter" in row):  # it has no contrast
         values = row["meter"]["values"].values()
         assert row["meter"]["mean"] == pytest.approx(sum(values) / 2)

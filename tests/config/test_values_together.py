@@ -21,6 +21,11 @@ OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_
         (ABLATE, {"baseline": "metre"}, "baseline 'metre' is not one of the arms: vilta, meter"),
         (ABLATE, {"planned": ("vilta > alba on edits/accuracy",)}, "'alba' is not one of the arms"),
         (ABLATE, {"planned": ("vilta beats meter",)}, "planned: cannot read 'vilta beats meter'"),
+        (
+            ABLATE,
+            {"planned": ("vilta > meter on edits/acuracy",)},
+            "planned: 'edits/acuracy' is not measured; did you mean 'edits/accuracy'",
+        ),
         (ABLATE, {"controls": ("alba",)}, "controls: 'alba' is not one of the arms"),
         (ABLATE, {"tune": ("lr",)}, "tune: cannot read 'lr'"),
         (ABLATE, {"tune": ("lr=1e-3/2e-3",), "tune_seed": 1}, "tune_seed 1 is one of the seeds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -10,6 +11,29 @@ from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, Share
 
 _PLANNED = re.compile(r"(\S+) (>|<) (\S+) on (\S+)")
 _TUNE = re.compile(r"[\w.]+=[^=/+\s]+(/[^=/+\s]+)*")
+MEASURES = (
+    "retrieval/mean_recall",
+    "retrieval/matching",
+    "retrieval/contrastive",
+    "retrieval/combined",
+    "edits/accuracy",
+    "edits/rejected",
+    "edits/captions_accepted",
+    "edits/paraphrases_accepted",
+    "edits/both_sides",
+    "edits/accuracy_wrong_image",
+    "edits/contrast/accuracy",
+    "masked_words/with_image",
+    "masked_words/wrong_image",
+    "masked_words/text_only",
+    "synonyms/true",
+    "synonyms/synonym",
+    "synonyms/wrong",
+    "synonyms/count",
+)
+"""What is measured of every arm."""
+_OTHER_MEASURES = re.compile(r"edits/kind/.+|corrupted/\w+-\d/(retrieval|edits)|tasks/.+/.+")
+"""What is measured as the items, the damaged images and the tasks have it."""
 
 
 class Planned(NamedTuple):
@@ -84,7 +108,7 @@ class AblateConfig:
     the same settings."""
     planned: tuple[str, ...] = ()
     """Comparisons decided on in advance: `vilta > meter on edits/accuracy`. All others are reported
-    as looked at afterwards."""
+    as looked at afterwards. docs/comparing.md lists the measures."""
     jobs: Count = 1
     """Runs at a time; they take turns on the CUDA devices, and several may share one."""
     minutes: NotNegative = 0.0
@@ -128,6 +152,11 @@ class AblateConfig:
             for arm in (planned.arm, planned.other):
                 if arm not in self.arms:
                     raise ValueError(f"planned: {arm!r} is not one of the arms")
+            measure = planned.measure
+            if measure not in MEASURES and not _OTHER_MEASURES.fullmatch(measure):
+                near = difflib.get_close_matches(measure, MEASURES, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(MEASURES)}"
+                raise ValueError(f"planned: {measure!r} is not measured; {hint}")
 
     def comparisons(self) -> list[Planned]:
         """Return the planned comparisons; ``ValueError`` for one that cannot be read."""
