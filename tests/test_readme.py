@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ PAGES = (
     "docs/tasks.md",
     "docs/using.md",
     "benchmarks/flickr8k/README.md",
+    "benchmarks/methods/README.md",
 )
 TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
@@ -38,9 +40,11 @@ def commands() -> list[list[str]]:
         if language == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         for line in lines:
-            for part in re.split(r"&&|;|\|", line):
-                if words := shlex.split(part, comments=True):
-                    found.append(words)
+            words = shlex.shlex(line, posix=True, punctuation_chars="&;|")
+            words.whitespace_split = True
+            for between, part in groupby(words, lambda word: word in ("&&", ";", "|")):
+                if not between:
+                    found.append([*part])
     return found
 
 
