@@ -418,10 +418,10 @@ def test_a_ctrl_c_that_python_forgets_is_asked_again():
         "import signal, time\nfrom vilta import cli\n"
         "class Last:\n"
         "    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n        len('')\n"
-        "def work(arguments):\n    last = Last()\n    del last\n    time.sleep(30)\n"
+        "def work(arguments):\n    last = Last()\n    del last\n    time.sleep(600)\n"
         "cli.run = work\ncli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 

@@ -174,10 +174,14 @@ def test_the_page_needs_nothing_else(client):
     assert "/v1/proofread" in client.get("/openapi.json").json()["paths"]
 
 
-def run_together(thread, run, items, timeout=20.0):
+def run_together(thread, run, items, timeout=20.0, begin=None):
+    async def begins():  # gather starts in order: all items are waiting by now
+        if begin is not None:
+            begin.set()
+
     async def all_of_them():
-        jobs = (thread.answer(run, item, timeout) for item in items)
-        return await asyncio.gather(*jobs, return_exceptions=True)
+        jobs = [thread.answer(run, item, timeout) for item in items]
+        return (await asyncio.gather(*jobs, begins(), return_exceptions=True))[:-1]
 
     return asyncio.run(all_of_them())
 
@@ -186,13 +190,12 @@ def test_what_waits_together_is_answered_together():
     sizes, begun = [], threading.Event()
 
     def double(items):
-        begun.wait(5)
+        begun.wait(20)
         sizes.append(len(items))
         return [2 * item for item in items]
 
     thread = ModelThread(waiting=50, batch=8)
-    threading.Timer(0.3, begun.set).start()
-    assert run_together(thread, double, range(20)) == [2 * i for i in range(20)]
+    assert run_together(thread, double, range(20), begin=begun) == [2 * i for i in range(20)]
     assert sum(sizes) == 20 and max(sizes) == 8 and len(sizes) <= 4
     thread.stop()
 
@@ -212,7 +215,7 @@ def test_a_full_queue_and_a_slow_answer_are_told():
     free = threading.Event()
 
     def slow(items):
-        free.wait(5)
+        free.wait(20)
         return items
 
     thread = ModelThread(waiting=3, batch=1)
@@ -220,7 +223,10 @@ def test_a_full_queue_and_a_slow_answer_are_told():
     assert sum(isinstance(f, QueueFull) for f in found) >= 4
     assert all(isinstance(f, QueueFull | TimeoutError) for f in found)
     free.set()
-    time.sleep(0.05)
-    assert run_together(thread, slow, [1]) == [1]
+    for _ in range(1000):  # until the thread has thrown out whom nobody waits for
+        if not isinstance(found := run_together(thread, slow, [1])[0], QueueFull):
+            break
+        time.sleep(0.01)
+    assert found == 1
     thread.stop()
     assert isinstance(run_together(thread, slow, [1])[0], QueueFull)
