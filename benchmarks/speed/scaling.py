@@ -48,11 +48,15 @@ class Model:
 
 
 def base_model(fusion: str) -> Model:
-    """Count weights and FLOPs of the whole method, by running it on two pairs."""
+    """Count weights and FLOPs of the whole method, by running it on two pairs.
+
+    Their captions are padded as in the step whose rate was measured on a GPU.
+    """
     size = replace(SIZES["base"], batch=2)
+    longest = make_batch(replace(size, batch=measured_step()["batch"]), 0).input_ids.shape[1]
     model, losses = vilta_step(size, "vilta", fusion)
     with FlopCounterMode(display=False) as counter:
-        losses(make_batch(size, 0)).backward()
+        losses(make_batch(size, 0).padded(longest)).backward()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
     return Model(trained, every - trained, counter.get_total_flops() / size.batch)
@@ -140,25 +144,30 @@ def rows(columns: dict[str, dict[str, str]]) -> list[str]:
     ]
 
 
+def measured_step() -> dict[str, Any]:
+    """Return what was measured of ViLTA's whole step at base on one GPU."""
+    result = json.loads((RESULTS / "training_step_gpu.json").read_text())
+    found = next(row for row in result["rows"] if row["row"].startswith("vilta `vilta`, "))
+    return {**found, "machine": result["machine"]}
+
+
 def rate_of_one_gpu(fusion: str, flops: float) -> tuple[float, str]:
     """Return pairs a second of one GPU with ViLTA's whole step at base, and where from.
 
     ``flops`` are those of a pair. A fusion that was not measured is taken to use as much of the GPU
     as the one that was.
     """
-    result = json.loads((RESULTS / "training_step_gpu.json").read_text())
-    rows = [row for row in result["rows"] if row["row"].startswith("vilta `vilta`, ")]
-    for row in rows:
-        if row["row"].endswith(fusion):
-            rate = row["pairs_per_s"]
-            return rate, (
-                f"{rate:,.0f} ({row['slowest_round']:,.0f} to {row['fastest_round']:,.0f}) on one "
-                f"{result['machine']} with {row['batch']} pairs a step, measured"
-            )
-    used = rows[0]["MFU"] * rows[0]["ceiling_GFLOP_per_s"] * 1e9
+    row = measured_step()
+    if row["row"].endswith(fusion):
+        rate = row["pairs_per_s"]
+        return rate, (
+            f"{rate:,.0f} ({row['slowest_round']:,.0f} to {row['fastest_round']:,.0f}) on one "
+            f"{row['machine']} with {row['batch']} pairs a step, measured"
+        )
+    used = row["MFU"] * row["ceiling_GFLOP_per_s"] * 1e9
     return used / flops, (
         f"{used / flops:,.0f}, assumed: as many FLOP/s, {used / 1e12:.0f} TFLOP/s, as "
-        f"{rows[0]['row'].rpartition(' ')[2]} was measured at"
+        f"{row['row'].rpartition(' ')[2]} was measured at"
     )
 
 
