@@ -106,8 +106,8 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     special = {*tokenizer.all_special_ids, *(i for i, t in enumerate(tokens) if t is None)}
     marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens if token)
     byte_level = tokenizer.convert_tokens_to_string(["Ġa"]).endswith(" a")
-    whole, content = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-    stem = torch.arange(size)
+    # Lists, because writing one number into a tensor takes ten times as long.
+    whole, content, stem = [False] * size, [False] * size, list(range(size))
     stems: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if token is None:
@@ -124,7 +124,11 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
         stem[i] = stems.setdefault(stemmer.stemWord(word), i)
     regular = torch.tensor([i for i in range(len(tokens)) if i not in special])
     return Vocabulary(
-        mask_id=tokenizer.mask_token_id, whole=whole, content=content, stem=stem, regular=regular
+        mask_id=tokenizer.mask_token_id,
+        whole=torch.tensor(whole),
+        content=torch.tensor(content),
+        stem=torch.tensor(stem),
+        regular=regular,
     )
 
 
