@@ -20,10 +20,13 @@ from vilta.config.yaml_file import load_yaml
 from vilta.data.mixture import read_mixture
 from vilta.data.sources import FEATURES, find_reader, load_pairs
 from vilta.data.sources.files import tar_members
+from vilta.data.sources.patterns import find_shards
 from vilta.decoding import LARGEST_FILE, bounded_bytes
 from vilta.finished_run import load_text_encoder
 from vilta.model.language_model import continue_language_model, load_tokenizer, new_tokenizer
 from vilta.model.meter import read_checkpoint
+from vilta.tasks.formats.compositional_sets import read_set
+from vilta.tasks.formats.question_files import read_questions
 from vilta.training.checkpoint import load_optimizer
 
 SOURCE = Path(__file__).parents[1] / "src" / "vilta"
@@ -158,6 +161,36 @@ def test_files_without_an_end_are_skipped(tmp_path):
         bounded_bytes(tmp_path / "1.jpg")
     with pytest.raises(OSError, match="larger than 256 MiB"):
         bounded_bytes(tmp_path / "3.jpg")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dataset_coco.json", "captions_train2014.json", "annotations/captions_val2014.json",
+        "region_descriptions.json", "image_data.json", "metadata.csv", "metadata.jsonl",
+        "metadata.parquet", "captions.tsv", "list.json", "results_20130124.token", "state.json",
+        "dataset_info.json", "dataset_dict.json", "manifest.json", "0.tar", "0.tar.gz",
+        "0.parquet", "data/0.parquet", "0.arrow", "train/0.tar",
+    ],
+)  # fmt: skip
+def test_a_pipe_with_the_name_of_a_list_is_not_waited_for(tmp_path, name):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    os.mkfifo(place)
+    assert "contains no supported source" in refused(find_reader, str(tmp_path)) or "/" in name
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.jpg")
+    (tmp_path / "1.txt").write_text("a dog")
+    assert [row["image_id"] for row in find_reader(str(tmp_path)).rows()] == ["1.jpg"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_pipes_among_the_files_of_a_task_and_among_shards_are_not_waited_for(tmp_path):
+    for name in ("v2_val_questions.json", "add_att.json", "0.tar"):
+        os.mkfifo(tmp_path / name)
+    assert "name one question file" in refused(read_questions, str(tmp_path))
+    assert "holds no JSON files" in refused(read_set, str(tmp_path))
+    assert "no shards" in refused(find_shards, str(tmp_path))
 
 
 def head(name, size, kind=tarfile.REGTYPE) -> bytes:

@@ -26,7 +26,7 @@ from vilta.data.sources.columnar import SUFFIXES as COLUMNAR
 from vilta.data.sources.columnar import columnar_reader, files_of_split, find_columnar
 from vilta.data.sources.custom import find_custom
 from vilta.data.sources.downloads import refuse_url_list
-from vilta.data.sources.files import image_paths, is_tar, read_json
+from vilta.data.sources.files import files_named, image_paths, is_tar, read_json
 from vilta.data.sources.flickr30k import TokenFileReader, find_token_file, is_token_file
 from vilta.data.sources.image_folder import find_image_folder
 from vilta.data.sources.karpathy import (
@@ -234,7 +234,7 @@ def _is_source(folder: Path) -> bool:
 
 
 def _tars(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.name.endswith((".tar", ".tar.gz", ".tgz")))
+    return files_named(folder, "*.tar", "*.tar.gz", "*.tgz")
 
 
 def _has_metadata(folder: Path) -> bool:

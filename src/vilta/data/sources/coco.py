@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.data.sources.base import Skipped, chosen_split
-from vilta.data.sources.files import NamedImagesReader, read_json
+from vilta.data.sources.files import NamedImagesReader, files_named, read_json
 from vilta.data.sources.options import SourceOptions
 
 PREFIX = "captions_"
@@ -59,7 +59,7 @@ def find_coco(folder: Path, options: SourceOptions) -> CocoReader | None:
     """Return the reader of a folder with COCO's caption files, or None."""
     places = (folder, folder / "annotations")
     files = {
-        f.stem.removeprefix(PREFIX): f for p in places for f in sorted(p.glob(f"{PREFIX}*.json"))
+        f.stem.removeprefix(PREFIX): f for p in places for f in files_named(p, f"{PREFIX}*.json")
     }
     if not files:
         return None

@@ -26,7 +26,7 @@ from vilta.data.sources.base import (
 )
 from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, has_pairs, image_column
 from vilta.data.sources.downloads import ERROR, STATUS, failure, refuse_url_list
-from vilta.data.sources.files import ImageFiles, not_named
+from vilta.data.sources.files import ImageFiles, files_named, not_named
 from vilta.data.sources.image_cells import files_below, image_bytes, path_in
 from vilta.data.sources.options import SourceOptions
 from vilta.decoding import LARGEST_FILE
@@ -159,7 +159,8 @@ class ColumnarReader(Reader):
 def find_columnar(folder: Path, options: SourceOptions) -> ColumnarReader | None:
     """Return the reader of a folder with Parquet or Arrow files, or None."""
     for suffix in SUFFIXES:
-        files = sorted(folder.glob(f"*{suffix}")) or sorted((folder / "data").glob(f"*{suffix}"))
+        name = f"*{suffix}"
+        files = files_named(folder, name) or files_named(folder / "data", name)
         if files:
             return columnar_reader(files, str(folder), options)
     return None

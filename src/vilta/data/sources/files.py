@@ -161,6 +161,15 @@ def path_ends(path: str) -> Iterator[str]:
     yield from ("/".join(parts[start:]) for start in range(len(parts)))
 
 
+def files_named(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of a folder whose names fit one of the patterns, sorted.
+
+    No pipes and devices, for which a reader would wait without an end.
+    """
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return sorted(path for path in found if path.is_file())
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; ``ValueError`` in one line if it is none."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vilta.data.sources.base import APPLE_DOUBLE, TEXT_SUFFIXES, Item, Reader
 from vilta.data.sources.downloads import failed_downloads
+from vilta.data.sources.files import files_named
 from vilta.data.sources.options import SourceOptions
 from vilta.data.sources.tables import decoded_bytes, lines_of
 from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
@@ -34,7 +35,7 @@ class TextFileReader(Reader):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of their names."""
-        for table in sorted(self.folder.glob("*.parquet")):  # what img2dataset leaves
+        for table in files_named(self.folder, "*.parquet"):  # what img2dataset leaves
             for key, reason in failed_downloads(table):
                 self.skip(f"{table.stem}/{key}", reason)
         for image, text in self.pairs:

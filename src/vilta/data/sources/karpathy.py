@@ -14,7 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vilta.data.sources.base import Item, Reader, Skipped, as_list, no_such_split
-from vilta.data.sources.files import NamedImagesReader, path_ends, read_json, tar_members
+from vilta.data.sources.files import (
+    NamedImagesReader,
+    files_named,
+    path_ends,
+    read_json,
+    tar_members,
+)
 from vilta.data.sources.options import SourceOptions
 from vilta.json_text import parse_json
 
@@ -95,7 +101,7 @@ def find_karpathy(folder: Path, options: SourceOptions) -> KarpathyReader | None
 def _split_files(folder: Path) -> list[Path]:
     """Return what is named like a split file and is none of the files of `datasets`."""
     own = ("dataset_info.json", "dataset_dict.json")
-    return sorted(f for f in folder.glob("dataset_*.json") if f.name not in own)
+    return [f for f in files_named(folder, "dataset_*.json") if f.name not in own]
 
 
 def _split_file(tar: Path) -> tuple[str, Any]:

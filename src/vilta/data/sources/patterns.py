@@ -108,7 +108,9 @@ def _places(pattern: str) -> list[str]:
         return [pattern]
     else:
         found = place.rglob("*")
-    return sorted(str(file) for file in found if file.name.endswith(SUFFIXES))
+    named = (file for file in found if file.name.endswith(SUFFIXES))
+    # Here a pipe would be waited for; elsewhere there are none, and to ask is a request a file.
+    return sorted(str(file) for file in named if isinstance(file, UPath) or file.is_file())
 
 
 def _place(text: str) -> Place:

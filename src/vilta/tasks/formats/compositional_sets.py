@@ -13,7 +13,7 @@ from typing import Any
 
 from vilta.data.images import Images
 from vilta.data.sources.base import listed
-from vilta.data.sources.files import read_json
+from vilta.data.sources.files import files_named, read_json
 from vilta.decoding import decode_image
 from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.aro import ORDER_FILES, order_texts
@@ -29,7 +29,7 @@ AGREED = 2
 def read_set(path: str) -> list[ItemRow]:
     """Read a file, or every JSON file of a folder; the set is detected from the content."""
     place = Path(path)
-    files = sorted(place.glob("*.json*")) if place.is_dir() else [place]
+    files = files_named(place, "*.json*") if place.is_dir() else [place]
     if not files:
         raise ValueError(f"{path} holds no JSON files")
     return [row for file in files for row in _read_file(file)]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vilta.data.sources.files import read_json
+from vilta.data.sources.files import files_named, read_json
 from vilta.data.sources.tables import LINES
 from vilta.metrics.vqa_accuracy import normalise_answer
 from vilta.tasks.finetuning import ItemRow
@@ -112,7 +112,7 @@ def question_row(
 
 def _question_file(folder: Path) -> Path:
     """Return the one question file of a folder."""
-    found = sorted(folder.glob(f"*{QUESTIONS}")) or sorted(folder.glob("questions.json"))
+    found = files_named(folder, f"*{QUESTIONS}") or files_named(folder, "questions.json")
     if len(found) != 1:
         names = ", ".join(f.name for f in found) or f"none that ends in {QUESTIONS}"
         raise ValueError(f"{folder}: name one question file; there are: {names}")
