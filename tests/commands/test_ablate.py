@@ -9,6 +9,7 @@ import torch
 import yaml
 from tiny_encoders import IMAGE, train_text_encoder
 
+from vilta.ablation import probe
 from vilta.ablation.arms import arm_settings
 from vilta.ablation.grid import cells, load_plan, run_settings
 from vilta.ablation.probe import build_task, phases, probe_arm
@@ -343,6 +344,33 @@ def test_the_probe_counts_phases_and_products(config):
     twice = replace(base, optimization=replace(base.optimization, accumulate=2))
     assert all(a >= 2 * b for a, b in zip(probe_arm(twice, "")[0].flops, plan.flops, strict=True))
     assert torch.is_grad_enabled()
+
+
+def test_arms_whose_pace_is_known_are_not_probed_again(config, tmp_path, monkeypatch):
+    whole = replace(config, out=str(tmp_path / "out"))
+    ablate.Path(whole.out).mkdir()
+    probed = []
+
+    def stopped_at_the_second(settings, precision):
+        probed.append(precision)
+        if len(probed) == 2:
+            raise KeyboardInterrupt
+        return probe_arm(settings, precision)
+
+    monkeypatch.setattr(ablate, "probe_arm", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        ablate.run(replace(whole, part="probe"))
+    assert list(load_plan(whole).arms) == ["meter"]
+    ablate.run(replace(whole, part="probe"))
+    assert set(load_plan(whole).arms) == {"meter", "vilta"}
+    assert probed == ["", "float32", "float32"]
+
+
+def test_of_long_steps_fewer_are_timed(config, monkeypatch):
+    taken = []
+    monkeypatch.setattr(probe, "_seconds", lambda step, device: taken.append(step) or 12.0)
+    plan, _, _ = probe_arm(arm_settings(config, "meter"), "")
+    assert plan.seconds == (12.0,) and len(taken) == probe.WARM_UP + 2
 
 
 def test_what_its_processes_fail_with_is_told(compared, config, tmp_path):

@@ -25,7 +25,9 @@ from vilta.training.precision import NAMES, choose_dtype, describe_device
 from vilta.training.processes import start_processes
 
 WARM_UP, TIMED = 2, 7
-"""Steps before the clock, and steps on it, of which the median counts (our choice)."""
+"""Steps before the clock, and most steps on it, of which the median counts (our choice)."""
+LONG_ENOUGH = 20.0
+"""Seconds after which no further step is timed: long steps vary less (our choice)."""
 
 
 def build_task(settings: PretrainConfig) -> PretrainingTask:
@@ -104,8 +106,12 @@ def _measure(
     counter = FlopCounterMode(display=False)
     with counter:
         step()
-    times = [_seconds(step, device) for _ in range(WARM_UP + TIMED)]
-    return float(counter.get_total_flops()), statistics.median(times[WARM_UP:])
+    for _ in range(WARM_UP):
+        _seconds(step, device)
+    times = [_seconds(step, device)]
+    while len(times) < TIMED and sum(times) < LONG_ENOUGH:
+        times.append(_seconds(step, device))
+    return float(counter.get_total_flops()), statistics.median(times)
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

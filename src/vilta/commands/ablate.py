@@ -176,13 +176,21 @@ def planned(config: AblateConfig) -> Plan:
         notes.print("measuring the pace of each arm ...")
         command = part_command(config.program, Path(config.out) / SETTINGS, "probe")
         log = Path(config.out) / "probe.txt"
-        with log.open("w", encoding="utf-8") as file:
-            done = subprocess.run(command, stdout=file, stderr=file)
-        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if done.returncode:
-            last = said[-1] if said else "the probe ended without a word"
+        last = "the probe ended without a word"
+        with (
+            log.open("w", encoding="utf-8") as file,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+            ) as probing,
+        ):
+            assert probing.stdout is not None
+            for line in probing.stdout:
+                file.write(line)
+                last = line.strip() or last
+                if " a step" in line:
+                    notes.print(last)
+        if probing.returncode:
             raise ValueError(last.removeprefix("error: "))
-        notes.print("\n".join(line for line in said if " a step" in line))
         plan = load_plan(config)
     assert plan is not None
     require_same_arms(config, plan)
@@ -192,33 +200,30 @@ def planned(config: AblateConfig) -> Plan:
 def probe(config: AblateConfig) -> None:
     """Measure pace and FLOPs of the arms that the plan lacks, and write plan and items."""
     plan = load_plan(config)
-    arms = dict(plan.arms) if plan else {}
-    precision, device = (plan.precision, plan.device) if plan else ("", "")
     for arm in [config.baseline, *all_arms(config)]:
-        if arm in arms:
+        if plan is not None and arm in plan.arms:
             continue
         settings = arm_settings(config, arm)
         settings = replace(settings, run=replace(settings.run, seed=config.seeds[0]))
-        found, used, where = probe_arm(settings, precision)
-        precision, device = precision or used, device or where
+        found, precision, device = probe_arm(settings, plan.precision if plan else "")
+        plan = plan or Plan(
+            budget=config.budget,
+            amount=config.amount,
+            evaluations=config.evaluations,
+            precision=precision,
+            device=device,
+            arms={},
+            images=config.images,
+            edits=config.edits,
+            edit_items=config.edit_items,
+        )
         known = settings_hash(settings)
-        arms[arm] = replace(found, steps=steps_for(config, found), settings=known)
+        found = replace(found, steps=steps_for(config, found), settings=known)
+        plan = replace(plan, arms=plan.arms | {arm: found})
+        save_plan(config, plan)
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
-        notes.print(f"{arm}: {arms[arm].steps:,} steps of {found.batch}, {each} a step")
-    fresh = Plan(
-        budget=config.budget,
-        amount=config.amount,
-        evaluations=config.evaluations,
-        precision=precision,
-        device=device,
-        arms={},
-        images=config.images,
-        edits=config.edits,
-        edit_items=config.edit_items,
-    )
-    plan = replace(plan or fresh, arms=arms)
+        notes.print(f"{arm}: {found.steps:,} steps of {found.batch}, {each} a step")
     write_items(config)
-    save_plan(config, plan)
 
 
 def _items(config: AblateConfig) -> bool:
