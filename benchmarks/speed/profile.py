@@ -147,7 +147,7 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Written by `python -m benchmarks.speed.profile`: the whole method at the tiny size (width",
         "256, 4 layers in each encoder, 2 fusion layers, 128 pixels, 16 pairs), float32, on",
-        f"{result['machine'].replace('threads', 'thread')}, torch {result['torch']}, one run on a",
+        f"{result['machine']}, torch {result['torch']}, one run on a",
         "shared machine: differences of a tenth mean nothing. Of each kind of operation the",
         "fastest of five profiled steps counts; of the curves the faster of two steps, by the",
         "process's own time.",

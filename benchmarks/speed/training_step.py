@@ -202,10 +202,13 @@ def _rounds(count: int) -> str:
 
 def table(result: dict[str, Any]) -> list[str]:
     """Return the measurements as a table in Markdown, the ratio to BridgeTower in float32."""
+    sizes = " and ".join(dict.fromkeys(row["size"] for row in result["rows"]))
+    machine, _, remark = result["machine"].partition("; ")
     lines = [
-        "## How fast a pre-training step is",
+        f"## How fast a pre-training step is: {sizes}, {machine}",
         "",
-        f"{result['machine']}. {_rounds(result['rounds'])}; {result['clock']}.",
+        (f"Measured {remark}. " if remark else "")
+        + f"{_rounds(result['rounds'])}; {result['clock']}.",
         "Made by `python -m benchmarks.speed.training_step`, whose sizes stand in",
         "`benchmarks/speed/step_arms.py`; BridgeTower, ViLT, METER's flow and `meter` train masked",
         "words and matching, `albef` contrast and a momentum model too, `vilta` the whole method.",
@@ -310,7 +313,7 @@ def joined(
     """Return what has been measured so far, and where."""
     own = device.type == "cpu" and torch.get_num_threads() == 1
     return {
-        "machine": ", ".join([describe_device(device), *([remark] if remark else [])]),
+        "machine": "; ".join([describe_device(device), *([remark] if remark else [])]),
         "cores": os.cpu_count(),
         "clock": "the clock is the process's own time" if own else "the clock is the wall's",
         "torch": torch.__version__,

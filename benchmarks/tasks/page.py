@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,18 @@ TITLES = {
     "easy-vqa": "easy-VQA, its test questions",
     "flickr8k": "Flickr8k, the 1,000 photos of val, on which the checkpoint was also chosen",
 }
+COMPARED = {
+    "photos": "Flickr8k, METER, ALBEF, ViLTA and its parts",
+    "scenes": "scenes, METER, ALBEF, ViLTA and its parts",
+    "scenes-controls": "scenes, ViLTA's choices, with two tasks",
+    "scenes-equal-seconds": "scenes, cross-attention and co-attention after equal seconds",
+    "scenes-fusion-input": "scenes, what the fusion reads",
+    "scenes-generated": "scenes, generated negatives beside two in-batch ones",
+    "scenes-noise": "scenes, a third of the captions moved to other images",
+    "scenes-tasks": "scenes, ViLTA without its parts, with two tasks",
+    "scenes-word-head": "scenes, the head that guesses words",
+}
+"""Comparisons by `vilta ablate`."""
 MAIN = {"retrieval": "combined/mean_recall"}
 """The main metric of a task; accuracy for all others."""
 SHOWN = (
@@ -58,9 +71,10 @@ def page(
         "which also has the metrics per kind, the device and the command of each run.",
         "",
     ]
+    head, lines = lines, []
     for name, summary in (comparisons or {}).items():
         place = f"benchmarks/results/ablate/{name}.md"
-        lines += comparison_section(summary, f"Methods compared: {name}", place)
+        lines += comparison_section(summary, f"Methods compared: {COMPARED[name]}", place)
     plain = [r for r in results if "intervals" not in r and r["task"] != WORDS]
     for source in dict.fromkeys(r["source"] for r in plain):
         lines += [f"## {TITLES[source]}", "", *_table(COLUMNS)]
@@ -77,7 +91,14 @@ def page(
         lines += _speed(speed)
     for measured in steps:
         lines += step_table(measured)
-    return "\n".join(lines)
+    titles = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    contents = [f"- [{title}](#{anchor(title)})" for title in titles]
+    return "\n".join([*head, *contents, "", *lines])
+
+
+def anchor(title: str) -> str:
+    """Return the anchor of a heading, as GitHub and MkDocs make it of plain words."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def percent(value: float) -> str:

@@ -57,3 +57,11 @@ def test_a_result_says_how_it_was_made(path):
     role = result["role"]
     wanted = "validation" if result.get("source") == "flickr8k" else "test"  # its test is not used
     assert role == wanted or role.startswith("zero-shot") or role.startswith(wanted + ":")
+
+
+def test_the_contents_lead_to_each_section():
+    """Anchors as GitHub makes them: lower case, no punctuation, a hyphen for each space."""
+    made = page([{"title": "Words, 1,000", "note": "", "intervals": {}}])
+    assert "\n- [Words, 1,000](#words-1000)\n" in made
+    headings = [line for line in TABLE.read_text().splitlines() if line.startswith("## ")]
+    assert len(set(headings)) == len(headings)

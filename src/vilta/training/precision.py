@@ -47,12 +47,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name a device for people: the GPU, or the number of CPU threads and the machine's type."""
+    """Name a device for people: the GPU, or the CPU threads, the machine and its bf16 unit."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{device.type}, {platform.machine()}"
-    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+    threads, unit = torch.get_num_threads(), native_bf16(device)
+    name = f"{threads} CPU {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
+    return f"{name} with {unit}" if unit else name
 
 
 def native_bf16(device: torch.device) -> str:
