@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from vilta.arguments import split_arguments
 from vilta.config import PretrainConfig
+from vilta.config.ablate import AblateConfig
 from vilta.config.apps import SearchConfig
 from vilta.config.tools import EvaluateConfig
 
@@ -43,6 +44,8 @@ def test_words_and_flags_may_stand_in_any_order(flags, places):
         (EvaluateConfig, "--from runs/x vqa --full", ["vqa"], "--from runs/x --full"),
         (EvaluateConfig, "--top-k -5 vqa", ["vqa"], "--top-k -5"),
         (EvaluateConfig, "--top_k 5 -- --odd", ["--odd"], "--top_k 5"),
+        (SearchConfig, "a b --threshold -1 -- -red", ["a", "b", "-red"], "--threshold -1"),
+        (AblateConfig, "--seeds 0 -1 -2.5e-3 -q", [], None),
         (EvaluateConfig, "--nothing 5 vqa -h", ["vqa"], "--nothing 5 -h"),
     ],
 )

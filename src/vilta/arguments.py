@@ -7,8 +7,13 @@ How many words a flag takes follows from its field's type in the config class, s
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+_SHORT = ("-h", "-q", "-o")
+_NUMBER = re.compile(r"-[\d.][\d._]*(e[-+]?\d+)?|-inf", re.IGNORECASE)
 
 
 class Split(NamedTuple):
@@ -25,7 +30,8 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
 
     ``config`` is an instance: the classes of its parts may depend on the call. ``-o`` stands for
     ``--out`` or ``--run.out``. After ``--`` no word is a flag. A flag that ``config`` lacks keeps
-    the word after it, unless that is a flag too, for the parser to complain about.
+    the word after it, unless that is a flag too, for the parser to complain about. Raises
+    ``ValueError`` for a text that begins with ``-`` and stands where flags do.
     """
     takes = {name: words for name, words, _ in _fields(config)}
     # A choice that includes True may be left out: `--run.resume`, or `--run.resume auto`.
@@ -43,6 +49,14 @@ def split_arguments(arguments: Sequence[str], config: Any) -> Split:
         if not word.startswith("-") or word == "-":
             alone.append(word)
             continue
+        if not word.startswith("--") and word not in _SHORT and not _NUMBER.fullmatch(word):
+            way = "a text that begins with - comes last, after --"
+            if "minus" in takes:
+                minus = shlex.join(["--minus", word[1:]])
+                way = f"write it in the quotes of the query, or as {minus}"
+            if word[1:].replace("-", "_").partition("=")[0] in takes:
+                way = f"did you mean -{word}?"
+            raise ValueError(f"{word!r} is no flag; {way}")
         flags.append(word)
         name = word.lstrip("-").replace("-", "_")
         if "=" in word or word in ("-h", "--help", "-q", "--quiet", "--json"):

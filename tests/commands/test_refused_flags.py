@@ -75,4 +75,23 @@ def test_serving_without_its_packages(monkeypatch):
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused(f"cannot listen on 127.0.0.1 port {port}", serve._listen, "127.0.0.1", port)
+        problem = f"cannot listen on 127.0.0.1 port {port}: .*; --port 0 takes a free one"
+        refused(problem, serve._bound, "127.0.0.1", port)
+        # Before the model is loaded and the photos are indexed: there is no such run.
+        refused(problem, serve.run, "runs/x", ServeConfig(port=port))
+
+
+def test_a_port_that_is_taken_while_the_photos_are_indexed():
+    first = serve._bound("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    second = serve._bound("127.0.0.1", port)  # neither listens yet
+    first.listen()
+    problem = f"cannot listen on 127.0.0.1 port {port}: "
+    with pytest.raises(ValueError, match=problem), serve._listening_told("127.0.0.1", port):
+        second.listen()
+    first.close()
+    second.close()
+
+
+def test_an_address_of_another_machine():
+    refused("--host must be an address of this machine", serve._bound, "192.0.2.1", 0)
