@@ -16,6 +16,7 @@ from small_run import noise, write_run
 import vilta
 from vilta import screen
 from vilta.cli import run
+from vilta.screen import counted
 
 SOURCES = sorted(Path(vilta.__file__).parent.rglob("*.py"))
 ODD = ["[/x]", "[red]", ":b:", "[bold]"]
@@ -96,3 +97,8 @@ def test_where_bars_are_drawn(monkeypatch):
         console = Console(force_terminal=True, _environ={"TERM": term}, markup=False, emoji=False)
         monkeypatch.setattr(screen, "notes", console)
         assert screen.draws_bars() is drawn
+
+
+def test_one_is_not_many():
+    assert [counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert [counted(n, "was", "were") for n in (1, 2)] == ["1 was", "2 were"]

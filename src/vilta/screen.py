@@ -66,6 +66,11 @@ def print_json(line: Mapping[str, Any]) -> None:
     results.file.write(text + "\n")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return ``1 image`` or ``2,000 images``; ``many`` is the plural that ``s`` does not make."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """Return a file's name for one line of the screen, what is not printable as in ``ls -b``."""
     return "".join(c if c.isprintable() else _escaped(c) for c in os.fspath(path))

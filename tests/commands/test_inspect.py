@@ -76,7 +76,7 @@ def test_nothing_usable_is_told(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"x")
     (tmp_path / "in" / "a.txt").write_text(" ")
-    with pytest.raises(ValueError, match="no usable pair; 1 were skipped"):
+    with pytest.raises(ValueError, match="no usable pair; 1 was skipped"):
         run(str(tmp_path / "in"), InspectConfig(out=str(tmp_path / "p.html")))
     assert not (tmp_path / "p.html").exists()
 

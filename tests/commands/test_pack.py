@@ -74,4 +74,5 @@ def test_merged_images_are_counted(tmp_path, capsys):
         (folder / f"{name}.txt").write_text(f"a scene, {name}")
     run(str(folder), PackConfig(out=str(tmp_path / "out")))
     said = capsys.readouterr().out
-    assert "1 images with 2 captions" in said and "1 duplicates were merged" in said
+    assert "1 image with 2 captions" in said and "(1 shard, " in said
+    assert "1 duplicate was merged with its captions" in said

@@ -317,7 +317,7 @@ def test_bad_data_are_counted_and_strict_stops(settings, tmp_path, capsys, caplo
     )
     pretrain.run(changed)
     for name in paths:
-        assert f"{paths[name]}: 1 items skipped, the first: " in caplog.text
+        assert f"{paths[name]}: 1 item skipped, the first: " in caplog.text
     said = "".join(capsys.readouterr())
     assert int(re.search(r"bad samples replaced by others: (\d+)", said)[1]) >= 2
     evaluate.run(str(tmp_path / "run"), EvaluateConfig(data=paths["val"], device="cpu"))

@@ -129,7 +129,7 @@ def test_what_a_table_lacks_is_told_and_strict_stops_there(flickr, caplog):
     (flickr / "images" / "1.jpg").unlink()
     assert len(load_pairs(str(flickr), "train+val")) == 2
     [said] = [record.getMessage() for record in caplog.records]
-    assert "1 items skipped, the first: 1.jpg (no such image" in said and "\n" not in said
+    assert "1 item skipped, the first: 1.jpg (no such image" in said and "\n" not in said
     with pytest.raises(ValueError, match=r"1\.jpg: no such image"):
         load_pairs(str(flickr), "train+val", strict=True)
 
@@ -266,7 +266,7 @@ def test_wrong_json_is_one_line(tmp_path, content):
 def test_source_without_a_usable_pair_says_why(tmp_path):
     write_images(tmp_path, ["a.jpg"])
     (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,\n")
-    with pytest.raises(ValueError, match=r"no usable pair; 1 were skipped.*no caption"):
+    with pytest.raises(ValueError, match=r"no usable pair; 1 was skipped.*no caption"):
         load_pairs(str(tmp_path))
 
 

@@ -116,7 +116,7 @@ def test_questions_without_answers_are_secret(images, tmp_path):
     [
         ({"question": "what"}, "no field image / imageId / image_id"),
         ({"question": "what", "image": "a.jpg", "answers": [{"said": 1}]}, "no field 'answer'"),
-        ({"question": "what", "image": "gone.jpg", "answer": "x"}, "1 of 1 images are not in"),
+        ({"question": "what", "image": "gone.jpg", "answer": "x"}, "1 of 1 image is not in"),
     ],
 )
 def test_lists_that_lack_something_are_one_line(item, problem, images, tmp_path):

@@ -19,7 +19,7 @@ from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, m
 from vilta.metrics.calibration import calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
-from vilta.screen import command, notes
+from vilta.screen import command, counted, notes
 from vilta.training.folder import CONFIG
 
 IMAGES = 1000
@@ -58,7 +58,7 @@ def calibrate(
     found = fit(odds.cpu(), gallery.relevant[pairs].cpu())
     config = model.config
     config.match_temperature, config.match_bias = found
-    config.calibrated_on = f"{len(captions):,} images of {name}"
+    config.calibrated_on = f"{counted(len(captions), 'image')} of {name}"
     config.search_threshold = _search_threshold(model, gallery)
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
     told += f", search threshold {config.search_threshold:.0%}"

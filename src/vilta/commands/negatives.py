@@ -15,7 +15,7 @@ from vilta.config.apps import NegativesConfig
 from vilta.config.ranges import check_config
 from vilta.data.sources import load_pairs
 from vilta.finished_run import load_run
-from vilta.screen import notes, print_json, progress, results
+from vilta.screen import counted, notes, print_json, progress, results
 from vilta.training.folder import replace_text, require_writable
 from vilta.training.precision import choose_device
 from vilta.version import __version__
@@ -120,7 +120,8 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
         print_json(summary)
     else:
         results.print(
-            f"{len(lines):,} negatives for {summary['captions_with_one']:,} of {total:,} captions"
+            f"{counted(len(lines), 'negative')} for {summary['captions_with_one']:,} of "
+            f"{counted(total, 'caption')}"
         )
         for line in lines[:SHOWN]:
             chance = f"{line['negative_match']:.0%} match"

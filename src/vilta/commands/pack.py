@@ -6,7 +6,7 @@ from typing import Any
 
 from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
-from vilta.screen import command, notes, progress, results, say_next
+from vilta.screen import command, counted, notes, progress, results, say_next
 
 SHOWN = 5
 """Number of skipped items printed; the manifest lists all."""
@@ -22,11 +22,13 @@ def run(source: str, config: PackConfig) -> dict[str, Any]:
 
     size = manifest["bytes"] / 2**20
     results.print(
-        f"{manifest['reader']}: {manifest['rows']:,} images with {manifest['captions']:,} captions"
-        f" -> {config.out} ({len(manifest['shards'])} shards, {size:,.1f} MiB, manifest.json)"
+        f"{manifest['reader']}: {counted(manifest['rows'], 'image')} with "
+        f"{counted(manifest['captions'], 'caption')} -> {config.out} "
+        f"({counted(len(manifest['shards']), 'shard')}, {size:,.1f} MiB, manifest.json)"
     )
     if manifest["merged"]:
-        results.print(f"{manifest['merged']:,} duplicates were merged with their captions")
+        one, many = "duplicate was merged with its", "duplicates were merged with their"
+        results.print(f"{counted(manifest['merged'], one, many)} captions")
     if config.push:
         notes.print(f"uploaded to {config.push}")
     if manifest["skipped"]:

@@ -15,7 +15,7 @@ from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document, require_html
-from vilta.screen import notes, print_json, progress, results, shown
+from vilta.screen import counted, notes, print_json, progress, results, shown
 from vilta.training.folder import replace_text, require_writable
 
 THUMBNAIL = 320
@@ -39,7 +39,9 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     with progress("indexing") as tell:
         done = search.update(tell)
     if done.new or done.gone or done.skipped:
-        notes.print(f"indexed {done.new:,} new photos; {done.gone:,} were deleted")
+        notes.print(
+            f"indexed {counted(done.new, 'new photo')}; {counted(done.gone, 'was', 'were')} deleted"
+        )
     skipped = search.index.skipped()
     if config.why_skipped:
         if not skipped:
@@ -49,9 +51,10 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
                 f"skipped {shown(path)}: {reason}"
             )
     elif skipped:
-        notes.print(f"{len(skipped):,} files cannot be read; --why-skipped lists them")
+        notes.print(f"{counted(len(skipped), 'file')} cannot be read; --why-skipped lists them")
     if not asked.terms and not config.like:
-        notes.print(f"{len(search.index.photos()):,} photos are indexed; give a text to search for")
+        indexed = counted(len(search.index.photos()), "photo is", "photos are")
+        notes.print(f"{indexed} indexed; give a text to search for")
         return
     like = Path(config.like) if config.like else None
     # All that are re-ranked: a photo that does not match must not take the place of one that does.

@@ -13,7 +13,7 @@ from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import PhotoSearch
 from vilta.config.apps import ServeConfig
 from vilta.config.ranges import check_config
-from vilta.screen import notes, progress
+from vilta.screen import counted, notes, progress
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -41,7 +41,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
             search = PhotoSearch(matcher, Path(config.folder), index)
             with progress("indexing") as tell:
                 search.update(tell)
-            notes.print(f"{len(search.index.photos()):,} photos are indexed")
+            notes.print(f"{counted(len(search.index.photos()), 'photo is', 'photos are')} indexed")
         hosts = frozenset({*LOCAL, config.host, *config.allow_host})
         limits = Limits(
             bytes=config.max_bytes,

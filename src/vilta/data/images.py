@@ -17,6 +17,7 @@ from vilta.data.sources.base import AGAIN, as_list, manifest_of
 from vilta.data.sources.files import ImageFiles, path_ends
 from vilta.decoding import bounded_bytes
 from vilta.scenes import picture_from_id
+from vilta.screen import counted
 
 SCENES = re.compile(r"scenes(?::(\d+))?")
 """Prefix that names the built-in pictures, followed by their side in pixels."""
@@ -153,6 +154,6 @@ def require_images(images: Images, keys: Iterable[str]) -> None:
     if missing:
         named = ", ".join(missing[:NAMED])
         raise ValueError(
-            f"{len(missing)} of {len(wanted)} images are not in {images.name} "
-            f"(--data.images names the place), the first: {named}"
+            f"{len(missing)} of {counted(len(wanted), 'image is', 'images are')} not in "
+            f"{images.name} (--data.images names the place), the first: {named}"
         )

@@ -9,6 +9,7 @@ from vilta.config.pretrain import PretrainConfig, RunConfig
 from vilta.config.tools import EvaluateConfig
 from vilta.data.examples import Examples, PairItems, read_pairs, shared_images
 from vilta.data.sources.base import MANIFEST
+from vilta.screen import counted
 from vilta.tasks.registry import find_task
 
 CHOSEN = "validation: the checkpoint was chosen on these; not a test figure"
@@ -29,7 +30,8 @@ def refuse_overlap(
     shared = shared_images(items, held_out)
     if shared and not config.data.accept_overlap:
         raise ValueError(
-            f"{len(shared)} images of {held_out.name} are also in {items.name}, such as "
+            f"{counted(len(shared), 'image')} of {held_out.name} "
+            f"{'is' if len(shared) == 1 else 'are'} also in {items.name}, such as "
             f"{shared[0]}: metrics on it would say nothing about unseen images; choose another "
             "split, or pass --data.accept-overlap"
         )

@@ -43,6 +43,7 @@ from vilta.data.sources.table_file import SUFFIXES as TABLES
 from vilta.data.sources.tables import SEPARATED, columns_of, holds_rows, is_json_list
 from vilta.data.sources.visual_genome import REGIONS, VisualGenomeReader, find_visual_genome
 from vilta.data.sources.webdataset import WebDatasetReader, has_samples
+from vilta.screen import counted
 
 __all__ = [
     "FEATURES",
@@ -140,13 +141,14 @@ def nothing_known(place: Path) -> str:
     tables = [_with_columns(file) for file in found]
     if images and tables:
         return (
-            f"{place} holds {images:,} images but no captions; if they are in "
+            f"{place} holds {counted(images, 'image')} but no captions; if they are in "
             f"{' or '.join(tables[:3])}, name the columns with --image-column and --caption-column"
         )
     if images:
         return (
-            f"{place} holds {images:,} images but no captions; put a text file beside each "
-            "(1.jpg, 1.txt) or a captions.csv with the columns file_name and caption in the folder"
+            f"{place} holds {counted(images, 'image')} but no captions; put a text file beside "
+            "each (1.jpg, 1.txt) or a captions.csv with the columns file_name and caption in the "
+            "folder"
         )
     return f"{place} contains no supported source; supported are {LOOKED_FOR}"
 

@@ -16,6 +16,7 @@ from upath import UPath
 from xxhash import xxh3_128_intdigest
 
 from vilta.json_text import json_object
+from vilta.screen import counted
 
 log = logging.getLogger("vilta.data")
 
@@ -169,9 +170,9 @@ class Reader(ABC):
         if self.skipped:
             first = self.skipped[0]
             log.warning(
-                "%s: %d items skipped, the first: %s (%s)",
+                "%s: %s skipped, the first: %s (%s)",
                 self.name,
-                len(self.skipped),
+                counted(len(self.skipped), "item"),
                 first.source,
                 first.reason,
             )
@@ -237,7 +238,8 @@ def nothing_usable(reader: Reader, skipped: list[Skipped]) -> str:
     first = skipped[0]
     return (
         f"{reader.name} ({reader.what}) has no usable pair; "
-        f"{len(skipped)} were skipped, the first: {first.source} ({first.reason})"
+        f"{counted(len(skipped), 'was', 'were')} skipped, the first: {first.source} "
+        f"({first.reason})"
     )
 
 
