@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from small_run import noise, write_run
 
+from vilta.apps import onnx_ranker
 from vilta.apps.matcher import Matcher
 from vilta.apps.onnx_ranker import Ranker, read_pixels
 from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
@@ -108,6 +109,8 @@ def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
     for seed in range(5):
         noise(seed).save(photos / ("deeper" if seed % 2 else ".") / f"{seed}.png")
     (photos / "broken.jpg").write_bytes(b"not a photo")
+    noise(1, (200, 200)).save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-2000])
     script = str(run / "onnx" / "rank.py")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, script, str(photos), "two dogs run", "--top", "3"],
@@ -116,8 +119,9 @@ def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    skipped, *lines = done.stdout.splitlines()
+    skipped, cut, *lines = done.stdout.splitlines()
     assert skipped.startswith(f"skipped {photos / 'broken.jpg'}") and len(lines) == 3
+    assert cut.startswith(f"skipped {photos / 'cut.jpg'}")
     paths = sorted(photos.rglob("*.png"))
     best = Matcher(run).rank("two dogs run", paths, top_k=3)
     for line, expected in zip(lines, best, strict=True):
@@ -146,10 +150,39 @@ def exif(orientation):
     return tags
 
 
-def test_what_is_missing_or_in_the_way_is_said_in_a_line(run, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--int8"], "has no image_encoder.int8.onnx (vilta export RUN --int8 writes it)"),
+        (["--top", "0"], "--top is 0; it must be 1 or more"),
+    ],
+)
+def test_what_the_script_cannot_do_is_told_in_a_line(flags, said, tmp_path, monkeypatch, capsys):
+    noise(1).save(tmp_path / "photo.png")
+    monkeypatch.setattr("sys.argv", ["rank.py", str(tmp_path), "a dog", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        onnx_ranker.main()
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+def test_the_script_skips_a_photo_of_too_many_pixels(tmp_path, monkeypatch, capsys):
+    noise(1).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert onnx_ranker.readable(tmp_path) == []
+    assert capsys.readouterr().out.startswith(f"skipped {tmp_path / 'photo.png'}: ")
+
+
+def test_what_is_missing_or_in_the_way_is_said_in_a_line(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"has no image_encoder\.onnx"):
         Ranker(tmp_path)
     (tmp_path / "full").mkdir()
+    with pytest.raises(ValueError, match="no such file or folder: nowhere"):
+        export.run(str(run), ExportConfig(out=str(tmp_path / "new"), data="nowhere"))
+    assert not (tmp_path / "new").exists(), "data are looked at before the work"
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists"):
+        monkeypatch.setattr(export, "export_onnx", lambda *_, **__: pytest.fail("it began"))
+        export.run(str(run), ExportConfig(out=str(tmp_path / "file" / "new")))
     with pytest.raises(ValueError, match="nothing to write"):
         export.run(str(run), ExportConfig(onnx=False))
     with pytest.raises(ValueError, match="exists and is not an export; choose another --out"):

@@ -173,8 +173,9 @@ def readable(folder: Path) -> list[Path]:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             try:
                 with Image.open(path) as image:
-                    image.verify()
-            except (OSError, SyntaxError, ValueError) as error:
+                    image.draft(None, (1, 1))  # an eighth of a JPEG: all of it is read, few pixels
+                    image.load()
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 print(f"skipped {path}: {error}")
             else:
                 found.append(path)
@@ -194,10 +195,15 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="use the quantised models")
     parser.add_argument("--models", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
+    if arguments.top < 1:
+        parser.error(f"--top is {arguments.top}; it must be 1 or more")
+    try:
+        ranker = Ranker(arguments.models, int8=arguments.int8)
+    except ValueError as error:
+        parser.error(str(error))
     photos = readable(arguments.photos)
     if not photos:
         parser.error(f"no photos in {arguments.photos}")
-    ranker = Ranker(arguments.models, int8=arguments.int8)
     for found in ranker.rank(arguments.sentence, photos, arguments.top):
         chance = "" if found.probability is None else f"  {100 * found.probability:5.1f} %"
         print(f"{found.score:8.2f}{chance}  {found.path}")

@@ -20,7 +20,7 @@ from vilta.data.sources import load_pairs
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image
 from vilta.screen import notes, results, say_next
-from vilta.training.folder import MODEL, model_folder, replace_text
+from vilta.training.folder import MODEL, model_folder, replace_text, require_writable
 
 
 def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
@@ -38,6 +38,8 @@ def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
         raise ValueError(f"{run_folder} is not a run; --out must name the folder to write")
     if out.exists() and not (out / SCRIPT).is_file():
         raise ValueError(f"{out} exists and is not an export; choose another --out")
+    require_writable(out.parent / f".{out.name}")  # it comes whole, from beside its place
+    pairs = load_pairs(config.data) if config.data else None  # before the work, which takes longer
     with notes.status("exporting (half a minute for a small model)"):
         export_onnx(released.model, released.tokenizer, out, int8=config.int8)
         difference = largest_difference(released.model.float().eval(), out)
@@ -48,19 +50,21 @@ def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
         )
     results.print(f"wrote {out}: equal to torch within {difference:.1e}")
     summary: dict[str, Any] = {"out": str(out), "largest_difference": difference}
-    if config.data:
-        summary |= measure(released, out, config)
+    if pairs is not None:
+        summary |= measure(released, out, pairs, config)
     flag = ["--int8"] if config.int8 else []
     say_next(shlex.join(["python", str(out / SCRIPT), "PHOTOS", "two dogs run on a beach", *flag]))
     return summary
 
 
-def measure(released: Released, out: Path, config: ExportConfig) -> dict[str, Any]:
+def measure(
+    released: Released, out: Path, pairs: datasets.Dataset, config: ExportConfig
+) -> dict[str, Any]:
     """Print, store and return R@1 of torch, of the ONNX models, and of the quantised ones."""
     from vilta.apps.onnx_ranker import Ranker  # needs the extra, which export_onnx has checked
     from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
 
-    pairs = load_pairs(config.data).cast_column("image", datasets.Image(decode=False))
+    pairs = pairs.cast_column("image", datasets.Image(decode=False))
     rows = pairs.select(range(min(config.images, len(pairs))))
     size = released.model.config.image_size
     images = [evaluation_tensor(decode_image(image_bytes(row["image"])), size) for row in rows]
