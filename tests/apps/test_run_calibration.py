@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_run import noise, write_run
@@ -8,6 +10,7 @@ from vilta.apps.image_input import pixels_of
 from vilta.apps.run_calibration import calibrate
 from vilta.commands import evaluate
 from vilta.config.tools import EvaluateConfig
+from vilta.model import ViltaForPreTraining
 
 GROUPS = [[caption] for caption in CAPTIONS[:6]]
 
@@ -40,6 +43,23 @@ def test_one_image_is_too_few(tiny_run):
     matcher = Matcher(tiny_run, device="cpu")
     with pytest.raises(ValueError, match="at least two images"):
         calibrate(matcher.model, matcher.tokenizer, [], GROUPS[:1], "noise")
+
+
+def test_a_released_folder_gets_the_threshold_for_proofreading_too(tmp_path, capsys):
+    released = write_run(tmp_path / "run") / "model"
+    (tmp_path / "run" / "config.yaml").unlink()
+    config = EvaluateConfig(data="scenes:12?seed=1&size=32", device="cpu", top_k=3)
+    evaluate.run(str(released), replace(config, task="retrieval", calibrate=True))
+    assert "proofreading threshold" in capsys.readouterr().err
+    after = Matcher(released, device="cpu").model
+    assert after.config.suspicion_threshold is not None and isinstance(after, ViltaForPreTraining)
+
+
+def test_a_report_is_suggested_where_it_finds_the_evaluation(tiny_run, tmp_path, capsys):
+    config = EvaluateConfig(data="scenes:4?seed=1&size=32", device="cpu", top_k=2)
+    for out, suggested in ((str(tmp_path / "x.json"), False), ("", True)):
+        evaluate.run(str(tiny_run), replace(config, out=out))
+        assert (f"next: vilta report {tiny_run}" in capsys.readouterr().err) == suggested
 
 
 def test_evaluate_calibrates_and_tells_the_error(tmp_path, capsys):

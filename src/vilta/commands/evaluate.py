@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vilta.apps.released import load_released
 from vilta.apps.run_calibration import calibrate_release
 from vilta.config import DataConfig
 from vilta.config.finetune import TaskSettings
@@ -37,7 +38,8 @@ from vilta.json_text import json_object
 from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
-from vilta.screen import changing_progress, command, notes, results, say_next, watched
+from vilta.report.record import EVALUATIONS
+from vilta.screen import changing_progress, command, counted, notes, results, say_next, watched
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_in_pretraining, role_of
 from vilta.tasks.names import is_task
@@ -89,7 +91,8 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
     dtype, reason = choose_dtype(config.precision, device, task.model)
     role = role_in_pretraining(PairItems(dataset.table, config.data), trained)
     notes.print(
-        f"evaluating {run_folder}/model on {len(dataset):,} images ({role}), {device} in {reason}"
+        f"evaluating {run_folder}/model on {counted(len(dataset), 'image')} ({role}), {device} in "
+        f"{reason}"
     )
     say_missing_teacher(teacher)
     if config.calibrate:
@@ -126,7 +129,9 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         "metrics": metrics,
     }
     write_result(out, result)
-    say_next(command("report", run_folder))
+    beside = out.resolve().parent == Path(run_folder).resolve()
+    if beside and out.match(EVALUATIONS):  # the report draws no other
+        say_next(command("report", run_folder))
     return result
 
 
@@ -152,14 +157,17 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     loader = task_loader(task, items, config, blind=bool(trained and trained.data.blind))
     dtype, precision = choose_dtype(config.precision, device, task.model)
     notes.print(
-        f"evaluating {run_folder} on {len(items):,} items of {items.name} ({role}), {device} in "
+        f"evaluating {run_folder} on {counted(len(items), 'item')} of {items.name} ({role}), "
+        f"{device} in "
         f"{precision}"
     )
     if config.calibrate:
         if not (isinstance(task.model, WithMatching) and isinstance(items, PairItems)):
             raise ValueError(f"--calibrate needs image-text pairs, not the items of {name}")
         place = model_folder(run_folder)
-        notes.print(calibrate_release(task.model, task.tokenizer, loader, place, config.data))
+        # As it was trained: a pre-trained one has a threshold for proofreading too.
+        whole = load_released(run_folder).model.to(device).eval()
+        notes.print(calibrate_release(whole, task.tokenizer, loader, place, config.data))
     lacking = kind.unanswered(items)
     with autocast(device, dtype):
         predictions = task.predict(watched("evaluating", loader))

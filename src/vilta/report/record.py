@@ -34,6 +34,10 @@ class Record:
         return self.evaluation["metrics"]
 
 
+EVALUATIONS = "evaluation-*.json"
+"""Files of a run's folder that hold an evaluation of pre-training."""
+
+
 def read_record(run_folder: str) -> Record:
     """Read the log and the newest evaluation of a run.
 
@@ -42,7 +46,7 @@ def read_record(run_folder: str) -> Record:
     """
     folder = Path(run_folder)
     evaluating = command("evaluate", run_folder, "--data", "DATA")
-    found = sorted(folder.glob("evaluation-*.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(folder.glob(EVALUATIONS), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ValueError(f"{run_folder} was not evaluated yet; run: {evaluating}")
     try:
