@@ -1,5 +1,6 @@
 """What a command refuses before it has loaded anything large, in a line."""
 
+import os
 import socket
 import sys
 from dataclasses import replace
@@ -25,6 +26,11 @@ def refused(problem, run, *arguments):
 def test_convert_and_where_it_writes(tmp_path):
     refused("--out must name the folder", convert.run, "meter.ckpt", ConvertConfig())
     refused("choose another --out", convert.run, "meter.ckpt", ConvertConfig(out=str(tmp_path)))
+    new = ConvertConfig(out=str(tmp_path / "new"))
+    refused("is a folder; name the checkpoint file", convert.run, str(tmp_path), new)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists"):  # not that there is no checkpoint, which is large
+        convert.run("meter.ckpt", ConvertConfig(out=str(tmp_path / "file" / "new")))
 
 
 def test_export_and_what_it_writes(tmp_path, monkeypatch):
@@ -51,6 +57,22 @@ def test_fine_tuning_without_a_task():
     refused("mine.yaml names no task", finetune.run, "mine.yaml", FinetuneConfig(task=""))
 
 
+def test_what_to_start_from_is_looked_for_before_the_items(tmp_path):
+    config = FinetuneConfig(run=RunConfig(out=str(tmp_path / "run")))
+    refused("--from must name", finetune.run, "vqa", config)
+    missing = replace(config, start=str(tmp_path))
+    refused("neither a run nor a released model", finetune.run, "vqa", missing)
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    below = FinetuneConfig(run=RunConfig(out=str(tmp_path / "file" / "new" / "run")))
+    refused("file is a file; choose another --run.out", finetune.run, "vqa", below)
+    closed = FinetuneConfig(run=RunConfig(out=str(tmp_path / "new" / "run")))
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    refused(f"{tmp_path} cannot be written into", finetune.run, "vqa", closed)
+
+
 def test_a_task_that_is_only_measured(tmp_path):
     config = FinetuneConfig(run=RunConfig(out=str(tmp_path)))
     refused("measured, not trained", finetune.run, "masked-words", config)
@@ -61,6 +83,13 @@ def test_a_comparison_without_a_folder_or_a_plan(tmp_path):
     fresh = AblateConfig(out=str(tmp_path))
     refused("has no plan yet", ablate.do_part, replace(fresh, part="train meter/seed-0"))
     refused("has no plan yet", ablate.write_report, fresh)
+
+
+def test_a_comparison_in_a_folder_of_other_things(tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").touch()
+    monkeypatch.setattr(ablate, "arm_settings", lambda *_: None)
+    refused("is not empty and is not a comparison", ablate.run, AblateConfig(out=str(tmp_path)))
+    assert os.listdir(tmp_path) == ["photo.jpg"]
 
 
 def test_a_report_that_is_no_page():

@@ -18,6 +18,7 @@ from vilta.ablation.arms import arm_settings
 from vilta.ablation.grid import (
     ITEMS,
     LOG,
+    PLAN,
     SETTINGS,
     START,
     Cell,
@@ -74,6 +75,9 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         do_part(config)
         return None
     out = Path(config.out)
+    begun = any((out / name).is_file() for name in (SETTINGS, PLAN))
+    if not begun and out.exists() and any(path.name != LOCK for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and is not a comparison; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out / LOCK, out) as note:
         if note:

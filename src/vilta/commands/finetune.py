@@ -27,7 +27,7 @@ from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes
+from vilta.screen import command, counted, notes
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -57,6 +57,9 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         raise ValueError(
             f"{config.task} is measured, not trained; use vilta evaluate RUN --task {config.task}"
         )
+    if not config.start:
+        raise ValueError("--from must name the pre-trained run to start from, e.g. runs/demo")
+    model_folder(config.start)  # before the items, which may take minutes to read
     items = kind.read(config.data.train, config.data.images, config.settings)
     kind.require_answers(items)
     held_out = None
@@ -65,7 +68,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         kind.require_answers(held_out)
         refuse_overlap(config, items, held_out)
     notes.print(
-        f"{len(items):,} training items from {items.name}"
+        f"{counted(len(items), 'training item')} from {items.name}"
         + (f"; checkpoints are chosen on {len(held_out):,} of {held_out.name}" if held_out else "")
     )
     torch.manual_seed(derived(config.run.seed, "model"))
@@ -128,8 +131,6 @@ def start_model(
     kind: type[FinetuningTask], config: FinetuneConfig, items: Examples | PairItems
 ) -> tuple[ViltaPreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model to start from, with a new head for the labels of the training items."""
-    if not config.start:
-        raise ValueError("--from must name the pre-trained run to start from, e.g. runs/demo")
     folder = model_folder(config.start)
     sizes: dict[str, Any] = {
         name: size

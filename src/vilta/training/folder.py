@@ -51,6 +51,10 @@ def check_run_folder(run: RunConfig) -> bool:
     folder = Path(run.out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --run.out must name a folder")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "cannot be written into" if there.is_dir() else "is a file"
+        raise ValueError(f"--run.out is {folder}, but {there} {what}; choose another --run.out")
     saved = any((folder / CHECKPOINTS).glob("step-*"))
     if run.resume and saved:
         return True
