@@ -47,6 +47,15 @@ def test_search_prints_what_matches_well(tiny_run, photo_folder, index, capsys):
     assert all(each["probability"] >= bar for each in well) and "indexed" not in notes
 
 
+def test_an_index_among_the_photos_is_no_photo(tiny_run, photo_folder, capsys):
+    config = SearchConfig(index=str(photo_folder / "index"), json=True, threshold=0.0)
+    for _ in range(2):
+        search.run(str(tiny_run), str(photo_folder), "a red ball", config)
+        found, notes = lines(capsys)
+        assert len(found) == 6 and "cannot be read" not in notes
+    assert notes == "" or "indexed" not in notes, "the index does not change what is indexed"
+
+
 def test_search_says_that_nothing_matches(tiny_run, photo_folder, index, capsys, tmp_path):
     page = str(tmp_path / "found.html")
     config = SearchConfig(index=index, threshold=1.0, out=page)
@@ -90,7 +99,7 @@ def test_search_writes_a_gallery_and_names_what_it_skipped(
     config = SearchConfig(index=index, like=str(photo_folder / "photo 2.png"), out=str(page))
     search.run(str(tiny_run), str(photo_folder), "", config)
     out = capsys.readouterr()
-    assert "1 files cannot be read; --why-skipped lists them" in out.err
+    assert "1 file cannot be read; --why-skipped lists them" in out.err
     assert out.out.splitlines()[0].endswith("photo 2.png") and "nan" not in out.out
     html = page.read_text(encoding="utf-8")
     assert html.count("<img") == 6 and "Ünïcode ✓.PNG" in html

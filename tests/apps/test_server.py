@@ -90,6 +90,15 @@ def test_search_shows_photos_of_the_folder_and_no_other_file(matcher, photo_fold
             assert client.get(f"/v1/photos/{number}").status_code in (404, 422)
 
 
+def test_a_photo_that_was_deleted_is_not_found(matcher, photo_folder, tmp_path):
+    search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
+    search.update()
+    with TestClient(server.build_app(matcher, search), base_url="http://localhost") as client:
+        assert client.get("/v1/photos/0").status_code == 200
+        {photo.row: photo.path for photo in search.index.photos()}[0].unlink()
+        assert client.get("/v1/photos/0").status_code == 404
+
+
 def test_without_a_folder_there_is_no_search(client):
     assert client.post("/v1/search", data={"query": "x"}).status_code == 404
     assert client.get("/v1/photos/0").status_code == 404

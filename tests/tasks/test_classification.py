@@ -53,7 +53,7 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
     ("text", "problem"),
     [
         ("image,text\n1.png,a\n", "no column 'label'"),
-        ("", "no column 'image'"),
+        ("", "is empty; its first line must be image,text,label"),
         ("image,text,label\n", "no items"),
         ("image,text,label\n9.png,a,x\n1.png,a,y\n", "1 of 2 images .*9.png"),
     ],

@@ -144,7 +144,7 @@ def _about_photos(router: APIRouter, service: Service) -> None:
     async def photo(photo: Annotated[int, Path(ge=0, le=2**31, examples=[0])]) -> Response:
         """Return a thumbnail of a photo, as JPEG."""
         place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
-        if place is None:
+        if place is None or not place.is_file():  # deleted since the folder was indexed
             raise HTTPException(404)
         return Response(await run_in_threadpool(_thumbnail, place), media_type="image/jpeg")
 

@@ -42,7 +42,7 @@ class SearchConfig(AppConfig):
     out: str = ""
     """HTML page of the results to write."""
     index: str = ""
-    """Folder of the index, not among the photos. Empty: a folder in the user's cache."""
+    """Folder of the index. Empty: a folder in the user's cache."""
     why_skipped: bool = False
     """List the files that are not in the index, and why."""
 
@@ -68,7 +68,7 @@ class ServeConfig:
     folder: str = ""
     """Folder of photos to search. It is indexed before the server starts."""
     index: str = ""
-    """Folder of the index, not among the photos. Empty: a folder in the user's cache."""
+    """Folder of the index. Empty: a folder in the user's cache."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but localhost admits other machines, without a password."""
     port: Annotated[int, Range(0, 65535)] = 8000

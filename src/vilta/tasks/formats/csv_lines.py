@@ -29,6 +29,8 @@ def csv_lines(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]
         found = columns_of(place, fits)
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from None
+    if not any(found):
+        raise ValueError(f"{name} is empty; its first line must be {','.join(columns)}")
     if missing := [c for c in columns if c not in found]:
         raise ValueError(
             f"{name} has no column {missing[0]!r}; it needs {','.join(columns)} and has "
