@@ -315,8 +315,9 @@ def test_interrupted(verb, then, recipe, monkeypatch, capsys):
 
     recipe.run = interrupted
     arguments = ["x", "y"] if verb == "search" else ["x"]
-    assert ends_with(monkeypatch, verb, *arguments) == 130
-    assert capsys.readouterr().err == f"stopped{then}\n"
+    for ahead in ([], ["-q", "--json"]):
+        assert ends_with(monkeypatch, *ahead, verb, *arguments) == 130
+        assert capsys.readouterr().err == f"stopped{then}\n"
 
 
 def test_what_must_be_given_says_so():

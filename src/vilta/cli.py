@@ -55,7 +55,8 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:
-        verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+        name = next((word for word in sys.argv[1:] if word not in OURS), "")
+        verb = VERBS.get(name)
         then = f"; the same command {verb.stopped}" if verb and verb.stopped else ""
         print(f"stopped{then}", file=sys.stderr)
         sys.exit(130)

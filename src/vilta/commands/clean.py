@@ -20,7 +20,7 @@ from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
 from vilta.report.html import data_uri, document
 from vilta.screen import command, notes, print_json, progress, results, say_next
-from vilta.training.folder import replace_text, replaced_folder, require_writable
+from vilta.training.folder import replace_text, replaced_folder, require_writable_folder
 
 THUMBNAIL = 240
 
@@ -36,7 +36,7 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
     out = Path(config.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another --out")
-    require_writable(out.parent / f".{out.name}")  # it comes whole, from beside its place
+    require_writable_folder(out)
     matcher = Matcher(run_folder, device=config.device, batch_size=config.batch_size)
     say_uncalibrated(matcher)
     table = load_pairs(data)

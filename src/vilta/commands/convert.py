@@ -10,7 +10,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.model.meter import convert_meter, read_checkpoint
 from vilta.report.model_card import write_converted_card
 from vilta.screen import command, results, say_next
-from vilta.training.folder import replaced_folder, require_writable
+from vilta.training.folder import replaced_folder, require_writable_folder
 
 
 def run(checkpoint: str, config: ConvertConfig) -> dict[str, str]:
@@ -25,7 +25,7 @@ def run(checkpoint: str, config: ConvertConfig) -> dict[str, str]:
         raise ValueError(f"{out} exists; choose another --out")
     if Path(checkpoint).is_dir():
         raise ValueError(f"{checkpoint} is a folder; name the checkpoint file")
-    require_writable(out.parent / f".{out.name}")  # it comes whole, from beside its place
+    require_writable_folder(out)
     model = convert_meter(read_checkpoint(checkpoint), config.text)
     tokenizer = load_tokenizer(config.text)
     with replaced_folder(out) as place:

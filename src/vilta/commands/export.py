@@ -20,7 +20,7 @@ from vilta.data.sources import load_pairs
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image
 from vilta.screen import notes, results, say_next
-from vilta.training.folder import MODEL, model_folder, replace_text, require_writable
+from vilta.training.folder import MODEL, model_folder, replace_text, require_writable_folder
 
 
 def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
         raise ValueError(f"{run_folder} is not a run; --out must name the folder to write")
     if out.exists() and not (out / SCRIPT).is_file():
         raise ValueError(f"{out} exists and is not an export; choose another --out")
-    require_writable(out.parent / f".{out.name}")  # it comes whole, from beside its place
+    require_writable_folder(out)
     pairs = load_pairs(config.data) if config.data else None  # before the work, which takes longer
     with notes.status("exporting (half a minute for a small model)"):
         export_onnx(released.model, released.tokenizer, out, int8=config.int8)

@@ -148,9 +148,22 @@ def require_writable(path: str | Path) -> None:
     place = Path(path)
     if place.is_dir():
         raise ValueError(f"{place} is a folder; name a file to write")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place.parent):
-        pass
+    _try_beside(place)
+
+
+def require_writable_folder(path: str | Path) -> None:
+    """The same for a folder, which comes whole from beside its place."""
+    _try_beside(Path(path))
+
+
+def _try_beside(place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place.parent):
+            pass
+    except OSError as error:  # under the name that the user knows
+        why = f"{error.strerror}, choose another place to write"
+        raise OSError(error.errno, why, str(place)) from None
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
