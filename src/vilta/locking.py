@@ -44,7 +44,10 @@ def only_writer(path: Path, place: Path | str) -> Iterator[str]:
     _HELD.add(key)
     try:
         os.ftruncate(file, 0)
-        os.pwrite(file, _card().encode(), 0)
+        try:
+            os.pwrite(file, _card().encode(), 0)
+        except OSError as error:  # a full disk, which the system tells without a name
+            raise OSError(error.errno, error.strerror, str(place)) from None
         if before:
             note = f"{before} ended without finishing {place}; going on with what it left"
         yield note

@@ -1,12 +1,16 @@
 """Errors of the disk and of the first process, as the user and the other processes are told."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 from accelerate import Accelerator
 
+from vilta.locking import only_writer
 from vilta.training import processes
+from vilta.training.folder import replace_text
 from vilta.training.session import Session
 
 
@@ -34,3 +38,19 @@ def test_all_processes_are_told_the_error_of_the_first(monkeypatch, main):
     accelerator = Mock(spec=Accelerator, num_processes=2, is_main_process=main)
     with pytest.raises(ValueError, match="the disk is gone"):
         processes.on_main(accelerator, fails)
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    """The system names no file when it is the content that finds no space."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as error:
+        replace_text(tmp_path / "config.yaml", "x")
+    assert error.value.filename == str(tmp_path / "config.yaml") and not any(tmp_path.iterdir())
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError) as error, only_writer(tmp_path / ".lock", tmp_path):
+        pass
+    assert error.value.filename == str(tmp_path)

@@ -170,8 +170,12 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically and flush it to the disk; its folder is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_TEMPORARY}{path.name}"
-    temporary.write_bytes(content)
-    _flush(temporary)
+    try:
+        temporary.write_bytes(content)
+        _flush(temporary)
+    except OSError as error:  # a full disk, which the system tells without a name
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.replace(temporary, path)
     _flush(path.parent)
 
