@@ -52,7 +52,7 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("image,text\n1.png,a\n", "no column 'label'"),
+        ("image,label\n1.png,a\n", "no column 'text'; it needs image,text,label"),
         ("", "is empty; its first line must be image,text,label"),
         ("image,text,label\n", "no items"),
         ("image,text,label\n9.png,a,x\n1.png,a,y\n", "1 of 2 images .*9.png"),
@@ -61,6 +61,13 @@ def test_it_learns_what_only_the_image_tells(tmp_path):
 def test_bad_tables_are_one_line(tmp_path, text, problem):
     with pytest.raises(ValueError, match=problem):
         Task.read(write(tmp_path, text), "", TaskSettings())
+
+
+def test_without_labels_it_is_answered_but_not_learnt(tmp_path):
+    items = Task.read(write(tmp_path, "image,text\n1.png,a\n2.png,b\n"), "", TaskSettings())
+    assert Task.unanswered(items) == ["0", "1"]
+    with pytest.raises(ValueError, match=r"2 of 2 items .* add the column label"):
+        Task.require_answers(items)
 
 
 def test_one_label_alone_is_refused(tmp_path):

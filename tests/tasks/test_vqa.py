@@ -161,8 +161,15 @@ def test_easy_vqa_and_a_csv_of_ones_own(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("image,question,answer\n0.png,is the ball red,yes\n")
     assert read(str(table)).rows[0]["answer_type"] == "yes/no"
-    table.write_text("image,question\n0.png,is the ball red\n")
-    with pytest.raises(ValueError, match="no column 'answer'"):
+    table.write_text("image,question\n0.png,is the ball red\n")  # nobody knows the answer
+    assert Task.unanswered(read(str(table))) == ["0"]
+    with pytest.raises(ValueError, match=r"1 of 1 items .* column answer .* --submission"):
+        Task.require_answers(read(str(table)))
+    table.write_text("image,question,answer\n0.png,is the ball red\n")
+    with pytest.raises(ValueError, match="line 2: it has no answer"):
+        read(str(table))
+    table.write_text("image,answer\n0.png,yes\n")
+    with pytest.raises(ValueError, match="no column 'question'; it needs image,question,answer"):
         read(str(table))
 
 

@@ -13,7 +13,7 @@ from vilta.tasks.finetuning import ItemRow
 from vilta.tasks.formats.csv_lines import csv_lines
 from vilta.tasks.label_task import LabellingTask
 
-COLUMNS = ("image", "text", "label")
+COLUMNS = ("image", "text")
 
 
 class Classification(LabellingTask):
@@ -32,7 +32,7 @@ class Classification(LabellingTask):
                 "texts": [line["text"]],
                 "label": line["label"],
             }
-            for number, line in enumerate(csv_lines(path, COLUMNS))
+            for number, line in enumerate(csv_lines(path, COLUMNS, answer="label"))
         ]
 
     @classmethod

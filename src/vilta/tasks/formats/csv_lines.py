@@ -14,13 +14,15 @@ def is_csv(path: str | Path) -> bool:
     return named_options(str(path), SourceOptions())[0].endswith((".csv", ".tsv"))
 
 
-def csv_lines(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def csv_lines(path: str | Path, columns: tuple[str, ...], answer: str = "") -> list[dict[str, str]]:
     """Return the lines of a table by column; ``ValueError`` names what is missing, and where.
 
-    A path may name the encoding of its file: ``answers.csv?encoding=latin-1``.
+    The column ``answer`` may be missing, as in a test set whose answers nobody knows: it is empty
+    then. A path may name the encoding of its file: ``answers.csv?encoding=latin-1``.
     """
     name, options = named_options(str(path), SourceOptions())
     place = Path(name)
+    expected = (*columns, answer) if answer else columns
 
     def fits(names: list[str]) -> bool:
         return set(columns) <= set(names)
@@ -30,15 +32,15 @@ def csv_lines(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from None
     if not any(found):
-        raise ValueError(f"{name} is empty; its first line must be {','.join(columns)}")
+        raise ValueError(f"{name} is empty; its first line must be {','.join(expected)}")
     if missing := [c for c in columns if c not in found]:
         raise ValueError(
-            f"{name} has no column {missing[0]!r}; it needs {','.join(columns)} and has "
+            f"{name} has no column {missing[0]!r}; it needs {','.join(expected)} and has "
             f"{listed(found)}"
         )
     lines: list[dict[str, str]] = []
     for number, line in separated_rows(place, fits, options.encoding):
-        if short := [c for c in columns if c not in line]:
+        if short := [c for c in expected if c in found and c not in line]:
             raise ValueError(f"{name}, line {number}: it has no {short[0]}")
-        lines.append(line)
+        lines.append({answer: "", **line} if answer else line)
     return lines

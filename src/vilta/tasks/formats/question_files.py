@@ -167,5 +167,5 @@ def _csv_rows(path: str) -> list[ItemRow]:
         question_row(
             str(number), line["image"], line["question"], list(filter(None, [line["answer"]]))
         )
-        for number, line in enumerate(csv_lines(path, ("image", "question", "answer")))
+        for number, line in enumerate(csv_lines(path, ("image", "question"), answer="answer"))
     ]
