@@ -26,6 +26,7 @@ COMPARED = {
     "photos": "Flickr8k, METER, ALBEF, ViLTA and its parts",
     "scenes": "scenes, METER, ALBEF, ViLTA and its parts",
     "scenes-controls": "scenes, ViLTA's choices, with two tasks",
+    "scenes-demo": "scenes, generated negatives after the demo's 1,620 steps",
     "scenes-equal-seconds": "scenes, cross-attention and co-attention after equal seconds",
     "scenes-fusion-input": "scenes, what the fusion reads",
     "scenes-generated": "scenes, generated negatives beside two in-batch ones",

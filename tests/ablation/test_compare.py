@@ -166,6 +166,8 @@ def test_an_arm_is_compared_with_the_baseline_and_with_its_own_variants():
         ("vilta", "vilta+alpha=0.7"),
         ("vilta-no-filter", "vilta-no-filter+alpha=0.7"),
     ]
+    two = AblateConfig(base="demo", arms=arms[1:3], baseline="vilta-no-filter")
+    assert pairs_of_arms(two) == [("vilta", "vilta-no-filter")]
 
 
 def test_planned_comparisons_hold_together():

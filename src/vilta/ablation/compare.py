@@ -101,7 +101,7 @@ def pairs_of_arms(config: AblateConfig) -> list[tuple[str, str]]:
         whole = [arm for arm in config.arms if variant.startswith((f"{arm}-", f"{arm}+"))]
         if whole and (arm := max(whole, key=len)) != config.baseline:
             pairs.append((arm, variant))
-    return pairs
+    return list(dict.fromkeys(pairs))  # the variant may be the baseline itself
 
 
 def noise_losses(records: Records, config: AblateConfig) -> dict[str, dict[str, Any]]:
