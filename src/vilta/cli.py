@@ -6,7 +6,6 @@ Settings are the defaults of ``vilta.config``, then a YAML file, then flags.
 from __future__ import annotations
 
 import atexit
-import difflib
 import gc
 import importlib
 import itertools
@@ -23,6 +22,7 @@ from vilta.arguments import split_arguments
 from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.screen import name_program
+from vilta.spelling import nearest
 from vilta.verbs import VERBS, Verb
 
 OURS = ("-q", "--quiet", "--json")
@@ -120,9 +120,7 @@ def parse(arguments: Sequence[str]) -> Call:
 
     name = arguments[0]
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
-        raise ValueError(f"unknown command {name!r}; {hint}")
+        raise ValueError(f"unknown command {name!r}; {nearest(name, VERBS)}")
     verb = VERBS[name]
     default = verb.config()
     alone, flags = split_arguments(arguments[1:], default)

@@ -158,8 +158,7 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     dtype, precision = choose_dtype(config.precision, device, task.model)
     notes.print(
         f"evaluating {run_folder} on {counted(len(items), 'item')} of {items.name} ({role}), "
-        f"{device} in "
-        f"{precision}"
+        f"{device} in {precision}"
     )
     if config.calibrate:
         if not (isinstance(task.model, WithMatching) and isinstance(items, PairItems)):

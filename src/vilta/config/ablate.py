@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from vilta.config.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from vilta.spelling import nearest
 
 _PLANNED = re.compile(r"(\S+) (>|<) (\S+) on (\S+)")
 _TUNE = re.compile(r"[\w.]+=[^=/+\s]+(/[^=/+\s]+)*")
@@ -154,8 +154,7 @@ class AblateConfig:
                     raise ValueError(f"planned: {arm!r} is not one of the arms")
             measure = planned.measure
             if measure not in MEASURES and not _OTHER_MEASURES.fullmatch(measure):
-                near = difflib.get_close_matches(measure, MEASURES, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(MEASURES)}"
+                hint = nearest(measure, MEASURES)
                 raise ValueError(f"planned: {measure!r} is not measured; {hint}")
 
     def comparisons(self) -> list[Planned]:

@@ -7,7 +7,6 @@ its leaves are bool, int, float, str, a ``Literal``, or a tuple of one of these.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import reprlib
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from vilta.spelling import nearest
 
 T = TypeVar("T")
 
@@ -110,9 +111,7 @@ def _merged(base: T, content: Any, where: str = "") -> T:
         key = OLD_NAMES.get(f"{where}.{key}", key)
         name = f"{where}.{key}" if where else str(key)
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-            raise ValueError(f"unknown key {name!r}; {hint}")
+            raise ValueError(f"unknown key {name!r}; {nearest(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             changes[key] = _merged(getattr(base, key), value, name)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from pathlib import Path
 
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.yaml_file import from_dict, read_mapping
 from vilta.plugin import import_class
+from vilta.spelling import nearest
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.names import TASKS
 
@@ -25,9 +25,7 @@ def find_task(name: str) -> type[FinetuningTask]:
     """
     place = TASKS.get(name, name)
     if ":" not in place:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
-        raise ValueError(f"unknown task {name!r}; {hint}")
+        raise ValueError(f"unknown task {name!r}; {nearest(name, TASKS)}")
     found: type[FinetuningTask] = import_class(place, FinetuningTask, "docs/new-task.md")
     return found
 

@@ -148,15 +148,11 @@ def require_writable(path: str | Path) -> None:
     place = Path(path)
     if place.is_dir():
         raise ValueError(f"{place} is a folder; name a file to write")
-    _try_beside(place)
+    require_writable_folder(place)
 
 
-def require_writable_folder(path: str | Path) -> None:
-    """The same for a folder, which comes whole from beside its place."""
-    _try_beside(Path(path))
-
-
-def _try_beside(place: Path) -> None:
+def require_writable_folder(place: Path) -> None:
+    """The same for a folder; it comes whole from beside its place, as a file does."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(prefix=_TEMPORARY, dir=place.parent):

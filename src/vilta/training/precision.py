@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vilta.screen import counted
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
@@ -52,8 +54,8 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{device.type}, {platform.machine()}"
-    threads, unit = torch.get_num_threads(), native_bf16(device)
-    name = f"{threads} CPU {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
+    unit = native_bf16(device)
+    name = f"{counted(torch.get_num_threads(), 'CPU thread')}, {platform.machine()}"
     return f"{name} with {unit}" if unit else name
 
 
