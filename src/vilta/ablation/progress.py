@@ -17,6 +17,7 @@ class Progress:
     def __call__(self) -> str:
         """Return a line for the screen."""
         taken, total = self._taken(), sum(self.steps.values())
+        self.before = min(self.before, taken)  # a stopped run goes on from its checkpoint
         spent, done = time.monotonic() - self.began, taken - self.before
         left = f", about {(total - taken) * spent / done / 60:.0f} min left" if done else ""
         return f"{taken:,} of {total:,} steps after {spent / 60:.1f} min{left}"
