@@ -346,6 +346,31 @@ def test_the_probe_counts_phases_and_products(config):
     assert torch.is_grad_enabled()
 
 
+def test_the_probe_takes_a_step_with_texts_of_mean_length(config, monkeypatch):
+    measured = []
+
+    def measure(task, gradient, settings, batches):
+        measured.append(batches)
+        return 1.0, 1.0
+
+    monkeypatch.setattr(probe, "_measure", measure)
+    whole = arm_settings(config, "meter")
+    whole = replace(
+        whole,
+        data=replace(whole.data, bucket_steps=15),  # all that are looked at: from short to long
+        optimization=replace(whole.optimization, batch_size=2, accumulate=2),
+    )
+    probe_arm(whole, "")
+    task = build_task(whole)
+    every = probe.first_batches(task, whole, 2 * probe.LOOKED_AT)
+    lengths = [batch.input_ids.shape[1] for batch in every]
+    of_steps = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
+    assert len(measured[0]) == 2
+    off = [abs(length - sum(of_steps) / len(of_steps)) for length in of_steps]
+    taken = sum(batch.input_ids.shape[1] for batch in measured[0])
+    assert abs(taken - sum(of_steps) / len(of_steps)) == min(off) < max(off)
+
+
 def test_arms_whose_pace_is_known_are_not_probed_again(config, tmp_path, monkeypatch):
     whole = replace(config, out=str(tmp_path / "out"))
     ablate.Path(whole.out).mkdir()

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,9 +22,12 @@ from vilta.training.gradients import StepGradient
 from vilta.training.optimization import build_optimizer, clip_gradient
 from vilta.training.precision import NAMES, choose_dtype, describe_device
 from vilta.training.processes import start_processes
+from vilta.types import Batch
 
 WARM_UP, TIMED = 2, 7
 """Steps before the clock, and most steps on it, of which the median counts (our choice)."""
+LOOKED_AT = 15
+"""Steps whose texts are measured, to take one with texts of mean length (our choice)."""
 LONG_ENOUGH = 20.0
 """Seconds after which no further step is timed: long steps vary less (our choice)."""
 
@@ -38,7 +40,7 @@ def build_task(settings: PretrainConfig) -> PretrainingTask:
     return PretrainingTask(model, tokenizer, settings.objective, load_teacher(settings, tokenizer))
 
 
-def first_batches(task: PretrainingTask, settings: PretrainConfig, count: int) -> list[Any]:
+def first_batches(task: PretrainingTask, settings: PretrainConfig, count: int) -> list[Batch]:
     """Return the first training batches of a run."""
     data = replace(settings.data, workers=0)
     dataset, _ = training_data(data, settings.run.seed)
@@ -48,6 +50,18 @@ def first_batches(task: PretrainingTask, settings: PretrainConfig, count: int) -
     return [batch for batch, _ in zip(batches, range(count), strict=False)]
 
 
+def typical_step(batches: list[Batch], accumulate: int) -> list[Batch]:
+    """Return the micro-batches of the step whose texts are nearest to the mean length.
+
+    With ``data.bucket_steps`` the texts of one batch are of like length, so that the first step
+    can cost half as much as the average one, or twice.
+    """
+    steps = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    lengths = [sum(batch.input_ids.shape[1] for batch in step) for step in steps]
+    mean = statistics.fmean(lengths)
+    return min(zip(steps, lengths, strict=True), key=lambda step: abs(step[1] - mean))[0]
+
+
 def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, str]:
     """Measure an arm; also returns the number format and the device.
 
@@ -55,7 +69,8 @@ def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, s
     """
     accelerator, steps = start_processes(settings.run), settings.optimization
     task = build_task(settings)
-    batches = first_batches(task, settings, steps.accumulate)
+    batches = first_batches(task, settings, LOOKED_AT * steps.accumulate)
+    batches = typical_step(batches, steps.accumulate)
     dtype, _ = choose_dtype(steps.precision, accelerator.device, task.model, precision)
     flops, seconds, starts = [], [], []
     for start, objective in phases(settings.objective):
@@ -90,7 +105,7 @@ def _measure(
     task: PretrainingTask,
     gradient: StepGradient,
     settings: PretrainConfig,
-    batches: list[Any],
+    batches: list[Batch],
 ) -> tuple[float, float]:
     """Return FLOPs and seconds of one step on ``batches``, the same each time."""
     optimizer = build_optimizer(task, settings.optimization)
