@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vilta.model.encoder_checks import check_text_encoder
 from vilta.model.encoders import load_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.pixel_statistics import pixel_statistics
+from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import require_same_words
 from vilta.screen import command, notes
 from vilta.tasks.finetuning import FinetuningTask
@@ -202,10 +204,15 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         take_weights(model, settings.start)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    frozen = {"image": model.vilta.vision, "text": model.vilta.text}
-    for name in settings.freeze:
-        frozen[name].requires_grad_(False)
+    freeze_encoders(model, settings.freeze)
     return model
+
+
+def freeze_encoders(model: ViltaPreTrainedModel, names: Iterable[str]) -> None:
+    """Keep the encoders of these names, ``image`` and ``text``, as they are."""
+    encoders = {"image": model.vilta.vision, "text": model.vilta.text}
+    for name in names:
+        encoders[name].requires_grad_(False)
 
 
 def take_weights(model: ViltaForPreTraining, start: str) -> None:

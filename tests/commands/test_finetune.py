@@ -229,6 +229,22 @@ def test_from_scratch_starts_elsewhere(start, data):
     assert not torch.allclose(first_weight("--scratch", out="scratch"), before, atol=1e-2)
 
 
+@pytest.mark.parametrize("frozen", [(), ("image",), ("image", "text")])
+def test_frozen_encoders_stay_as_pre_training_left_them(start, data, frozen):
+    steps = ["--epochs", "0", "--optimization.steps", "3", "--optimization.lr", "0.1"]
+    folder = finetune(start, data, *steps, *(["--freeze", *frozen] if frozen else []))
+    before = tiny_like(start).vilta
+    after = ViltaForImageTextClassification.from_pretrained(folder / "model").vilta
+
+    def same(name):
+        of_before, of_after = (m.get_submodule(name).state_dict() for m in (before, after))
+        return all(torch.equal(of_before[key], of_after[key]) for key in of_before)
+
+    assert same("vision") == ("image" in frozen)
+    assert same("text") == ("text" in frozen)
+    assert not same("image_projection")
+
+
 def tiny_like(start):
     return ViltaForImageTextClassification.from_pretrained(Path(start) / "model")
 
@@ -264,6 +280,7 @@ def test_what_finetune_refuses(start, data, capsys):
     assert "--from must name" in message(start="")
     assert "is neither a run nor a released model" in message(start=str(data))
     assert "measured, not trained" in message(task="masked-words")
+    assert "name one" in message("--scratch", "--freeze", "image")
     assert "no such file" in message("--data.train", str(data / "none.csv"))
 
 

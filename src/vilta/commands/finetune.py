@@ -20,6 +20,7 @@ from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.samples import ImageMaker, fingerprint
+from vilta.finished_run import freeze_encoders
 from vilta.model.configuration import read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
@@ -51,6 +52,8 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
     if not config.task:
         raise ValueError(f"{task} names no task; add a line such as `task: vqa`")
     check_config(config)
+    if config.scratch and config.freeze:
+        raise ValueError("--scratch gives random weights, which --freeze would keep; name one")
     check_run_folder(config.run)
     kind = find_task(config.task)
     if not kind.trainable:
@@ -73,6 +76,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
     )
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = start_model(kind, config, items)
+    freeze_encoders(model, config.freeze)
     selection_metric = kind.selection_metric_for(held_out or items)
     sizes = {name: getattr(model.config, name) for name in ("image_size", "max_text_tokens")}
     config = replace(config, data=replace(config.data, **sizes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vilta.config.pretrain import DataConfig, OptimizationConfig, RunConfig
 from vilta.config.ranges import CountOrZero, NotNegative
@@ -51,6 +52,9 @@ class FinetuneConfig:
     released model."""
     scratch: bool = False
     """Start from random weights of the same architecture, to measure what pre-training gained."""
+    freeze: tuple[Literal["image", "text"], ...] = ()
+    """Encoders to keep as pre-training left them. Without the image encoder's backward pass a step
+    is much cheaper."""
     epochs: NotNegative = 10.0
     """Passes over the training items (10: METER); with 0, or where optimization.steps alone is
     given, steps count."""

@@ -246,7 +246,7 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: Lam
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         raise ValueError(
             f"{path} belongs to other trained parameters or to another optimizer; resume with the "
-            "run's own --model.freeze and --optimization.optimizer"
+            "run's own frozen encoders and --optimization.optimizer"
         ) from None
 
 
