@@ -119,7 +119,8 @@ def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    skipped, cut, *lines = done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    skipped, cut = done.stderr.splitlines()  # stdout is what was found
     assert skipped.startswith(f"skipped {photos / 'broken.jpg'}") and len(lines) == 3
     assert cut.startswith(f"skipped {photos / 'cut.jpg'}")
     paths = sorted(photos.rglob("*.png"))
@@ -169,7 +170,7 @@ def test_the_script_skips_a_photo_of_too_many_pixels(tmp_path, monkeypatch, caps
     noise(1).save(tmp_path / "photo.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert onnx_ranker.readable(tmp_path) == []
-    assert capsys.readouterr().out.startswith(f"skipped {tmp_path / 'photo.png'}: ")
+    assert capsys.readouterr().err.startswith(f"skipped {tmp_path / 'photo.png'}: ")
 
 
 def test_what_is_missing_or_in_the_way_is_said_in_a_line(run, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -176,7 +177,7 @@ def readable(folder: Path) -> list[Path]:
                     image.draft(None, (1, 1))  # an eighth of a JPEG: all of it is read, few pixels
                     image.load()
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                print(f"skipped {path}: {error}")
+                print(f"skipped {path}: {error}", file=sys.stderr)
             else:
                 found.append(path)
     return found
