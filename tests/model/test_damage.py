@@ -4,6 +4,7 @@ Found by reliability/fuzz_readers.py.
 """
 
 import json
+import logging
 
 import pytest
 import torch
@@ -71,6 +72,21 @@ def test_a_released_model_with_another_config(released, tmp_path, change):
     text = json.dumps(content | change) if change else "{"
     (tmp_path / "config.json").write_text(text)
     refused("", load_released, tmp_path)
+
+
+def test_a_text_encoder_is_no_model_of_vilta(tmp_path, caplog):
+    """transformers would warn that the kind is another, and go on with its own defaults."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 99}))
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        refused(
+            "holds a model of the kind 'bert'; use a run of `vilta pretrain`",
+            load_released,
+            tmp_path,
+        )
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no zip", b"\x80\2}q\0."])

@@ -62,7 +62,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         )
     if not config.start:
         raise ValueError("--from must name the pre-trained run to start from, e.g. runs/demo")
-    model_folder(config.start)  # before the items, which may take minutes to read
+    read_config(model_folder(config.start))  # before the items, which may take minutes to read
     items = kind.read(config.data.train, config.data.images, config.settings)
     kind.require_answers(items)
     held_out = None

@@ -116,9 +116,17 @@ def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
     """Read the configuration of a released model; ``ValueError`` in one line if it cannot be."""
     try:
         with damage_told(place):
-            config = ViltaConfig.from_pretrained(place, **settings)
+            content, _ = PreTrainedConfig.get_config_dict(place)
+            kind = content.get("model_type", ViltaConfig.model_type)
+            if kind == ViltaConfig.model_type:  # of another transformers would warn and go on
+                config = ViltaConfig.from_pretrained(place, **settings)
     except OSError as error:
         raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error
+    if kind != ViltaConfig.model_type:
+        raise ValueError(
+            f"{place} holds a model of the kind {kind!r}; use a run of `vilta pretrain`, which "
+            "takes a text encoder as --model.text"
+        )
     names = [] if config.architectures is None else config.architectures
     if not isinstance(names, list) or not all(str(name).isidentifier() for name in names):
         raise ValueError(f"{place} cannot be loaded: its `architectures` are not class names")
