@@ -1,5 +1,6 @@
 """What people see: their data as they are, bars on a terminal, plain lines elsewhere."""
 
+import io
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from plain_output import assert_plain
 from rich.console import Console
+from rich.progress import Progress
 from small_run import noise, write_run
 
 import vilta
@@ -90,6 +92,21 @@ def test_a_terminal_gets_a_bar_that_goes_again(tmp_path):
     assert "packing" in said and "━" in said and re.search(r"40/40.*images/s", said)
     erase_line = "\x1b[2K"
     assert said.rpartition(erase_line)[2] == f"next: vilta inspect {out}\r\n"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_bar_is_one_line_however_narrow(width, monkeypatch):
+    console = Console(file=io.StringIO(), width=width)
+    monkeypatch.setattr(screen, "notes", console)
+    for name in ("packing", "reading /a/folder/with/a/long/name/photos.csv"):
+        bar = Progress(*screen._columns("images"), console=console)
+        task = bar.add_task(name, total=40_000)
+        bar.tasks[0].finished_speed = 628.0
+        bar.update(task, completed=40_000)
+        console.print(bar.get_renderable())
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 2 and all("40000/40000" in line for line in lines)
+    assert all(("628 images/s" in line) == (width >= 60) for line in lines)
 
 
 def test_where_bars_are_drawn(monkeypatch):

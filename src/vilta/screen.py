@@ -25,6 +25,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -134,18 +135,30 @@ def watched(what: str, loader: Any) -> Iterator[Any]:
 @contextmanager
 def changing_progress(unit: str = "") -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar as ``progress`` does, for work of several parts: each call also names the part."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-    rest = (MofNCompleteColumn(), *[_Speed(unit)] * bool(unit), TimeRemainingColumn())
-    with Progress(*columns, *rest, console=notes, transient=True, disable=not draws_bars()) as bar:
+    live = Progress(*_columns(unit), console=notes, transient=True, disable=not draws_bars())
+    with live as bar:
         line = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(
             line, description=what, completed=done, total=total
         )
 
 
+def _columns(unit: str) -> list[ProgressColumn]:
+    """Return the columns of a bar; on a narrow terminal a short bar, no pace, and the name cut."""
+    whole = Column(no_wrap=True)
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(8, notes.width - 50))
+    return [
+        TextColumn("{task.description}", markup=False, table_column=name),
+        BarColumn(bar_width=24 if notes.width >= 80 else 4, table_column=whole),
+        MofNCompleteColumn(table_column=whole.copy()),
+        *[_Speed(unit, whole.copy())] * (bool(unit) and notes.width >= 60),
+        TimeRemainingColumn(table_column=whole.copy()),
+    ]
+
+
 class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
+    def __init__(self, unit: str, table_column: Column) -> None:
+        super().__init__(table_column)
         self.unit = unit
 
     def render(self, task: Task) -> Text:

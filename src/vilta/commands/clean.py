@@ -67,7 +67,8 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
         print_json(summary)
     else:
         for name, value in summary.items():
-            results.print(f"{name.replace('_', ' ')}: {value}")
+            shown = f"{value:.3f}" if isinstance(value, float) else value
+            results.print(f"{name.replace('_', ' ')}: {shown}")
     notes.print(f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first")
     if problem:
         raise ValueError(problem)
