@@ -11,7 +11,7 @@ from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation import probe
 from vilta.ablation.arms import arm_settings
-from vilta.ablation.grid import cells, load_plan, run_settings
+from vilta.ablation.grid import ArmPlan, Plan, cells, load_plan, run_settings, save_plan
 from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
 from vilta.ablation.runner import Runner
@@ -137,6 +137,25 @@ def test_the_records_are_all_that_is_kept_and_all_that_is_needed(compared, confi
 def test_another_budget_is_another_comparison(compared, config):
     with pytest.raises(ValueError, match=r"amount 48\.0, not 96\.0; choose another --out"):
         ablate.run(replace(config, amount=96.0))
+
+
+def test_what_is_refused_changes_nothing(tmp_path):
+    """The settings of the comparison stay those that it goes on with."""
+    begun = AblateConfig(base="demo", amount=48.0, out=str(tmp_path))
+    planned = Plan(
+        budget="samples", amount=48.0, evaluations=10, precision="float32", device="cpu", arms={}
+    )
+    pace = ArmPlan(steps=1, batch=1, starts=(0,), seconds=(1.0,), flops=(1.0,), settings="other")
+    for plan, asked, message in (
+        (planned, replace(begun, amount=96.0), r"amount 48\.0, not 96\.0"),
+        (replace(planned, arms={"meter": pace}), begun, "settings of meter are not those"),
+    ):
+        save_plan(begun, plan)
+        save_yaml(begun, tmp_path / "ablate.yaml")
+        before = (tmp_path / "ablate.yaml").read_text()
+        with pytest.raises(ValueError, match=message):
+            ablate.run(asked)
+        assert (tmp_path / "ablate.yaml").read_text() == before
 
 
 def test_items_can_be_fewer(config):

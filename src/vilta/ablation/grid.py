@@ -264,7 +264,8 @@ def require_same_arms(config: AblateConfig, plan: Plan) -> None:
     Its runs would be compared with others that were trained in another way.
     """
     for arm in all_arms(config):
-        if plan.arms[arm].settings not in ("", settings_hash(arm_settings(config, arm))):
+        known = plan.arms[arm].settings if arm in plan.arms else ""
+        if known not in ("", settings_hash(arm_settings(config, arm))):
             raise ValueError(
                 f"the settings of {arm} are not those that {config.out} was begun with (the base, "
                 "the arm, or the version of vilta has changed); choose another --out"

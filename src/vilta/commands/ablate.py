@@ -82,6 +82,9 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
     with only_writer(out / LOCK, out) as note:
         if note:
             notes.print(note)
+        plan = load_plan(config)
+        if plan is not None:  # before its settings are replaced: what is refused changes nothing
+            require_same_arms(config, plan)
         save_yaml(config, out / SETTINGS)
         plan = planned(config)
         runner = Runner(config.jobs, config.minutes, notes.print)
