@@ -11,6 +11,7 @@ import sys
 import types
 
 import pytest
+import yaml
 from PIL import Image
 
 from vilta import cli, screen, verbs
@@ -47,6 +48,35 @@ def test_flags_win_over_yaml_and_yaml_over_defaults(recipe, tmp_path):
     assert (config.optimization.lr, config.optimization.steps) == (1e-4, 7)
     assert (config.run.out, config.model.freeze) == ("runs/x", ("image",))
     assert config.data == PretrainConfig().data
+
+
+@pytest.mark.parametrize(
+    "verb, name, beside, flags, asked",
+    [
+        ("ablate", "ablate.yaml", "plan.json", [], "--out"),
+        ("pretrain", "config.yaml", "metrics.jsonl", ["--run.resume"], "--run.out"),
+        ("finetune", "config.yaml", "metrics.jsonl", ["--run.resume", "auto"], "--run.out"),
+    ],
+)
+def test_a_folder_that_was_moved_is_not_begun_anew_where_it_was(
+    verb, name, beside, flags, asked, recipe, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "moved"
+    place.mkdir()
+    out = {"out": "old", "base": "demo"} if verb == "ablate" else {"run": {"out": "old"}}
+    more = {"task": "retrieval"} if verb == "finetune" else {}
+    (place / name).write_text(yaml.safe_dump(out | more))
+    (place / beside).write_text("{}")
+    path = f"moved/{name}"
+    with pytest.raises(ValueError, match=f"was saved in old.*; {asked} moved goes on in this one"):
+        cli.run([verb, path, *flags])
+    assert not recipe.calls
+    for here in (place, tmp_path / "old"):
+        cli.run([verb, path, *flags, "-o", str(here)])
+    place.rename(tmp_path / "old")
+    cli.run([verb, f"old/{name}", *flags])
+    assert len(recipe.calls) == 3
 
 
 def test_a_verb_with_yaml_runs_without_one(recipe):
@@ -437,3 +467,22 @@ def test_a_reader_that_has_read_enough_is_no_error():
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    "pause, code, err", [(0.0, 130, "stopped\n"), (1.0, 130, "ended at once\n")]
+)
+def test_a_second_ctrl_c_ends_what_is_tidied_up_only_if_it_is_meant(pause, code, err):
+    """make and torchrun pass on what the terminal has sent to all."""
+    program = (
+        "import os, signal, time\nfrom vilta import cli\n"
+        "def work(arguments):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(600)\n"
+        f"    finally:\n        time.sleep({pause})\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(0.1)\n"
+        "cli.run = work\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (code, err)

@@ -9,20 +9,24 @@ import atexit
 import gc
 import importlib
 import itertools
+import math
 import os
 import signal
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vilta.arguments import split_arguments
 from vilta.config.ranges import check_config
+from vilta.config.saved import require_its_folder
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.screen import name_program
 from vilta.spelling import nearest
+from vilta.training.stopping import SECOND_AFTER
 from vilta.verbs import VERBS, Verb
 
 OURS = ("-q", "--quiet", "--json")
@@ -50,7 +54,7 @@ def main() -> None:
     # At its end Python looks through every object of torch for cycles: a second of the processor's
     # time, and nothing that outlives the process.
     atexit.register(gc.freeze)
-    sys.unraisablehook = _ask_again
+    _CtrlC().install()
     name_program()
     try:
         run(sys.argv[1:])
@@ -70,15 +74,40 @@ def main() -> None:
         sys.exit(2)
 
 
-def _ask_again(lost: sys.UnraisableHookArgs) -> None:
-    """Repeat a Ctrl-C that came while Python called back a weak reference or a destructor.
+class _CtrlC:
+    """Lets the first Ctrl-C break off the work, and one well after it what is tidied up then.
 
-    What is raised there goes no further, and the command would go on as if nobody had asked.
+    Two come at once where make or torchrun passes on what the terminal has sent, too: the second
+    would break off the tidying, with a traceback.
     """
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
-    else:
-        sys.__unraisablehook__(lost)
+
+    def __init__(self) -> None:
+        self.first = math.inf
+        """When it was pressed."""
+
+    def handle(self, *_: object) -> None:
+        if self.first == math.inf:
+            self.first = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self.first > SECOND_AFTER:
+            os.write(2, b"ended at once\n")
+            os._exit(128 + signal.SIGINT)
+
+    def ask_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Repeat a Ctrl-C that came while Python called back a weak reference or a destructor.
+
+        What is raised there goes no further, and the command would go on as if nobody had asked.
+        """
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            self.first = math.inf
+            threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
+        else:
+            sys.__unraisablehook__(lost)
+
+    def install(self) -> None:
+        sys.unraisablehook = self.ask_again
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup ignores it
+            signal.signal(signal.SIGINT, self.handle)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -160,6 +189,8 @@ def parse(arguments: Sequence[str]) -> Call:
     if has_epochs and "--optimization.steps" in named and "--epochs" not in named:
         settings = replace(settings, epochs=0.0)  # a flag wins over a preset's epochs
     check_config(settings)
+    if alone and verb.is_yaml(alone[0]):
+        require_its_folder(alone[0], settings, named)
     as_json = "--json" in ours
     quiet = bool(set(ours) - {"--json"})
     return Call(verb=verb, arguments=bound, config=settings, quiet=quiet, json=as_json)
