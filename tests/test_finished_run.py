@@ -25,7 +25,7 @@ def test_paths_of_a_record_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     assert recorded_path("runs/text/model", run) == str(text)
     assert recorded_path("owner/name", run) == "owner/name"
-    assert recorded_path("", run) == ""
+    assert [recorded_path(path, run) for path in ("", ".", "..")] == ["", ".", ".."]
     assert recorded_path("runs/text?split=val+scenes:9", run) == f"{text.parent}?split=val+scenes:9"
     (elsewhere / "runs" / "text" / "model").mkdir(parents=True)
     assert recorded_path("runs/text/model", run) == str(text), "another one of the same name"

@@ -129,10 +129,12 @@ def recorded_path(path: str, run_folder: Path) -> str:
 
 def _recorded_path(path: str, run_folder: Path) -> str:
     place, mark, query = path.partition("?")  # a source may name a split: data.json?split=val
+    if set(Path(place).parts) <= {".."}:  # nothing, `.` or `..`: it is in every folder
+        return path
     parents = run_folder.resolve().parents
     # os.path.exists, unlike Path.exists, is false for what cannot be a path, such as a long text.
     near = [parent / place for parent in parents if os.path.exists(parent / place)]
-    if not place or not near or near[0].resolve() == Path(place).resolve():
+    if not near or near[0].resolve() == Path(place).resolve():
         return path
     return f"{near[0]}{mark}{query}"
 

@@ -1,11 +1,14 @@
 """docs/results.md is what the command makes of the committed JSON files, and nothing else."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from benchmarks.tasks.__main__ import RESULTS, TABLE, read_results
 from benchmarks.tasks.page import page, percent
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_made_of_the_results():
@@ -65,3 +68,29 @@ def test_the_contents_lead_to_each_section():
     assert "\n- [Words, 1,000](#words-1000)\n" in made
     headings = [line for line in TABLE.read_text().splitlines() if line.startswith("## ")]
     assert len(set(headings)) == len(headings)
+
+
+def test_the_readme_s_intervals_are_those_of_95_percent():
+    """An interval of a planned comparison is wider, as all of them hold together: it says so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("### Methods compared")[1].split("###")[0]
+    told = re.findall(r"\(([-+]?\d+\.\d) to ([-+]?\d+\.\d)(.*?)\)", section, re.DOTALL)
+    reports = (ROOT / "benchmarks/results/ablate").glob("*.md")
+    lines = [line for report in reports for line in report.read_text().splitlines()]
+    planned = re.compile(r"[-|] .* [<>] .* on ")
+    found = {
+        bounds(*pair)
+        for line in lines
+        if not planned.match(line)
+        for pair in re.findall(r"\(([-+]?\d+\.\d) to ([-+]?\d+\.\d)\)", line)
+    }
+    assert len(told) > 15
+    assert not [
+        (a, b) for a, b, also in told if "planned" not in also and bounds(a, b) not in found
+    ]
+
+
+def bounds(low: str, high: str) -> tuple[float, float]:
+    """An interval, whichever of the two is taken from the other."""
+    one, other = float(low), float(high)
+    return max((one, other), (-other, -one))

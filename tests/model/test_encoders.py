@@ -185,7 +185,7 @@ def test_image_encoder_that_cannot_serve(config):
 @pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet"])
 def test_captions_longer_than_the_text_encoder_reads(kind):
     settings = SETTINGS | {"max_text_tokens": 41, "image_size": 32}
-    with pytest.raises(ValueError, match=r"41 tokens.*lower max_text_tokens") as error:
+    with pytest.raises(ValueError, match=r"41 tokens.*lower --data.max-text-tokens") as error:
         ViltaForPreTraining.from_encoders(VISION["vit"], TEXT[kind], **settings)
     one_line(error)
 

@@ -45,6 +45,13 @@ def test_without_a_connection_a_hub_id_is_refused_at_once(online, tmp_path, monk
     assert "\n" not in str(caught.value) and online == [1]
 
 
+def test_a_machine_set_offline_is_told_the_same(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"name a local folder, or begin with vilta pretrain-text"):
+        load_tokenizer("owner/name")
+
+
 def test_what_was_downloaded_before_serves_without_a_connection(online, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(places, "try_to_load_from_cache", lambda *_: "cache/config.json")

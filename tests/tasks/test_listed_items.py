@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from task_case import write_images, write_json
 
 from vilta.config.finetune import TaskSettings
+from vilta.metrics.nlvr2 import nlvr2_metrics
 from vilta.tasks.formats.question_files import read_questions
 from vilta.tasks.nlvr2 import VisualReasoning
 from vilta.tasks.snli_ve import EntailmentSettings, VisualEntailment
@@ -116,7 +117,10 @@ def test_questions_without_answers_are_secret(images, tmp_path):
     [
         ({"question": "what"}, "no field image / imageId / image_id"),
         ({"question": "what", "image": "a.jpg", "answers": [{"said": 1}]}, "no field 'answer'"),
-        ({"question": "what", "image": "gone.jpg", "answer": "x"}, "1 of 1 image is not in"),
+        (
+            {"question": "what", "image": "gone.jpg", "answer": "x"},
+            r"1 of 1 image is not in .*vilta evaluate: --images.*the first: gone\.jpg",
+        ),
     ],
 )
 def test_lists_that_lack_something_are_one_line(item, problem, images, tmp_path):
@@ -144,6 +148,21 @@ def test_albefs_list_of_nlvr2_is_the_official_one(tmp_path):
     items[0]["images"] = items[0]["images"][:1]
     with pytest.raises(ValueError, match="an item has 1 images, where two are compared"):
         rows_of(VisualReasoning, write_json(tmp_path / "nlvr_dev.json", items))
+
+
+def test_a_list_of_nlvr2_of_ones_own_photos_can_be_measured(tmp_path):
+    """Their names tell no pair; the same sentence counts as one, as in the official sets."""
+    write_images(tmp_path / "photos", "1.jpg", "2.jpg", "my-dog.jpg")
+    pairs = [("1.jpg", "2.jpg", "both"), ("2.jpg", "my-dog.jpg", "both"), ("1.jpg", "2.jpg", "one")]
+    items = [
+        {"sentence": sentence, "label": "True", "images": [left, right]}
+        for left, right, sentence in pairs
+    ]
+    rows = rows_of(VisualReasoning, write_json(tmp_path / "dev.json", items))
+    assert [row["id"] for row in rows] == ["list-0-0-0", "list-0-1-0", "list-0-2-1"]
+    right = [True, False, True]
+    metrics = nlvr2_metrics([row["id"] for row in rows], right, [True] * 3)
+    assert metrics["consistency"] == 50
 
 
 def test_albefs_list_of_snli_ve(tmp_path):

@@ -56,6 +56,11 @@ def vqa(question=ASKED, annotations=None):
         ),
         ("vqa", {"a.csv": "image,question,answer\n1.jpg,what is it\n"}, "line 2: it has no answer"),
         ("nlvr2", {"dev.json": {"identifier": "dev-1-0-0"}}, "no field 'sentence'"),
+        (
+            "nlvr2",
+            {"dev.json": {"identifier": "my-1", "sentence": "a", "label": "True"}},
+            "dev.json: 'my-1' is not of the form split-set-pair-sentence",
+        ),
         ("snli-ve", {"dev.jsonl": {"Flickr30K_ID": "1"}}, "no field 'sentence2'"),
         ("classification", {"a.csv": "image,text,label\n1.jpg,a\n"}, "line 2: it has no label"),
         (

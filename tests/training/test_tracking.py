@@ -24,12 +24,15 @@ def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
         tracker.progress(11, 540.0)
         tracker.evaluation(
             10,
-            {"r1": 0.5, "bad": float("nan"), "a/b/c": 2.0, "a/b/d": 3.0},
+            {"r1": 0.5, "bad": float("nan"), "a/b/c": 2.0, "a/b/d": 3.0, "r1/yes/no": 4.0},
             {"cat": np.zeros((3, 4, 6), "uint8")},
         )
     first, second = lines(tmp_path)
     assert first == {"step": 10, "loss": 1.5, "loss/mlm": 0.5, "negatives/share": 0.25, **PACE}
-    assert second == {"step": 10, "evaluation": {"r1": 0.5, "bad": None, "a/b/c": 2, "a/b/d": 3}}
+    assert second == {
+        "step": 10,
+        "evaluation": {"r1": 0.5, "bad": None, "a/b/c": 2, "a/b/d": 3, "r1/yes/no": 4},
+    }
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"train/loss", "loss/mlm", "evaluation/r1", "train/lr"} <= set(events.Tags()["scalars"])
@@ -40,6 +43,7 @@ def test_figures_go_to_the_file_and_to_tensorboard(tmp_path, capsys):
         ["step", "10,", "evaluation"],
         ["metrics", "r1", "0.5", "bad", "nan"],
         ["a/b", "c", "2", "d", "3"],
+        ["r1", "yes/no", "4"],  # what stands below a metric is named whole
     ], "without a terminal, not a line for each step"
 
 

@@ -24,7 +24,7 @@ def nlvr2_metrics(
         raise ValueError("no examples to average over")
     correct_pairs: dict[tuple[str, str, str], list[bool]] = {}
     for identifier, predicted, label in zip(identifiers, predictions, labels, strict=True):
-        correct_pairs.setdefault(_sentence(identifier), []).append(predicted == label)
+        correct_pairs.setdefault(sentence_of(identifier), []).append(predicted == label)
     consistent = [all(pairs) for pairs in correct_pairs.values()]
     return {
         "accuracy": 100 * sum(map(sum, correct_pairs.values())) / len(identifiers),
@@ -32,8 +32,11 @@ def nlvr2_metrics(
     }
 
 
-def _sentence(identifier: str) -> tuple[str, str, str]:
-    """Return split, set and sentence, without the number of the image pair."""
+def sentence_of(identifier: str) -> tuple[str, str, str]:
+    """Return split, set and sentence, without the number of the image pair.
+
+    Raises ValueError if the identifier has another form.
+    """
     parts = identifier.split("-")
     if len(parts) != 4:
         raise ValueError(f"{identifier!r} is not of the form split-set-pair-sentence")

@@ -79,7 +79,7 @@ def check_text_encoder(model: PreTrainedModel, tokens: int) -> None:
     words = [word for word in range(min(TRIED, model.config.vocab_size)) if word != padding]
     ids = torch.tensor([(words * tokens)[:tokens]])
     real = torch.ones_like(ids)
-    long = f"{name} cannot read {tokens} tokens ({{reason}}); lower max_text_tokens"
+    long = f"{name} cannot read {tokens} tokens ({{reason}}); give a lower --data.max-text-tokens"
     _tried(lambda: text_states(model, ids, real), long)
 
     short = max(1, tokens // 2)

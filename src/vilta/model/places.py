@@ -25,7 +25,7 @@ def check_place(source: str) -> None:
     if Path(source).exists():
         return
     check_name(source)
-    if constants.HF_HUB_OFFLINE or hub_answers():
+    if not constants.HF_HUB_OFFLINE and hub_answers():
         return
     if not isinstance(try_to_load_from_cache(source, "config.json"), str):
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from vilta.config.finetune import TaskSettings
 from vilta.data.sources import ScenesName
-from vilta.metrics.nlvr2 import nlvr2_metrics
+from vilta.metrics.nlvr2 import nlvr2_metrics, sentence_of
 from vilta.model import ViltaForVisualReasoning
 from vilta.scenes import Draws, scene_pair, statements
 from vilta.tasks.finetuning import ItemRow
@@ -79,6 +79,10 @@ class VisualReasoning(LabellingTask):
 
 def _row(item: dict[str, Any], path: str) -> ItemRow:
     name = str(field(item, "identifier", path))
+    try:
+        sentence_of(name)
+    except ValueError as error:  # told now, not when the run is measured
+        raise ValueError(f"{path}: {error}") from None
     images = name.rpartition("-")[0]  # split-set-pair
     return {
         "id": name,
@@ -89,15 +93,20 @@ def _row(item: dict[str, Any], path: str) -> ItemRow:
 
 
 def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
-    """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names give the pair."""
+    """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names give the pair.
+
+    Photos of one's own have other names: then a sentence is the same one wherever it stands.
+    """
     rows: list[ItemRow] = []
     sentences: dict[str, dict[str, int]] = {}
-    for item in items:
+    for number, item in enumerate(items):
         images = list(map(str, list_field(item, "images", path)))
         if len(images) != 2:
             raise ValueError(f"{path}: an item has {len(images)} images, where two are compared")
         sentence = str(field(item, "sentence", path))
-        pair = PurePosixPath(images[0]).stem.removesuffix("-img0")  # split-set-pair
+        pair = PurePosixPath(images[0]).stem.removesuffix("-img0")
+        if pair.count("-") != 2:  # not split-set-pair
+            pair = f"list-0-{number}"
         known = sentences.setdefault(pair.rpartition("-")[0], {})
         rows.append(
             {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ class Tracker:
         self._events.flush()
         groups: dict[str, list[str]] = {}
         for name, value in metrics.items():
-            group, _, last = name.rpartition("/")
+            group = _group(name, metrics)
+            last = name.removeprefix(f"{group}/")
             groups.setdefault(group or "metrics", []).append(f"{last} {value:.4g}")
         lines = [f"  {group:36}  {'  '.join(shown)}" for group, shown in groups.items()]
         self.say("\n".join([f"step {step}, evaluation", *lines]))
@@ -153,6 +155,15 @@ def live_columns() -> list[ProgressColumn]:
         TextColumn("{task.fields[left]}", markup=False, table_column=whole.copy()),
         TextColumn("{task.fields[shown]}", markup=False, table_column=rest),
     ]
+
+
+def _group(name: str, metrics: Collection[str]) -> str:
+    """Return what a metric is shown under: another metric that it is a part of, or its prefix.
+
+    A part has the name of a label or kind, in which a slash separates nothing: ``accuracy/yes/no``.
+    """
+    prefixes = (name[:end] for end, letter in enumerate(name) if letter == "/")
+    return next((p for p in prefixes if p in metrics), name.rpartition("/")[0])
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
