@@ -124,8 +124,8 @@ def read_config(place: str | Path, **settings: Any) -> ViltaConfig:
         raise ValueError(f"{place} cannot be loaded: {reason_of(error)}") from error
     if kind != ViltaConfig.model_type:
         raise ValueError(
-            f"{place} holds a model of the kind {kind!r}; use a run of `vilta pretrain`, which "
-            "takes a text encoder as --model.text"
+            f"{place} holds a model of the kind {kind!r}; name a pre-training run, which takes a "
+            "text encoder as --model.text"
         )
     names = [] if config.architectures is None else config.architectures
     if not isinstance(names, list) or not all(str(name).isidentifier() for name in names):
