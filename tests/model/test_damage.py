@@ -80,7 +80,7 @@ def test_a_text_encoder_is_no_model_of_vilta(tmp_path, caplog):
     logging.getLogger("transformers").addHandler(caplog.handler)
     try:
         refused(
-            "holds a model of the kind 'bert'; use a run of `vilta pretrain`",
+            "holds a model of the kind 'bert'; name a pre-training run",
             load_released,
             tmp_path,
         )
