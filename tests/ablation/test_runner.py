@@ -46,6 +46,23 @@ def test_jobs_run_in_order_and_a_failure_leaves_the_others_alone(tmp_path):
     assert not runner.stopped
 
 
+def test_what_must_hold_is_asked_before_each_part(tmp_path):
+    """A file that the parts read may be changed while the first of them runs."""
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) == 2:
+            raise ValueError("the settings have changed")
+
+    runner = Runner(1, 0.0, lambda _: None)
+    of_two = job(tmp_path, "a", "print('one')", "print('two')", done=lambda: asked.append(9))
+    runner.run([of_two._replace(check=check)], lambda: "")
+    assert runner.failed == {"a": "the settings have changed"}
+    assert (tmp_path / "a" / "log.txt").read_text() == "one\n"
+    assert asked == [1, 1]
+
+
 def test_when_the_time_is_up_a_job_may_save_and_none_follows(tmp_path):
     saved, begun = tmp_path / "saved", tmp_path / "begun"
     done = []

@@ -352,6 +352,46 @@ def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
     )
 
 
+def test_a_changed_task_is_another_comparison(compared, config, tmp_path):
+    """Its results are kept under its name; a plan of an older version has no hash of it."""
+    copy = shutil.copytree(compared, tmp_path / "copy")
+    task = {"task": "snli-ve", "data": {"train": TRAIN, "val": VAL}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    whole = replace(config, out=str(copy), tasks=(str(tmp_path / "task.yaml"), "scenes/vqa"))
+    for cell in cells(whole):
+        for name in whole.tasks:
+            cell.tuned(name).parent.mkdir(exist_ok=True)
+            cell.tuned(name).write_text('{"metric": "accuracy", "value": 50.0}')
+    older = json.loads((copy / "plan.json").read_text())
+    del older["tasks"]
+    (copy / "plan.json").write_text(json.dumps(older))
+    ablate.run(whole)
+    assert load_plan(whole).tasks.keys() == set(whole.tasks)
+    ablate.run(whole)
+    before = {path: path.read_bytes() for path in (copy / "ablate.yaml", copy / "plan.json")}
+    for content in (task | {"epochs": 3}, task | {"run": {"release": "last"}}, {"task": "vqa"}):
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump(content))
+        for asked in (whole, replace(whole, part="train vilta/seed-0")):
+            with pytest.raises(ValueError, match=r"task .*task\.yaml are not .*another --out"):
+                ablate.run(asked)
+    assert before == {path: path.read_bytes() for path in before}
+    ablate.run(replace(whole, tasks=("scenes/vqa",)))  # without it the comparison goes on
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | {"run": {"out": "elsewhere"}}))
+    ablate.run(whole)  # where it would write is not asked
+    with pytest.raises(ValueError, match="no such config file: nowhere"):
+        ablate.run(replace(whole, tasks=("nowhere.yaml",)))
+
+
+def test_a_base_that_changes_meanwhile_is_seen_by_each_part(compared, config, tmp_path):
+    base = yaml.safe_load(ablate.Path(config.base).read_text())
+    base["optimization"]["lr"] = 2e-3
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    changed = replace(config, base=str(tmp_path / "base.yaml"))
+    for part in ("train vilta/seed-0", "measure vilta/seed-0"):
+        with pytest.raises(ValueError, match="settings of meter are not those"):
+            ablate.run(replace(changed, part=part))
+
+
 def test_the_probe_counts_phases_and_products(config):
     objective = ObjectiveConfig(mlm_start=3, itm_start=5)
     assert [start for start, _ in phases(objective)] == [0, 3, 5]

@@ -20,8 +20,11 @@ from typing import Any
 from vilta.ablation.arms import NOISE, arm_settings
 from vilta.config import PretrainConfig, RunConfig
 from vilta.config.ablate import AblateConfig
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.shipped import find_shipped
 from vilta.config.yaml_file import to_dict
 from vilta.seeds import stable_hash
+from vilta.tasks.registry import default_config
 from vilta.training.folder import CHECKPOINTS, EVENTS, METRICS, MODEL, log_lines, replace_text
 
 SETTINGS, PLAN, ITEMS = "ablate.yaml", "plan.json", "items.json"
@@ -74,6 +77,8 @@ class Plan:
     tune_on: str | None = None
     tuning: dict[str, dict[str, float]] = field(default_factory=dict)
     """By arm: each choice of settings that was tried, and its score."""
+    tasks: dict[str, str] = field(default_factory=dict)
+    """Hash of the settings of each fine-tuning config, by its name; older plans have none."""
 
     def choice(self, arm: str) -> str:
         """Return the best settings that were tried for an arm, joined by ``+``; empty if none."""
@@ -272,10 +277,40 @@ def require_same_arms(config: AblateConfig, plan: Plan) -> None:
             )
 
 
+def require_same_tasks(config: AblateConfig, plan: Plan) -> None:
+    """Raise ``ValueError`` for a fine-tuning config that is not what it was when it was planned.
+
+    Its results are kept under its name, and would be compared with those of other settings.
+    """
+    for task, found in task_hashes(config).items():
+        if plan.tasks.get(task, found) != found:
+            raise ValueError(
+                f"the settings of the task {task} are not those that {config.out} was begun with "
+                "(its file, or the version of vilta has changed); give it another name, or choose "
+                "another --out"
+            )
+
+
+def task_hashes(config: AblateConfig) -> dict[str, str]:
+    """Return a hash of the settings of each fine-tuning config, by its name.
+
+    Raises ``ValueError`` for one that cannot be read.
+    """
+    found = {}
+    for task in config.tasks:
+        settings = default_config(find_shipped(task))
+        run = replace(settings.run, out="", seed=0, resume=False, overwrite=False)
+        found[task] = _hash(replace(settings, start="", run=run))
+    return found
+
+
 def settings_hash(settings: PretrainConfig) -> str:
     """Return a hash of all that decides what is trained; where and how it is run is left out."""
-    plain = to_dict(replace(settings, run=RunConfig()))
-    return f"{stable_hash(json.dumps(plain, sort_keys=True)):x}"
+    return _hash(replace(settings, run=RunConfig()))
+
+
+def _hash(settings: PretrainConfig | FinetuneConfig) -> str:
+    return f"{stable_hash(json.dumps(to_dict(settings), sort_keys=True)):x}"
 
 
 def _arm_plan(content: dict[str, Any]) -> ArmPlan:

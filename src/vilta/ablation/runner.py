@@ -32,6 +32,8 @@ class Job(NamedTuple):
     log: Path
     finish: Callable[[], None]
     """Called when all parts have ended well."""
+    check: Callable[[], None] = lambda: None
+    """Called before each part; the job fails with the ``ValueError`` that it raises."""
 
 
 class Runner:
@@ -95,17 +97,27 @@ class Runner:
             for command in job.commands:
                 if self._stop.is_set():
                     return
-                code = self._part(job, command, device)
+                why = self._part_failed(job, command, device)
                 if self._stop.is_set():
                     return
-                if code:
-                    self.failed[job.name] = _last_line(job.log) or f"exit code {code}"
-                    self.say(f"{job.name} failed: {self.failed[job.name]}")
+                if why:
+                    self.failed[job.name] = why
+                    self.say(f"{job.name} failed: {why}")
                     return
             job.finish()
             self.say(f"{job.name} is finished")
         finally:
             self._slots.put(device)
+
+    def _part_failed(self, job: Job, command: Sequence[str], device: str | None) -> str:
+        """Run one part; return what it failed with, empty if it ended well."""
+        try:
+            job.check()
+        except ValueError as error:
+            return str(error)
+        if code := self._part(job, command, device):
+            return _last_line(job.log) or f"exit code {code}"
+        return ""
 
     def _part(self, job: Job, command: Sequence[str], device: str | None) -> int:
         """Run one part and return its exit code."""

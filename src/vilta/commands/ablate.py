@@ -28,10 +28,12 @@ from vilta.ablation.grid import (
     find_cell,
     load_plan,
     require_same_arms,
+    require_same_tasks,
     run_settings,
     save_plan,
     settings_hash,
     steps_for,
+    task_hashes,
 )
 from vilta.ablation.measure import measure, write_items
 from vilta.ablation.probe import probe_arm
@@ -70,6 +72,7 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         raise ValueError("--out must name the folder of the comparison")
     for arm in all_arms(config):
         arm_settings(config, arm)
+    task_hashes(config)
     if config.part:
         end_with_parent()
         do_part(config)
@@ -84,7 +87,7 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
             notes.print(note)
         plan = load_plan(config)
         if plan is not None:  # before its settings are replaced: what is refused changes nothing
-            require_same_arms(config, plan)
+            require_same(config, plan)
         save_yaml(config, out / SETTINGS)
         plan = planned(config)
         runner = Runner(config.jobs, config.minutes, notes.print)
@@ -135,7 +138,8 @@ def train_and_measure(config: AblateConfig, plan: Plan, runner: Runner) -> None:
         f"{len(every)} runs of {len(all_arms(config))} arms, {len(every) - len(left)} finished; "
         f"{sum(steps.values()):,} steps to come, {config.jobs} at a time"
     )
-    runner.run([job_of(config, cell) for cell in left], Progress(steps))
+    same = partial(require_same, config, plan)
+    runner.run([job_of(config, cell)._replace(check=same) for cell in left], Progress(steps))
 
 
 def do_part(config: AblateConfig) -> None:
@@ -150,6 +154,7 @@ def do_part(config: AblateConfig) -> None:
     plan = load_plan(config)
     if plan is None:
         raise ValueError(f"{config.out} has no plan yet; start it without --part")
+    require_same(config, plan)
     if what == "tune":
         trial = find_trial(config, plan, name.strip())
         settings = trial_settings(config, plan, trial)
@@ -200,8 +205,20 @@ def planned(config: AblateConfig) -> Plan:
             raise ValueError(last.removeprefix("error: "))
         plan = load_plan(config)
     assert plan is not None
-    require_same_arms(config, plan)
+    require_same(config, plan)
+    if not set(config.tasks) <= plan.tasks.keys():
+        plan = replace(plan, tasks=plan.tasks | task_hashes(config))
+        save_plan(config, plan)
     return plan
+
+
+def require_same(config: AblateConfig, plan: Plan) -> None:
+    """Raise ``ValueError`` where a file that the settings name has changed since it was planned.
+
+    Each part asks it again: such a file may be changed while the others run.
+    """
+    require_same_arms(config, plan)
+    require_same_tasks(config, plan)
 
 
 def probe(config: AblateConfig) -> None:
