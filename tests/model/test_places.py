@@ -85,3 +85,15 @@ def test_whether_the_hub_answers(monkeypatch):
     places.hub_answers.cache_clear()
     assert not places.hub_answers()
     places.hub_answers.cache_clear()
+
+
+def test_a_run_is_not_its_model(tmp_path):
+    """Such a folder has neither a model nor words, and it is told where they are."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for load in (load_tokenizer, load_text_encoder):
+        with pytest.raises(ValueError, match=r"is a run; its model is in .*model$"):
+            load(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"it has no tokenizer\.json, nor the files"):
+        load_tokenizer(str(tmp_path / "empty"))

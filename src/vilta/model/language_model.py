@@ -99,6 +99,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         tokenizer(TRIED_TEXT)
     except Exception as error:  # noqa: BLE001 - `tokenizers` raises nothing more exact
         reason = reason_of(error)
+        if reason.endswith(":"):  # transformers goes on to list what could be there
+            reason = "it has no tokenizer.json, nor the files of another tokenizer"
         raise ValueError(f"cannot read a tokenizer from {source!r}: {reason}") from None
     if tokenizer.unk_token is not None and tokenizer.unk_token not in tokenizer.get_vocab():
         # Asked for the number of this one, transformers asks itself without end.

@@ -16,13 +16,16 @@ SECONDS = 5.0
 
 
 def check_place(source: str) -> None:
-    """Raise ``ValueError`` in one line if ``source`` is a folder that is missing, or out of reach.
+    """Raise ``ValueError`` in one line if ``source`` is missing, out of reach, or a whole run.
 
     ``owner/name`` counts as a hub id only if there is no local folder ``owner``. Without a
     connection a hub id is looked for among what was downloaded before; transformers alone would
     try for most of a minute first.
     """
     if Path(source).exists():
+        beneath = Path(source) / "model"
+        if (beneath / "config.json").is_file() and not (Path(source) / "config.json").is_file():
+            raise ValueError(f"{source} is a run; its model is in {beneath}")
         return
     check_name(source)
     if not constants.HF_HUB_OFFLINE and hub_answers():
