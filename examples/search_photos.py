@@ -19,4 +19,6 @@ def main(run: str, folder: str, text: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

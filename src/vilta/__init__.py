@@ -12,7 +12,7 @@ Every run leaves a folder ``RUN/model`` that transformers loads::
     batch = processor(images="photo.jpg", text=captions, return_tensors="pt")
     with torch.no_grad():
         output = model(**batch)  # one image meets every caption
-    print(output.match_logits.softmax(dim=-1)[:, 1])  # how well each caption matches
+    print(output.match_logits.softmax(dim=-1)[:, 1].tolist())  # how well each caption matches
     print(output.image_embeds @ output.text_embeds.T)  # cosine similarity: fast search
 
 ``model.get_image_features`` and ``model.get_text_features`` embed either alone, and

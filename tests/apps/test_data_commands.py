@@ -58,7 +58,10 @@ def test_clean_keeps_what_matches(tiny_run, pairs, tmp_path, capsys):
     found = [f for f in read(everything / "pairs.parquet") if f["probability"] is not None]
     bar = sorted(f["probability"] for f in found)[4]
     out = tmp_path / "out"
+    capsys.readouterr()
     clean.run(str(tiny_run), pairs, CleanConfig(out=str(out), keep_above=bar, json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert told[f"below_{bar:g}"] == told["pairs"] - told["broken"] - told["kept_pairs"] == 4
     kept = load_pairs(str(out / "kept"))  # as training reads it
     wanted = {(f["image_id"], f["caption"]) for f in found if f["probability"] >= bar}
     assert {(row["image_id"], c) for row in kept for c in row["captions"]} == wanted

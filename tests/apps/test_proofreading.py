@@ -9,7 +9,7 @@ from tiny_models import CAPTIONS, tiny_tokenizer
 
 from vilta import Matcher
 from vilta.apps.proofreading import UNFLAGGED, flag_threshold
-from vilta.apps.words import find_words
+from vilta.apps.words import find_words, read_until, say_unread
 
 CAPTION = "a small unbelievable ball, lies."
 
@@ -96,3 +96,25 @@ def test_words_are_found_where_they_stand(kind):
         assert all(letter in joined for letter in caption if letter.isalnum())
     short, _ = find_words(tokenizer, CAPTIONS[0], 8)
     assert short.shape[1] <= 8
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe", "unigram"])
+def test_a_word_that_is_cut_in_two_is_none(kind, capsys):
+    """A replacement of its beginning would leave its end in the caption."""
+    tokenizer, cut = tiny_tokenizer(kind), 0
+    for caption in CAPTIONS:
+        every = find_words(tokenizer, caption, 100)[1]
+        for longest in range(len(every[0].tokens) + 2, 40):
+            tokens, words = find_words(tokenizer, caption, longest)
+            assert words == every[: len(words)]
+            unread = caption[read_until(tokenizer, caption, longest) :]
+            say_unread(tokenizer, [caption], longest)
+            said = " ".join(capsys.readouterr().err.split())
+            if unread.strip():
+                assert f"from {unread.split()[0]!r} on, are ignored" in said
+                assert not unread[0].isalnum() or not caption[: -len(unread)][-1:].isalnum()
+            else:
+                assert not said and words == every
+            read = max(place for word in words for place in word.tokens) + 1
+            cut += len(words) < len(every) and read < tokens.shape[1] - 1
+    assert cut

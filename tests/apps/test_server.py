@@ -8,6 +8,7 @@ from small_run import noise
 
 from vilta import Matcher
 from vilta.apps.photo_search import PhotoSearch
+from vilta.apps.proofreading import NoWordHead
 
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
@@ -121,7 +122,34 @@ def test_without_a_folder_there_is_no_search(client):
 def test_what_is_too_much_or_no_image_is_refused(client, files, data, status):
     answer = client.post("/v1/match", files=files or None, data=data)
     assert answer.status_code == status
-    assert answer.json() == {"error": server.ERRORS[status]} or status == 413
+    text = server.ERRORS[status]
+    if files and status == 422 and files[0][1][1] != png():
+        text = "the image cannot be read; send a JPEG, PNG, WebP, BMP, GIF or TIFF file"
+    assert answer.json() == {"error": text} or status == 413
+
+
+def test_a_person_is_told_what_to_do(client, matcher, monkeypatch):
+    form = {"caption": "!!! ..."}
+    answer = client.post("/v1/proofread", files=[image()], data=form)
+    assert answer.json()["error"] == "the caption has no word that the model knows"
+
+    def without_words(*_):
+        raise NoWordHead
+
+    monkeypatch.setattr(type(matcher), "proofread", without_words)
+    answer = client.post("/v1/proofread", files=[image()], data={"caption": "a ball"})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "this model predicts no words; serve the pre-training run"
+
+
+def test_what_is_not_read_of_a_caption_is_told(client, matcher):
+    long = "a small red ball " * 20 + "end"
+    (found,) = client.post("/v1/match", files=[image()], data={"captions": long}).json()
+    checked = client.post("/v1/proofread", files=[image()], data={"caption": long}).json()
+    assert found["unread"] == checked["unread"] and found["unread"].endswith(" end")
+    assert len(long) == checked["words"][-1]["end"] + 1 + len(found["unread"])
+    (found,) = client.post("/v1/match", files=[image()], data={"captions": "a ball"}).json()
+    assert found["unread"] == ""
 
 
 def test_errors_tell_nothing_of_the_request_or_the_machine(client):
@@ -137,7 +165,8 @@ def test_errors_tell_nothing_of_the_request_or_the_machine(client):
     assert [a.status_code for a in answers] == [422, 422, 422, 422, 422, 404, 405]
     for answer in answers:
         assert set(answer.json()) == {"error"}
-        assert answer.json()["error"] in server.ERRORS.values() and "secret" not in answer.text
+        assert answer.json()["error"] in {*server.ERRORS.values(), *server.REASONS.values()}
+        assert "secret" not in answer.text
 
 
 def test_a_body_that_lies_about_its_length_is_cut_off(client):

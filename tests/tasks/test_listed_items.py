@@ -163,6 +163,13 @@ def test_a_list_of_nlvr2_of_ones_own_photos_can_be_measured(tmp_path):
     right = [True, False, True]
     metrics = nlvr2_metrics([row["id"] for row in rows], right, [True] * 3)
     assert metrics["consistency"] == 50
+    for number, item in enumerate(items):  # a name of one's own stands in the submission
+        item["identifier"] = f"dev-{number}-0-0"
+    rows = rows_of(VisualReasoning, write_json(tmp_path / "dev.json", items))
+    assert [row["id"] for row in rows] == ["dev-0-0-0", "dev-1-0-0", "dev-2-0-0"]
+    items[1]["identifier"] = "second"
+    with pytest.raises(ValueError, match="'second' is not of the form split-set-pair-sentence"):
+        rows_of(VisualReasoning, write_json(tmp_path / "dev.json", items))
 
 
 def test_albefs_list_of_snli_ve(tmp_path):

@@ -65,6 +65,10 @@ class WordCheck:
     """``suspicion`` is above the model's threshold, and ``instead`` makes a better match."""
 
 
+class NoWordHead(ValueError):
+    """The model was fine-tuned for a task, and predicts no words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proofreading:
     """A caption, word by word."""
@@ -182,7 +186,7 @@ def flag_threshold(suspicions: Sequence[float]) -> float:
 
 def _with_words(model: WithMatching) -> ViltaForPreTraining:
     if not isinstance(model, ViltaForPreTraining):
-        raise ValueError(
+        raise NoWordHead(
             f"{type(model).__name__} has no masked-word head; use the pre-training run"
         )
     return model

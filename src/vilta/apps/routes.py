@@ -97,7 +97,10 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
         answers = []
         for caption, chance in zip(captions, chances, strict=True):
             words = await service.ask(service.heat_maps, (pixels, caption)) if heat_maps else []
-            answers.append(types.Match(caption=caption, probability=chance, words=words))
+            unread = service.unread(caption)
+            answers.append(
+                types.Match(caption=caption, probability=chance, unread=unread, words=words)
+            )
         return answers
 
     @router.post("/rank")
@@ -121,7 +124,8 @@ def _about_words(router: APIRouter, service: Service) -> None:
         (pixels,) = await service.pixels([image])
         found = await service.ask(service.proofread, (pixels, caption))
         words = [types.CheckedWord(**asdict(word)) for word in found.words]
-        return types.Checked(caption=caption, corrected=found.corrected, words=words)
+        unread = service.unread(caption)
+        return types.Checked(caption=caption, corrected=found.corrected, unread=unread, words=words)
 
 
 def _about_photos(router: APIRouter, service: Service) -> None:

@@ -21,9 +21,11 @@ from vilta.apps.batching import QueueFull
 from vilta.apps.guards import Guard
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import PhotoSearch
+from vilta.apps.proofreading import NoWordHead
 from vilta.apps.routes import routes
 from vilta.apps.server_types import Problem
-from vilta.apps.service import Limits, Service, TooManyPixels
+from vilta.apps.service import Limits, NoImage, Service, TooManyPixels
+from vilta.apps.words import UnknownWords
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -36,11 +38,17 @@ ERRORS = {
     404: "not found",
     405: "method not allowed",
     413: "the request is too large, or an image has too many pixels",
-    422: "the request does not match /openapi.json, or an image cannot be read",
+    422: "the request does not match /openapi.json",
     500: "internal error",
     503: "busy; try again later",
 }
 """The error text of each status; none reveals anything about the request or this machine."""
+REASONS = {
+    NoImage: "the image cannot be read; send a JPEG, PNG, WebP, BMP, GIF or TIFF file",
+    UnknownWords: "the caption has no word that the model knows",
+    NoWordHead: "this model predicts no words; serve the pre-training run",
+}
+"""The error text where status 422 has a reason that a person at the page can act on."""
 
 
 def build_app(
@@ -73,6 +81,8 @@ def build_app(
         TooManyPixels: 413,
     }.items():
         app.add_exception_handler(error, _fixed_answer(status))
+    for reason, text in REASONS.items():
+        app.add_exception_handler(reason, _fixed_answer(422, text))
     app.add_exception_handler(HTTPException, _answer_status)
     add_page(app)
     app.include_router(routes(service))
@@ -92,9 +102,9 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(path, served(name, kind), include_in_schema=False)
 
 
-def _fixed_answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    """Return a handler that answers with the fixed text of a status."""
-    return lambda request, error: JSONResponse({"error": ERRORS[status]}, status)
+def _fixed_answer(status: int, text: str = "") -> Callable[[Request, Exception], JSONResponse]:
+    """Return a handler that answers with a fixed text, by default that of the status."""
+    return lambda request, error: JSONResponse({"error": text or ERRORS[status]}, status)
 
 
 def _answer_status(request: Request, error: Exception) -> JSONResponse:

@@ -37,10 +37,11 @@ class WordShare(BaseModel):
 
 
 class Match(BaseModel):
-    """How well a caption matches."""
+    """How well a caption matches; ``unread`` is its end, beyond the tokens that the model reads."""
 
     caption: str
     probability: float
+    unread: str
     words: list[WordShare] = []
 
 
@@ -74,10 +75,11 @@ class CheckedWord(BaseModel):
 
 
 class Checked(BaseModel):
-    """A proofread caption."""
+    """A proofread caption; ``unread`` is its end, beyond the tokens that the model reads."""
 
     caption: str
     corrected: str
+    unread: str
     words: list[CheckedWord]
 
 

@@ -21,7 +21,7 @@ from vilta.apps.matcher import Matcher, Ranked
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.proofreading import Guess, Proofreading
 from vilta.apps.server_types import WordShare
-from vilta.apps.words import UnknownWords
+from vilta.apps.words import UnknownWords, read_until
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import formats_of
 from vilta.model.fusion import Pairs
@@ -49,6 +49,10 @@ class TooManyPixels(Exception):
     """An image is larger than is decoded here."""
 
 
+class NoImage(ValueError):
+    """An upload cannot be read as an image."""
+
+
 class Service:
     """Decodes uploads in a few threads, and asks the model in its own."""
 
@@ -59,7 +63,7 @@ class Service:
     async def pixels(self, uploads: Sequence[UploadFile]) -> list[Pixels]:
         """Return the pixels of each upload.
 
-        Raises ``ValueError`` for too many uploads or one that is not an image, ``TooManyPixels``.
+        Raises ``ValueError`` for too many uploads, ``NoImage`` and ``TooManyPixels`` for one.
         """
         if len(uploads) > self.limits.images:
             raise ValueError("too many images")
@@ -110,6 +114,12 @@ class Service:
         except UnknownWords:
             return []
 
+    def unread(self, caption: str) -> str:
+        """Return the end of a caption that the model does not read."""
+        matcher = self.matcher
+        longest = matcher.model.config.max_text_tokens
+        return caption[read_until(matcher.tokenizer, caption, longest) :].strip()
+
     def search_for(self, items: Sequence[tuple[Query, int]]) -> list[list[Found]]:
         """Search the folder for each request."""
         assert self.search is not None
@@ -121,11 +131,14 @@ class Service:
                 if image.width * image.height > self.limits.pixels:
                     raise TooManyPixels
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError("not an image") from error
+            raise NoImage from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise TooManyPixels from None
         size = self.matcher.image_size
-        return evaluation_tensor(open_image(data, size), size)
+        try:
+            return evaluation_tensor(open_image(data, size), size)
+        except ValueError as error:
+            raise NoImage from error
 
 
 def _shares(found: HeatMaps) -> list[WordShare]:

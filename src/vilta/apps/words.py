@@ -34,9 +34,11 @@ def find_words(
 ) -> tuple[Int[Tensor, "1 L"], list[Word]]:
     """Return the tokens of a caption, truncated to ``longest``, and its words.
 
+    A word that the truncation cuts in two is no word: a replacement would leave its end behind.
     Raises ``UnknownWords`` if no word is left.
     """
     encoded = tokenizer(caption, truncation=True, max_length=longest)
+    whole = read_until(tokenizer, caption, longest)
     special = set(tokenizer.all_special_ids)
     ids, numbers = encoded["input_ids"], encoded.word_ids()
     places: dict[int, list[int]] = {}
@@ -48,21 +50,28 @@ def find_words(
         start, end = encoded.word_to_chars(number)
         text = caption[start:end]
         start += len(text) - len(text.lstrip())  # some tokenizers include the space before a word
-        if any(map(str.isalnum, text)):
+        if end <= whole and any(map(str.isalnum, text)):
             words.append(Word(text.strip(), start, end, tuple(tokens)))
     if not words:
         raise UnknownWords(f"no word that the model knows in {caption!r}")
     return torch.tensor([ids]), words
 
 
+def read_until(tokenizer: PreTrainedTokenizerBase, caption: str, longest: int) -> int:
+    """Return the end of the last word that the model reads whole, counted in characters."""
+    encoded = tokenizer(caption, truncation=True, max_length=longest)
+    numbers = [number for number in encoded.word_ids() if number is not None]
+    if not numbers:
+        return 0
+    start, end = encoded.word_to_chars(numbers[-1])
+    every = tokenizer(caption, verbose=False)  # no warning of its length
+    return end if end == every.word_to_chars(numbers[-1])[1] else start
+
+
 def say_unread(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], longest: int) -> None:
     """Tell the user which captions are longer than the model reads, and where they are cut."""
     for caption in captions:
-        encoded = tokenizer(
-            caption, truncation=True, max_length=longest, return_offsets_mapping=True
-        )
-        end = max((end for _, end in encoded["offset_mapping"]), default=0)
-        if words := caption[end:].split():
+        if words := caption[read_until(tokenizer, caption, longest) :].split():
             notes.print(
                 f"note: the model reads {longest} tokens; the last {len(words):,} words of a "
                 f"caption, from {words[0]!r} on, are ignored"

@@ -42,11 +42,12 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
     table = load_pairs(data)
     with progress("matching") as tell:
         pairs = match_pairs(matcher, table, tell)
+    bar = config.keep_above or 0.5
     chances = np.array(pairs.column("probability").to_pylist(), dtype=float)  # null: NaN
     summary: dict[str, Any] = {
         "pairs": len(chances),
         "broken": int(np.isnan(chances).sum()),
-        "below_0.5": int((chances < 0.5).sum()),
+        f"below_{bar:g}": int((chances < bar).sum()),
         "median": float(np.nanmedian(chances)) if (~np.isnan(chances)).any() else None,
     }
     worst = pairs.slice(0, config.shown).to_pylist()

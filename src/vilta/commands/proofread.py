@@ -20,13 +20,13 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     matcher = Matcher(run_folder, device=config.device)
+    found = matcher.proofread(image, caption)
     if matcher.model.config.suspicion_threshold is None:
         notes.print(
             "words are flagged by a default threshold; "
             f"{calibrating(matcher)} sets it on held-out captions"
         )
     say_unread(matcher.tokenizer, [caption], matcher.model.config.max_text_tokens)
-    found = matcher.proofread(image, caption)
     if config.json:
         print_json(
             {

@@ -77,12 +77,17 @@ class VisualReasoning(LabellingTask):
         return "".join(f"{name},{answer}\n" for name, answer in pairs)
 
 
-def _row(item: dict[str, Any], path: str) -> ItemRow:
+def _identifier(item: dict[str, Any], path: str) -> str:
     name = str(field(item, "identifier", path))
     try:
         sentence_of(name)
     except ValueError as error:  # told now, not when the run is measured
         raise ValueError(f"{path}: {error}") from None
+    return name
+
+
+def _row(item: dict[str, Any], path: str) -> ItemRow:
+    name = _identifier(item, path)
     images = name.rpartition("-")[0]  # split-set-pair
     return {
         "id": name,
@@ -95,7 +100,8 @@ def _row(item: dict[str, Any], path: str) -> ItemRow:
 def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
     """ALBEF's ``nlvr_dev.json``: sentence, label and two images, whose names give the pair.
 
-    Photos of one's own have other names: then a sentence is the same one wherever it stands.
+    Photos of one's own have other names: then the ``identifier`` says which sentences are the same
+    one, as in the official files, or without it, their text.
     """
     rows: list[ItemRow] = []
     sentences: dict[str, dict[str, int]] = {}
@@ -104,13 +110,14 @@ def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
         if len(images) != 2:
             raise ValueError(f"{path}: an item has {len(images)} images, where two are compared")
         sentence = str(field(item, "sentence", path))
+        name = _identifier(item, path) if "identifier" in item else ""
         pair = PurePosixPath(images[0]).stem.removesuffix("-img0")
         if pair.count("-") != 2:  # not split-set-pair
             pair = f"list-0-{number}"
         known = sentences.setdefault(pair.rpartition("-")[0], {})
         rows.append(
             {
-                "id": f"{pair}-{known.setdefault(sentence, len(known))}",
+                "id": name or f"{pair}-{known.setdefault(sentence, len(known))}",
                 "images": images,
                 "texts": [sentence],
                 "label": str(item.get("label", "")).capitalize(),

@@ -121,8 +121,13 @@ function matched(found) {
     return button;
   });
   const head = element("div", {}, element("b", {}, percent(found.probability)), " ", found.caption);
-  return element("div", { class: "answer" }, head, element("div", { class: "bar" }, bar),
-    element("div", { class: "words" }, ...words));
+  return element("div", { class: "answer" }, head, ...unread(found),
+    element("div", { class: "bar" }, bar), element("div", { class: "words" }, ...words));
+}
+
+function unread(found) {
+  if (!found.unread) return [];
+  return [element("div", { class: "unread" }, `too long for the model, not read: ${found.unread}`)];
 }
 
 function checked(found) {
@@ -141,7 +146,8 @@ function checked(found) {
   const rows = found.words.map((word) => element("tr", word.flagged ? { class: "flagged" } : {},
     element("td", {}, word.word), element("td", { class: "n" }, signed(word.with_image)),
     element("td", { class: "n" }, signed(word.without_image)), element("td", {}, word.instead)));
-  return element("div", { class: "answer" }, text, element("div", { class: "fix" }, verdict),
+  return element("div", { class: "answer" }, text, ...unread(found),
+    element("div", { class: "fix" }, verdict),
     element("div", { class: "scroll" }, element("table", {}, head, ...rows)));
 }
 
