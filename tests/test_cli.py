@@ -336,6 +336,7 @@ def test_a_bug_keeps_its_traceback(recipe, monkeypatch):
     [
         ("report", "; the same command begins again"),
         ("search", "; the same command continues with the photos that are not in the index yet"),
+        ("pretrain", "; the same command with --run.resume auto goes on"),
         ("serve", ""),
     ],
 )
@@ -344,7 +345,7 @@ def test_interrupted(verb, then, recipe, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     recipe.run = interrupted
-    arguments = ["x", "y"] if verb == "search" else ["x"]
+    arguments = {"search": ["x", "y"], "pretrain": []}.get(verb, ["x"])
     for ahead in ([], ["-q", "--json"]):
         assert ends_with(monkeypatch, *ahead, verb, *arguments) == 130
         assert capsys.readouterr().err == f"stopped{then}\n"

@@ -90,6 +90,9 @@ def _near(missing: str, wanted: Callable[[str], bool]) -> str:
 FOLDERS, FILES = ("RUN", "FOLDER"), ("IMAGE", "CHECKPOINT")
 """Positional arguments that must be there."""
 BEGINS_AGAIN = "begins again"
+GOES_ON = "with --run.resume auto goes on"
+"""Of a training: said where it does not say more itself, before its first step and after its last.
+"""
 
 VERBS = {
     "pack": Verb(
@@ -114,6 +117,7 @@ VERBS = {
         positional="[CONFIG.yaml]",
         example="demo-text",
         help="train the language model used as text encoder and teacher",
+        stopped=GOES_ON,
     ),
     "pretrain": Verb(
         recipe="vilta.commands.pretrain",
@@ -121,6 +125,7 @@ VERBS = {
         positional="[CONFIG.yaml]",
         example="demo --run.out runs/mine",
         help="pre-train image encoder, text encoder and fusion",
+        stopped=GOES_ON,
     ),
     "ablate": Verb(
         recipe="vilta.commands.ablate",
@@ -137,6 +142,7 @@ VERBS = {
         example="vqa --from runs/demo --data.train DATA --data.val DATA --run.out runs/vqa",
         help="fine-tune a run on a task: vqa, nlvr2, snli-ve, retrieval, ...",
         defaults="vilta.tasks.registry:default_config",
+        stopped=GOES_ON,
     ),
     "evaluate": Verb(
         recipe="vilta.commands.evaluate",

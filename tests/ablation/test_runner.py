@@ -46,6 +46,12 @@ def test_jobs_run_in_order_and_a_failure_leaves_the_others_alone(tmp_path):
     assert not runner.stopped
 
 
+def test_the_reason_is_what_a_command_says_after_error(tmp_path):
+    runner = Runner(1, 0.0, lambda _: None)
+    runner.run([job(tmp_path, "a", "import sys; print('error: no such file'); sys.exit(2)")], str)
+    assert runner.failed == {"a": "no such file"}
+
+
 def test_what_must_hold_is_asked_before_each_part(tmp_path):
     """A file that the parts read may be changed while the first of them runs."""
     asked = []

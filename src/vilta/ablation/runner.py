@@ -116,7 +116,7 @@ class Runner:
         except ValueError as error:
             return str(error)
         if code := self._part(job, command, device):
-            return _last_line(job.log) or f"exit code {code}"
+            return _last_line(job.log).removeprefix("error: ") or f"exit code {code}"
         return ""
 
     def _part(self, job: Job, command: Sequence[str], device: str | None) -> int:
