@@ -39,6 +39,12 @@ def test_every_example_is_run_here():
     }
 
 
+@pytest.mark.parametrize("name", ["choose_caption.py", "search_photos.py"])
+def test_without_arguments_the_call_is_shown(name, folder, monkeypatch):
+    with pytest.raises(SystemExit, match=f"python examples/{name} runs/mine "):
+        run(name, folder, monkeypatch)
+
+
 def test_pretrain(folder, monkeypatch):
     run("pretrain.py", folder, monkeypatch, "scenes:40?seed=0&size=96", "2")
     assert (folder / "runs/example/run/model/model.safetensors").is_file()
