@@ -49,6 +49,7 @@ def test_clean_ranks_every_pair_by_contrast_and_matching(tiny_run, pairs, tmp_pa
         assert line["score"] == pytest.approx(odds + scale * cosine, abs=1e-3)
         assert line["probability"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-4)
     html = (out / "worst.html").read_text(encoding="utf-8")
+    assert "by matching and contrast together" in html  # the percentages are in no order
     assert html.count("<img") == 10 and html.count('class="card"') == 12
 
 

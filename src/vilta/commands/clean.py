@@ -94,5 +94,10 @@ def page(data: str, table: datasets.Dataset, worst: list[dict[str, object]]) -> 
             f"<p>{escape(str(pair['caption']))}</p><small>{escape(str(pair['image_id']))}</small>"
             "</div></div></div>"
         )
-    head = [f"<h1>Worst-matching pairs of {escape(data)}</h1>", '<div class="grid">']
+    head = [
+        f"<h1>Worst-matching pairs of {escape(data)}</h1>",
+        "<p>The worst first, by matching and contrast together. The percentage is the probability "
+        "of a match by matching alone, which <code>--keep-above</code> compares.</p>",
+        '<div class="grid">',
+    ]
     return document(f"worst pairs of {data}", [*head, *cards, "</div>"])
