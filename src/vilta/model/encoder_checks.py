@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -79,11 +80,21 @@ def check_text_encoder(model: PreTrainedModel, tokens: int) -> None:
     words = [word for word in range(min(TRIED, model.config.vocab_size)) if word != padding]
     ids = torch.tensor([(words * tokens)[:tokens]])
     real = torch.ones_like(ids)
-    long = f"{name} cannot read {tokens} tokens ({{reason}}); give a lower --data.max-text-tokens"
-    _tried(lambda: text_states(model, ids, real), long)
+    other = f"{name} cannot serve as text encoder: {{reason}}; take another one, such as BERT"
+
+    def too_long(length: int) -> bool:
+        try:
+            _tried(lambda: text_states(model, ids[:, :length], real[:, :length]), other)
+        except ValueError:
+            return True
+        return False
+
+    if too_long(tokens) and (most := bisect_left(range(1, tokens), True, key=too_long)):
+        raise ValueError(
+            f"{name} cannot read {tokens} tokens; give --data.max-text-tokens {most} or lower"
+        )
 
     short = max(1, tokens // 2)
-    other = f"{name} cannot serve as text encoder: {{reason}}; take another one, such as BERT"
     alone = _tried(lambda: text_states(model, ids[:, :short], real[:, :short]), other)
     ids[:, short:], real[:, short:] = padding, 0
     beside = _tried(lambda: text_states(model, ids, real), other)[:, :short]
