@@ -49,7 +49,7 @@ PANELS = (
     Panel("all losses, weighted", {"loss": ""}),
     Panel("captions with a negative, %", {"negatives/share": ""}, 100.0),
     Panel("candidates removed by the filter, %", {"negatives/removed_by_filter": ""}, 100.0),
-    Panel("negatives by a synonym, % of words with one", {"negatives/synonyms": ""}, 100.0),
+    Panel("synonyms taken as negatives, %", {"negatives/synonyms": ""}, 100.0),
     Panel(
         "matching accuracy, %",
         {
@@ -107,7 +107,8 @@ def _plot(
             axes.plot(steps, _smooth(values), color=colour, lw=1.5, label=label)
         if panel.held_out:
             at, dots = _series(evaluations, panel.held_out + name, panel.scale)
-            axes.plot(at, dots, "o", color=LINES[1], ms=4.5, label="held out", clip_on=False)
+            if len(at):  # an empty plot that is not clipped spoils the layout of them all
+                axes.plot(at, dots, "o", color=LINES[1], ms=4.5, label="held out", clip_on=False)
     style_axes(axes, panel.title, theme)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if panel.scale == 100:
