@@ -128,12 +128,6 @@ def test_what_is_too_much_or_no_image_is_refused(client, files, data, status):
     assert answer.json() == {"error": text} or status == 413
 
 
-def test_a_request_with_nothing_to_embed_is_refused(client):
-    """In JSON its texts are not seen, and an answer without vectors would look like a success."""
-    for request in ({}, {"json": {"texts": CAPTIONS}}, {"data": {"other": "x"}}):
-        assert client.post("/v1/embed", **request).status_code == 422
-
-
 def test_a_person_is_told_what_to_do(client, matcher, monkeypatch):
     form = {"caption": "!!! ..."}
     answer = client.post("/v1/proofread", files=[image()], data=form)

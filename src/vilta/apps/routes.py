@@ -80,9 +80,7 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
 
     @router.post("/embed")
     async def embed(images: Uploads = [], texts: Texts = []) -> types.Embeddings:  # noqa: B006
-        """Embed images and texts as unit vectors of one space; some of either must be there."""
-        if not images and not texts:  # as a request in JSON has neither
-            raise ValueError("nothing to embed")
+        """Embed images and texts as unit vectors of one space."""
         pixels = await service.pixels(images)
         return types.Embeddings(
             images=await service.ask(service.embed_images, pixels) if pixels else [],
