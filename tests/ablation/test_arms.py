@@ -13,7 +13,6 @@ from vilta.ablation.grid import (
     as_precision,
     cells,
     find_cell,
-    folder_name,
     load_plan,
     require_same_arms,
     save_plan,
@@ -21,7 +20,7 @@ from vilta.ablation.grid import (
 )
 from vilta.ablation.tuning import find_trial
 from vilta.config import PretrainConfig
-from vilta.config.ablate import AblateConfig
+from vilta.config.ablate import AblateConfig, folder_name
 from vilta.config.ranges import check_config
 
 CONFIG = AblateConfig(base="demo", arms=("meter", "vilta"), out="x")

@@ -77,6 +77,14 @@ def test_the_most_suspect_word_is_corrected(tiny_run):
     assert found.flagged == () and found.corrected == CAPTION
 
 
+def test_a_replacement_is_written_as_the_word_that_it_replaces(matcher):
+    capital = matcher.proofread(noise(0), CAPTION.capitalize())
+    assert capital.words[0].instead, "no replacement of the first word was tried"
+    for word in capital.words:
+        if word.instead:
+            assert word.instead[0].isupper() == word.word[0].isupper()
+
+
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=60))
 def test_the_threshold_leaves_the_share_unflagged(suspicions):
     threshold = flag_threshold(suspicions)

@@ -59,12 +59,16 @@ def test_a_report_is_suggested_where_it_finds_the_evaluation(tiny_run, tmp_path,
     config = EvaluateConfig(data="scenes:4?seed=1&size=32", device="cpu", top_k=2)
     for out, suggested in ((str(tmp_path / "x.json"), False), ("", True)):
         evaluate.run(str(tiny_run), replace(config, out=out))
-        assert (f"next: vilta report {tiny_run}" in capsys.readouterr().err) == suggested
+        told = capsys.readouterr()
+        assert (f"next: vilta report {tiny_run}" in told.err) == suggested
+        assert told.out.count("raw") == 1 and "raw; the model is not calibrated" in told.out
 
 
 def test_evaluate_calibrates_and_tells_the_error(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     data = "scenes:12?seed=1&size=32"
     evaluate.run(str(run), EvaluateConfig(data=data, device="cpu", top_k=3, calibrate=True))
-    assert "calibrated on 12 images of scenes" in " ".join(capsys.readouterr().err.split())
+    told = capsys.readouterr()
+    assert "calibrated on 12 images of scenes" in " ".join(told.err.split())
+    assert "raw " in told.out and "not calibrated" not in told.out
     assert Matcher(run, device="cpu").model.config.calibrated_on.startswith("12 images")

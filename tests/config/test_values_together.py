@@ -18,6 +18,8 @@ OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_
         (ABLATE, {"seeds": ()}, "seeds is empty; name at least one"),
         (ABLATE, {"arms": ("vilta", "meter", "vilta")}, "arms has vilta twice"),
         (ABLATE, {"seeds": (1, 0, 1)}, "seeds has 1 twice"),
+        (ABLATE, {"arms": ("vilta", "meter", "a/b", "a-b")}, "arms: a/b and a-b would be kept"),
+        (ABLATE, {"tasks": ("a/b", "a b")}, "tasks: a/b and a b would be kept in one folder"),
         (ABLATE, {"baseline": "metre"}, "baseline 'metre' is not one of the arms: vilta, meter"),
         (ABLATE, {"planned": ("vilta > alba on edits/accuracy",)}, "'alba' is not one of the arms"),
         (ABLATE, {"planned": ("vilta beats meter",)}, "planned: cannot read 'vilta beats meter'"),

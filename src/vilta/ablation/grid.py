@@ -11,7 +11,6 @@ OUT/vilta/seed-0/measures.json  what was measured at the end: the run is finishe
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from vilta.ablation.arms import NOISE, arm_settings
 from vilta.config import PretrainConfig, RunConfig
-from vilta.config.ablate import AblateConfig
+from vilta.config.ablate import AblateConfig, folder_name
 from vilta.config.finetune import FinetuneConfig
 from vilta.config.shipped import find_shipped
 from vilta.config.yaml_file import to_dict
@@ -133,11 +132,6 @@ class Cell:
             return
         for name in [CHECKPOINTS, *([MODEL, EVENTS] if keep == "records" else [])]:
             shutil.rmtree(self.run / name, ignore_errors=True)
-
-
-def folder_name(arm: str) -> str:
-    """Return an arm's name without what file systems mind."""
-    return re.sub(r"[^\w.+=-]+", "-", arm)
 
 
 def noisy(arm: str, share: float) -> str:

@@ -36,6 +36,11 @@ _OTHER_MEASURES = re.compile(r"edits/kind/.+|corrupted/\w+-\d/(retrieval|edits)|
 """What is measured as the items, the damaged images and the tasks have it."""
 
 
+def folder_name(arm: str) -> str:
+    """Return an arm's or task's name without what file systems mind."""
+    return re.sub(r"[^\w.+=-]+", "-", arm)
+
+
 class Planned(NamedTuple):
     """A comparison that was decided on before anything was trained."""
 
@@ -136,6 +141,14 @@ class AblateConfig:
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if twice:
                 raise ValueError(f"{name} has {twice[0]} twice")
+        for name, values in {"arms": self.arms, "tasks": self.tasks}.items():
+            kept: dict[str, str] = {}
+            for value in values:
+                other = kept.setdefault(folder_name(value), value)
+                if other != value:
+                    raise ValueError(
+                        f"{name}: {other} and {value} would be kept in one folder; rename one"
+                    )
         if self.baseline not in self.arms:
             raise ValueError(
                 f"baseline {self.baseline!r} is not one of the arms: {', '.join(self.arms)}"

@@ -108,6 +108,8 @@ def metric_tables(metrics: dict[str, Any], images: int = 0) -> dict[str, Table]:
     if "calibration" in metrics:
         errors = metrics["calibration"]
         rows = [("raw", f"{errors['ece_raw']:.1f}"), ("calibrated", f"{errors['ece']:.1f}")]
+        if metrics["reliability"]["raw"] == metrics["reliability"]["calibrated"]:
+            rows = [("raw; the model is not calibrated", rows[0][1])]
         tables["Calibration error of match probabilities"] = Table(("", "%"), rows)
     if "blindness" in metrics:
         tables["Generated negatives: true caption above its negative (chance 50)"] = Table(
