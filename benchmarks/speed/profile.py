@@ -27,7 +27,7 @@ import torch
 from benchmarks.speed.step_arms import SIZES, Size, make_batch, vilta_step
 from torch.profiler import ProfilerActivity, profile
 
-from vilta.training.precision import describe_device, keep_freed_memory
+from vilta.training.precision import describe_device, keep_for_next_step
 
 ROOT = Path(__file__).parents[2]
 PAGE, PICTURE = ROOT / "docs" / "speed.md", ROOT / "docs" / "images" / "speed.svg"
@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", action="store_true", help="from the figures that are there")
     if not parser.parse_args().page:
-        keep_freed_memory()
+        keep_for_next_step()
         torch.set_num_threads(1)
         result = {
             "machine": describe_device(torch.device("cpu")),

@@ -36,7 +36,7 @@ from vilta.model.fusion import Pairs
 from vilta.model.language_model import load_tokenizer
 from vilta.tasks.retrieval import ImageTextRetrieval, RetrievalSettings
 from vilta.training.folder import model_folder
-from vilta.training.precision import autocast, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_dtype, keep_for_next_step
 
 OUT = Path(__file__).parents[1] / "results" / "retrieval.json"
 TEXTS_PER_CALL, MEASURED_IMAGES, TOP_K = 64, 20, 32
@@ -45,7 +45,7 @@ TEXTS_PER_CALL, MEASURED_IMAGES, TOP_K = 64, 20, 32
 @torch.no_grad()
 def main(run: str, data: str) -> None:
     """Measure, print and write the JSON."""
-    keep_freed_memory()
+    keep_for_next_step()
     folder = model_folder(run)
     model = ViltaForImageTextRetrieval.from_pretrained(folder).eval()
     tokenizer = load_tokenizer(str(folder))

@@ -36,7 +36,7 @@ from vilta.apps.image_input import DECODERS, open_image
 from vilta.apps.photo_index import BATCH
 from vilta.apps.photo_search import PhotoSearch
 from vilta.data.transforms import evaluation_tensor
-from vilta.training.precision import keep_freed_memory
+from vilta.training.precision import keep_for_next_step
 
 RESULTS = Path(__file__).parents[1] / "results" / "search_index.json"
 STEPS = ("decode", "embed", "index")
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     register()
-    keep_freed_memory()
+    keep_for_next_step()
     photos = sorted(arguments.folder.glob("*.jpg"))
     torch.set_num_threads(1)  # threads that wait for each other would count as work
     results = {

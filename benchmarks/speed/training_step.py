@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vilta.config import OptimizationConfig
 from vilta.training.optimization import clip_gradient
-from vilta.training.precision import autocast, describe_device, keep_freed_memory
+from vilta.training.precision import autocast, describe_device, keep_for_next_step
 from vilta.types import Batch
 
 OUT = Path(__file__).parents[1] / "results" / "training_step.json"
@@ -273,7 +273,7 @@ def main() -> None:
     parser.add_argument("--case", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    keep_freed_memory()
+    keep_for_next_step()
     if given.case:
         case = json.loads(given.case)
         size = sized(case["size"], case["batch"])

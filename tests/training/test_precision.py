@@ -1,7 +1,9 @@
 """The choice of the number format, and the derived random numbers."""
 
 import itertools
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from vilta.training.precision import (
     autocast,
     choose_device,
     choose_dtype,
-    keep_freed_memory,
+    keep_for_next_step,
     measure_rates,
     native_bf16,
 )
@@ -90,8 +92,32 @@ def test_autocast_computes_in_the_chosen_dtype():
 
 
 def test_keeping_freed_memory_changes_no_result():
-    keep_freed_memory()
+    keep_for_next_step()
     assert torch.ones(3_000_000).sum() == 3_000_000
+
+
+MORE_SHAPES_THAN_ONEDNN_KEEPS = """
+import torch
+from vilta.training.precision import keep_for_next_step
+
+keep_for_next_step()
+weight = torch.ones(8, 8, dtype=torch.bfloat16)
+for turn in range(2):
+    print("turn", flush=True)
+    for rows in range(1, 1201):
+        torch.nn.functional.linear(torch.ones(rows, 8, dtype=torch.bfloat16), weight)
+"""
+
+
+def test_kernels_of_many_shapes_are_made_once():
+    run = [sys.executable, "-c", MORE_SHAPES_THAN_ONEDNN_KEEPS]
+    told = {**os.environ, "ONEDNN_VERBOSE": "profile_create"}
+    told.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+    lines = subprocess.run(run, env=told, capture_output=True, text=True, check=True).stdout
+    _, first, second = lines.split("turn")
+    if first.count("cache_miss") < 1100:
+        pytest.skip("oneDNN does not compute these products here")
+    assert second.count("cache_miss") == 0 and second.count("cache_hit") > 1000
 
 
 def test_derived_seeds_differ_by_every_part():

@@ -16,7 +16,7 @@ from vilta.data.corruption import CORRUPTIONS
 from vilta.finished_run import load_run
 from vilta.tasks.fine_grained import Scored
 from vilta.training.folder import METRICS, log_lines, replace_text
-from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_device, choose_dtype, keep_for_next_step
 
 
 def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
@@ -27,7 +27,7 @@ def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
     task, trained, _ = load_run(str(cell.run))
     device = choose_device(trained.run.device)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_for_next_step()
     task.to(device).eval()
     suite = Suite(config, trained, task)
     dtype, _ = choose_dtype(as_precision(plan.precision), device, task.model)

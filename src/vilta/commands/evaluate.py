@@ -46,7 +46,7 @@ from vilta.tasks.names import is_task
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.tasks.registry import find_task
 from vilta.training.folder import MODEL, replace_text, require_writable
-from vilta.training.precision import autocast, choose_device, choose_dtype, keep_freed_memory
+from vilta.training.precision import autocast, choose_device, choose_dtype, keep_for_next_step
 
 
 def run(run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def run(run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
     refuse_old_spelling(run_folder, config)
     name = config.task or task_of(run_folder)
     measure = evaluate_run if name == PRETRAINING else evaluate_task
-    keep_freed_memory()
+    keep_for_next_step()
     return measure(name, run_folder, config)
 
 

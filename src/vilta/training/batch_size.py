@@ -182,7 +182,7 @@ class ResidentPeak:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._look()  # with glibc, what was freed is still there (``keep_freed_memory``)
+        self._look()  # with glibc, what was freed is still there (``keep_for_next_step``)
         self._done.set()
         self._thread.join()
 

@@ -19,7 +19,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from vilta.config import RunConfig
-from vilta.training.precision import choose_device, keep_freed_memory
+from vilta.training.precision import choose_device, keep_for_next_step
 from vilta.training.sharding import forget_processes
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def start_processes(run: RunConfig) -> Accelerator:
     """
     cpu = choose_device(run.device).type == "cpu"
     if cpu:
-        keep_freed_memory()
+        keep_for_next_step()
     else:
         # TF32 for what is float32: ten bits of each factor, sums in float32, several times as fast.
         torch.set_float32_matmul_precision("high")
