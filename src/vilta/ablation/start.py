@@ -12,6 +12,8 @@ from vilta.config import PretrainConfig
 from vilta.tasks.pretraining import PretrainingTask
 
 BATCHES = 2
+DATA = ("pixels", "captions", "masks")
+"""What the first batches hold, compared one by one."""
 
 
 def start_hashes(task: PretrainingTask, settings: PretrainConfig) -> dict[str, Any]:
@@ -32,20 +34,23 @@ def start_hashes(task: PretrainingTask, settings: PretrainConfig) -> dict[str, A
 
 
 def differences(starts: dict[str, dict[str, Any]]) -> list[str]:
-    """Say in which parts the arms of one seed differ; ``starts`` has the hashes by arm.
+    """Say which arms of one seed start otherwise than the first, and in what.
 
-    Parts of the model that an arm does not have are left out.
+    ``starts`` has the hashes by arm. Parts of the model that an arm does not have are left out.
     """
-    found = []
-    for what in ("pixels", "captions", "masks"):
-        if len({start[what] for start in starts.values()}) > 1:
-            found.append(what)
-    parts = {part for start in starts.values() for part in start["weights"]}
-    for part in sorted(parts):
-        hashes = {s["weights"][part] for s in starts.values() if part in s["weights"]}
-        if len(hashes) > 1:
-            found.append(f"initial weights of {part}")
-    return found
+    weights = dict.fromkeys(part for start in starts.values() for part in sorted(start["weights"]))
+    hashes = {what: {a: s[what] for a, s in starts.items()} for what in DATA} | {
+        f"initial weights of {part}": {
+            arm: start["weights"][part] for arm, start in starts.items() if part in start["weights"]
+        }
+        for part in weights
+    }
+    found: dict[str, list[str]] = {}
+    for what, by_arm in hashes.items():
+        first = next(iter(by_arm.values()), None)
+        if other := [arm for arm, its in by_arm.items() if its != first]:
+            found.setdefault(" and ".join(other), []).append(what)
+    return [f"{', '.join(parts)} of {arms}" for arms, parts in found.items()]
 
 
 def _hash(tensors: Any) -> str:
