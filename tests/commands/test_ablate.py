@@ -194,17 +194,19 @@ def test_a_different_start_is_seen(config):
     other = replace(settings, run=replace(settings.run, seed=1))
     starts = {"a": plain, "b": start_hashes(build_task(other), other)}
     (said,) = differences(starts)
-    assert said.startswith("pixels, captions, masks, initial weights of ") and said.endswith("of b")
+    assert said.startswith("pixels, captions, masks, initial weights of ") and said.endswith(
+        " in b"
+    )
     assert "vilta.fusion" in said
     scheme = arm_settings(config, "vilta+mask_rate=0.5")
     starts["b"] = start_hashes(build_task(scheme), scheme)
-    assert differences(starts) == ["masks of b"]
+    assert differences(starts) == ["masks in b"]
     starts = {"vilta": plain, "c": plain} | starts
-    assert differences(starts) == ["masks of b"]
+    assert differences(starts) == ["masks in b"]
     separate = arm_settings(config, "vilta+word_head=separate")
     starts["b"] = start_hashes(build_task(separate), separate)
     for said in differences(starts):
-        assert said.endswith(" of b") and "vilta." not in said
+        assert said.endswith(" in b") and "vilta." not in said
 
 
 def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):

@@ -38,19 +38,23 @@ def differences(starts: dict[str, dict[str, Any]]) -> list[str]:
 
     ``starts`` has the hashes by arm. Parts of the model that an arm does not have are left out.
     """
-    weights = dict.fromkeys(part for start in starts.values() for part in sorted(start["weights"]))
-    hashes = {what: {a: s[what] for a, s in starts.items()} for what in DATA} | {
-        f"initial weights of {part}": {
-            arm: start["weights"][part] for arm, start in starts.items() if part in start["weights"]
-        }
-        for part in weights
-    }
-    found: dict[str, list[str]] = {}
+    parts = dict.fromkeys(part for start in starts.values() for part in sorted(start["weights"]))
+    hashes = {what: {arm: start[what] for arm, start in starts.items()} for what in DATA}
+    for part in parts:
+        has = {arm: start["weights"] for arm, start in starts.items() if part in start["weights"]}
+        hashes[part] = {arm: weights[part] for arm, weights in has.items()}
+    odd: dict[tuple[str, ...], list[str]] = {}
     for what, by_arm in hashes.items():
         first = next(iter(by_arm.values()), None)
-        if other := [arm for arm, its in by_arm.items() if its != first]:
-            found.setdefault(" and ".join(other), []).append(what)
-    return [f"{', '.join(parts)} of {arms}" for arms, parts in found.items()]
+        odd.setdefault(tuple(arm for arm, its in by_arm.items() if its != first), []).append(what)
+    found = []
+    for arms, whats in odd.items():
+        if arms:
+            said = [what for what in whats if what in DATA]
+            if weights := [what for what in whats if what not in DATA]:
+                said.append(f"initial weights of {' and '.join(weights)}")
+            found.append(f"{', '.join(said)} in {' and '.join(arms)}")
+    return found
 
 
 def _hash(tensors: Any) -> str:
