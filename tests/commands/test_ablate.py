@@ -26,7 +26,9 @@ from vilta.config.ablate import MEASURES, AblateConfig
 from vilta.config.ranges import check_config
 from vilta.config.shipped import FOLDER
 from vilta.config.yaml_file import load_yaml, save_yaml
+from vilta.report.comparison import comparison_page
 from vilta.report.comparison_prose import setup
+from vilta.report.comparison_text import comparison_markdown
 from vilta.training.folder import METRICS, log_lines
 
 TRAIN, VAL = "scenes:16?seed=0&size=32", "scenes:6?seed=1&size=32"
@@ -107,6 +109,11 @@ def test_the_report_has_every_arm_and_seed(compared, config):
     page = (compared / "report.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert (compared / "report.md").read_text().startswith("# Comparison: meter, vilta\n\n")
+    assert "<h2>On the way</h2>" in page and "Time to the final score" in page
+    once = summary | {"about": summary["about"] | {"evaluations": 1}}
+    for made in (comparison_page(once, {}), comparison_markdown(once)):
+        assert "measured once, at its end" in made and "Mean height of the curve" not in made
+        assert "On the way" not in made and "For the same cost" not in made
     parts = {0: ["crops"], 1: ["crops"], 2: ["order", "crops"]}
     said = " ".join(setup(summary | {"unequal_starts": parts}))
     assert "From seed 0, 1 the arms did NOT start alike: crops differ. From seed 2 " in said

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from vilta.report.comparison_curves import draw_comparison
 from vilta.report.comparison_prose import how_computed, setup, verdict
 from vilta.report.comparison_tables import sections
+from vilta.report.comparison_words import has_curves
 from vilta.report.curves import DARK
 from vilta.report.html import data_uri, document, picture_element, table_element
 
@@ -32,13 +33,16 @@ def comparison_page(
         '<ul class="verdict">',
         *(f"<li>{escape(text)}</li>" for text in verdict(summary)),
         "</ul>",
-        "<h2>On the way</h2>",
-        '<p class="faint">Mean over seeds, the band from the lowest seed to the highest; dotted: '
-        f"where {escape(about['baseline'])} ends.</p>",
-        picture_element(
-            draw_comparison(summary), draw_comparison(summary, DARK), "measures over samples"
-        ),
     ]
+    if has_curves(summary):
+        parts += [
+            "<h2>On the way</h2>",
+            '<p class="faint">Mean over seeds, the band from the lowest seed to the highest; '
+            f"dotted: where {escape(about['baseline'])} ends.</p>",
+            picture_element(
+                draw_comparison(summary), draw_comparison(summary, DARK), "measures over samples"
+            ),
+        ]
     for section in sections(summary):
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.text:

@@ -10,6 +10,7 @@ from vilta.report.comparison_words import (
     UNITS,
     Section,
     finished_arms,
+    has_curves,
     head_of,
     is_number,
     measure_name,
@@ -95,6 +96,9 @@ def _arm_rows(
 def _faster(summary: dict[str, Any]) -> Section | None:
     if not summary["faster"]:
         return None
+    if not has_curves(summary):
+        text = "Each run was measured once, at its end: there is no time to a score before it."
+        return Section("Faster?", text, [], main=True)
     rows = []
     for measure, arms in summary["faster"].items():
         for arm, units in arms.items():
@@ -121,6 +125,8 @@ def _faster(summary: dict[str, Any]) -> Section | None:
 
 
 def _equal_cost(summary: dict[str, Any]) -> Section | None:
+    if not has_curves(summary):
+        return None
     tables = []
     for unit, found in summary["equal_cost"].items():
         rows = _arm_rows(summary, list(found["measures"]), found["measures"])

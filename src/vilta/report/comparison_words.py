@@ -66,6 +66,11 @@ def signed(change: dict[str, Any] | None, digits: int = 1) -> str:
     return shown + (" [one seed]" if change["seeds"] < 2 else "")
 
 
+def has_curves(summary: dict[str, Any]) -> bool:
+    """Whether the runs were measured on their way, not at their end alone."""
+    return bool(summary["about"]["evaluations"] > 1)
+
+
 def head_of(summary: dict[str, Any], first: str) -> tuple[str, ...]:
     """Return the head of a table with a column for each arm, and how many seeds it has."""
     finished = summary["finished"]

@@ -16,6 +16,9 @@ from PIL import Image
 SMALL_SIDE = 128
 """Images up to this side are inlined without loss, larger ones as JPEG; our choice."""
 
+PROSE = 60
+"""A column with a cell longer than this, in characters, is prose: it wraps; our choice."""
+
 
 class Tile(NamedTuple):
     """A key number: its value, its name, and what to compare it with."""
@@ -64,15 +67,21 @@ def tile_element(tile: Tile) -> str:
 
 def table_element(title: str, table: Table) -> str:
     """Return a table as a card. A row without a first cell belongs to the one above it."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    prose = [max(map(len, column)) > PROSE for column in zip(table.head, *table.rows, strict=True)]
+    classes = [' class="prose"' if long else "" for long in prose]
+
+    def cells(kind: str, row: Sequence[str]) -> str:
+        pairs = zip(row, classes, strict=True)
+        return "".join(f"<{kind}{own}>{escape(cell)}</{kind}>" for cell, own in pairs)
+
+    head = cells("th", table.head)
     following = [*table.rows[1:], ("-",)]
     kinds = [
         "change" if not row[0] else "level" if not after[0] else ""
         for row, after in zip(table.rows, following, strict=True)
     ]
     rows = "".join(
-        f"<tr{f' class={kind}' if kind else ''}>"
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        f"<tr{f' class={kind}' if kind else ''}>{cells('td', row)}</tr>"
         for kind, row in zip(kinds, table.rows, strict=True)
     )
     heading = f'<h3 style="margin-top:0">{escape(title)}</h3>' if title else ""
