@@ -16,7 +16,7 @@ from PIL import Image
 SMALL_SIDE = 128
 """Images up to this side are inlined without loss, larger ones as JPEG; our choice."""
 
-PROSE = 60
+PROSE = 40
 """A column with a cell longer than this, in characters, is prose: it wraps; our choice."""
 
 
