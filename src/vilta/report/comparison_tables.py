@@ -158,7 +158,8 @@ def _tuning(summary: dict[str, Any]) -> Section | None:
             row.append(number(tuned["scores"][arm].get(choice)) + best)
         rows.append(tuple(row))
     text = (
-        f"{measure_name(tuned['on'])} after {tuned['amount']:g}, one run each from seed "
+        f"{measure_name(tuned['on'])} after {tuned['amount']:,g} "
+        f"{summary['about']['budget'].split()[-1]}, one run each from seed "
         f"{tuned['seed']}, on images that the arms are not compared on. One run is a noisy judge "
         "of close choices."
     )
