@@ -250,7 +250,7 @@ def _match_rise(
         for token in tokens:
             other = tokenizer.decode([token]).strip()
             if word.text[0].isupper():  # as the first word of a sentence is written
-                other = other[0].upper() + other[1:]
+                other = other[:1].upper() + other[1:]
             texts.append(caption[: word.start] + other + caption[word.end :])
             owner.append((i, other))
     encoded = tokenizer(

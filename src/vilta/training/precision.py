@@ -19,7 +19,7 @@ from vilta.screen import counted
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KERNELS = 4096
-"""Kernels that oneDNN keeps, up to 0.25 MB each; our choice. Within 50 steps of the demo in bf16,
+"""Kernels that oneDNN keeps, up to 0.25 MB each; our choice. Within 80 steps of the demo in bf16,
 about 2,000 different ones are needed; to make them took an eighth of the time (a CPU with AMX)."""
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
