@@ -35,8 +35,8 @@ COMPARED = {
     "scenes-generated": "scenes, generated negatives beside two in-batch ones",
     "scenes-noise": "scenes, a third of the captions moved to other images",
     "scenes-tasks": "scenes, ViLTA without its parts, with two tasks",
-    "scenes-tuned": "scenes, learning rate and weight of matching tuned for each arm",
     "scenes-text-mlm": "scenes, text-only masked words for METER and ALBEF too, with two tasks",
+    "scenes-tuned": "scenes, learning rate and weight of matching tuned for each arm",
     "scenes-word-head": "scenes, the head that guesses words",
 }
 """Comparisons by `vilta ablate`."""

@@ -38,21 +38,21 @@ def differences(starts: dict[str, dict[str, Any]]) -> list[str]:
 
     ``starts`` has the hashes by arm. Parts of the model that an arm does not have are left out.
     """
-    parts = dict.fromkeys(part for start in starts.values() for part in sorted(start["weights"]))
-    hashes = {what: {arm: start[what] for arm, start in starts.items()} for what in DATA}
-    for part in parts:
-        has = {arm: start["weights"] for arm, start in starts.items() if part in start["weights"]}
-        hashes[part] = {arm: weights[part] for arm, weights in has.items()}
+    hashes: dict[str, dict[str, str]] = {}
+    for arm, start in starts.items():
+        weights = sorted(start["weights"].items())
+        for what, its in [*((what, start[what]) for what in DATA), *weights]:
+            hashes.setdefault(what, {})[arm] = its
     odd: dict[tuple[str, ...], list[str]] = {}
     for what, by_arm in hashes.items():
-        first = next(iter(by_arm.values()), None)
+        first = next(iter(by_arm.values()))
         odd.setdefault(tuple(arm for arm, its in by_arm.items() if its != first), []).append(what)
     found = []
     for arms, whats in odd.items():
         if arms:
             said = [what for what in whats if what in DATA]
-            if weights := [what for what in whats if what not in DATA]:
-                said.append(f"initial weights of {' and '.join(weights)}")
+            if parts := [what for what in whats if what not in DATA]:
+                said.append(f"initial weights of {' and '.join(parts)}")
             found.append(f"{', '.join(said)} in {' and '.join(arms)}")
     return found
 
