@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vilta.config import PretrainTextConfig
+from vilta.config import DataConfig, PretrainTextConfig
 from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
@@ -97,6 +97,8 @@ def next_command(config: PretrainTextConfig) -> str:
     source = config.data.train
     pairs = "DATA" if source.endswith((".txt", ".gz")) else source
     words = ["--model.text", f"{config.run.out}/{MODEL}", "--data.train", pairs]
+    if (most := config.data.max_text_tokens) < DataConfig().max_text_tokens:
+        words += ["--data.max-text-tokens", str(most)]  # a new model has no position after them
     return command("pretrain", *words, "--run.out", "runs/mine")
 
 
