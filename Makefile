@@ -18,6 +18,8 @@ ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 AUDIT := .venv/audit
 
+# A step that failed has not written its last file: `vilta pretrain` writes its model before it calibrates it.
+.DELETE_ON_ERROR:
 .PHONY: demo test lint docs lock clean reliability sbom audit
 
 demo: runs/demo/report/report.html

@@ -1,6 +1,7 @@
 """The project's own files agree with each other."""
 
 import re
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -82,3 +83,20 @@ def test_the_picture_of_the_layers_shows_every_folder():
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_a_step_of_the_demo_that_failed_is_made_again(tmp_path):
+    """A model that was written and not calibrated, since `vilta` was killed, is no finished one."""
+    (tmp_path / "Makefile").write_text(read("Makefile"))
+    program = tmp_path / ".venv" / "bin" / "vilta"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "#!/bin/sh\n"
+        "mkdir -p runs/demo-data/train && echo > runs/demo-data/train/manifest.json\n"
+        "kill -9 $$\n"
+    )
+    program.chmod(0o755)
+    call = ["make", "-o", ".venv/.installed", "runs/demo-data/train/manifest.json"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode and "Killed" in done.stderr
+    assert not (tmp_path / "runs" / "demo-data" / "train" / "manifest.json").exists()
