@@ -222,7 +222,7 @@ def take_weights(model: ViltaForPreTraining, start: str) -> None:
 
     All of them; of a run with another fusion only the encoders and what contrast compares through,
     and a note says so. Raises ``ValueError`` if the run was fine-tuned for a task, or if even its
-    encoders or contrast are others.
+    encoders or contrast are others, as they are where one fusion has layers of the text encoder.
     """
     kind = released_class(start)
     if kind != type(model).__name__:
@@ -243,6 +243,9 @@ def take_weights(model: ViltaForPreTraining, start: str) -> None:
             notes.print(f"model.start: the fusion begins anew, for its {', '.join(others)} changed")
     except RuntimeError:  # of other names or shapes
         needed = ["image or text encoder"]
+        kinds = {before.config.fusion, model.config.fusion}
+        if "text-layers" in kinds and {"fusion", "fusion_layers"} & set(others):
+            needed = ["fusion text-layers takes layers off the text encoder"]
     if needed:
         raise ValueError(
             f"model.start: {start} is of another architecture ({', '.join(needed)}); give the "

@@ -42,7 +42,7 @@ def slow_maps(matcher, image, caption):
     return np.stack([weighted[list(w.tokens)].sum(0)[-16:].detach().view(4, 4) for w in words])
 
 
-@pytest.mark.parametrize("fusion", ["cross-attention", "co-attention"])
+@pytest.mark.parametrize("fusion", ["cross-attention", "co-attention", "text-layers"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_maps_are_gradient_times_attention(tmp_path, fusion, pooling):
     matcher = Matcher(write_run(tmp_path / "run", fusion=fusion, pooling=pooling), device="cpu")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import noise
-from tiny_models import CAPTIONS, tiny_tokenizer
+from small_run import noise, write_run
+from tiny_models import CAPTIONS, text_alone, tiny_tokenizer
 
 from vilta import Matcher
 from vilta.apps.proofreading import UNFLAGGED, flag_threshold
@@ -19,7 +19,9 @@ def matcher(tiny_run):
     return Matcher(tiny_run, device="cpu")
 
 
-def test_each_word_is_judged_with_the_image_and_without(matcher):
+@pytest.mark.parametrize("fusion", ["co-attention", "text-layers"])
+def test_each_word_is_judged_with_the_image_and_without(fusion, tmp_path):
+    matcher = Matcher(write_run(tmp_path / "run", fusion=fusion), device="cpu")
     found = matcher.proofread(noise(0), CAPTION)
     words = [w.word for w in found.words]
     assert words == ["a", "small", "unbelievable", "ball", "lies"]
@@ -33,7 +35,7 @@ def test_each_word_is_judged_with_the_image_and_without(matcher):
         text = model.vilta.encode_text(hidden, mask)
         fused = model.vilta.fuse(text, mask, image).text
         chances = model.predict_words(fused[0, 2:3], text[0, 2:3]).softmax(dim=1)
-        alone = model.vilta.text(input_ids=hidden, attention_mask=mask).logits[0, 2].softmax(0)
+        alone = text_alone(model, hidden, mask)[0, 2].softmax(0)
     p, q = float(chances[0, tokens[0, 2]]), float(alone[tokens[0, 2]])
     assert found.words[1].with_image == pytest.approx(math.log(p / (1 - p)), abs=1e-3)
     assert found.words[1].without_image == pytest.approx(math.log(q / (1 - q)), abs=1e-3)

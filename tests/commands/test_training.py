@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reliability.tiny_settings import model_settings, write_image_encoder
+from reliability.tiny_settings import model_settings, text_settings, write_image_encoder
 from safetensors.torch import load_file
 from tiny_encoders import train_text_encoder
 
 from vilta import pretraining_run
-from vilta.commands import evaluate, pack, pretrain
+from vilta.commands import evaluate, pack, pretrain, pretrain_text
 from vilta.config import (
     DataConfig,
     ObjectiveConfig,
@@ -26,8 +26,9 @@ from vilta.config import (
     PretrainConfig,
     RunConfig,
 )
+from vilta.config.shipped import find_shipped
 from vilta.config.tools import EvaluateConfig, PackConfig
-from vilta.config.yaml_file import save_yaml
+from vilta.config.yaml_file import load_yaml, save_yaml
 from vilta.finished_run import load_run
 
 TRAIN, VAL = "scenes:40?seed=0&size=32", "scenes:12?seed=1&size=32"
@@ -177,6 +178,31 @@ def test_a_start_that_does_not_fit_is_refused(
     with pytest.raises(ValueError, match=message):
         pretrain.run(replace(settings, model=model, run=run))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_albef_preset_splits_the_text_encoder_trains_and_goes_on(settings, tmp_path):
+    """Half of its layers are the fusion."""
+    text = text_settings(TRAIN, tmp_path / "text", lr=1e-3)
+    pretrain_text.run(replace(text, model=replace(text.model, layers=2)))
+    preset = load_yaml(find_shipped("albef"), PretrainConfig, settings)
+    split = replace(
+        preset,
+        model=replace(preset.model, text=str(tmp_path / "text" / "model"), fusion_layers=1),
+        objective=replace(preset.objective, queue_size=16),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    pretrain.run(split)
+    expected = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert "vilta.text.bert.encoder.layer.0.output.dense.weight" in expected
+    assert "vilta.text.bert.encoder.layer.1.output.dense.weight" not in expected
+    forget_after(tmp_path / "run", 5)
+    pretrain.run(replace(split, run=replace(split.run, resume=True)))
+    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    model = replace(split.model, fusion="cross-attention", start=split.run.out)
+    other = replace(split, model=model, run=replace(split.run, out=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="text-layers takes layers off the text encoder"):
+        pretrain.run(other)
 
 
 def test_a_run_from_before_the_word_heads_goes_on_with_its_own(settings, tmp_path):

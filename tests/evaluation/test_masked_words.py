@@ -1,6 +1,7 @@
 import pytest
 import torch
 from pretraining_case import CAPTIONS, make_batch, make_task
+from tiny_models import text_alone
 
 from vilta.evaluation.masked_words import (
     VIEWS,
@@ -15,10 +16,10 @@ def plain_logits(model, batch, row, image_row):
     ids, mask = batch.masked_input_ids[row : row + 1], batch.attention_mask[row : row + 1]
     out = model(ids, mask, batch.pixel_values[image_row : image_row + 1])
     words = model.predict_words(out.last_hidden_state[0], out.text_states[0])
-    return words, model.vilta.text(ids, mask).logits[0]
+    return words, text_alone(model, ids, mask)[0]
 
 
-@pytest.mark.parametrize("kind", ["co-attention", "cross-attention"])
+@pytest.mark.parametrize("kind", ["co-attention", "cross-attention", "text-layers"])
 def test_equals_plain_passes_and_plain_ranks(kind):
     task = make_task(fusion=kind)
     model = task.model.eval()

@@ -27,7 +27,7 @@ OWNER = [0, 0, 1, 2, 2, 2, 3]
 TEXTS = [caption for group in CAPTIONS for caption in group]
 
 
-@pytest.fixture(params=["co-attention", "cross-attention"])
+@pytest.fixture(params=["co-attention", "cross-attention", "text-layers"])
 def model(request):
     return tiny_vilta(fusion=request.param)
 

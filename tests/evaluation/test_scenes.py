@@ -134,7 +134,7 @@ def test_verdicts_on_negatives(loader):
     assert found == {"generated": 75.0, "still_true": third, "false": third, "no_sentence": third}
 
 
-@pytest.mark.parametrize("kind", ["co-attention", "cross-attention"])
+@pytest.mark.parametrize("kind", ["co-attention", "cross-attention", "text-layers"])
 def test_scores_and_fillings_equal_passes_of_one_pair(kind):
     model = tiny_vilta(fusion=kind)
     pixels = pixels_of(3)

@@ -74,7 +74,7 @@ def test_a_checkpoint_without_fusion_weights_is_still_refused(pretrained):
         ViltaForVisualEntailment.from_pretrained(pretrained)
 
 
-@pytest.mark.parametrize("fusion", ["co-attention", "cross-attention"])
+@pytest.mark.parametrize("fusion", ["co-attention", "cross-attention", "text-layers"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_two_images_are_two_passes_side_by_side(fusion, pooling):
     config = tiny_config(fusion=fusion, pooling=pooling, num_labels=2)

@@ -12,7 +12,7 @@ from vilta.model.attention import recorded_attention
 from vilta.model.fusion import Pairs
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
-KINDS = ["co-attention", "cross-attention"]
+KINDS = ["co-attention", "cross-attention", "text-layers"]
 RANKINGS = ["contrastive", "matching", "combined"]
 
 

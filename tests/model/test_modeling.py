@@ -1,5 +1,6 @@
 import collections
 import copy
+import itertools
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from vilta.model import ViltaForPreTraining
 from vilta.model.attention import attend
 from vilta.model.fusion import Fusion, Pairs
 
-KINDS = ["co-attention", "cross-attention"]
+OWN_LAYERS = ["co-attention", "cross-attention"]
+KINDS = [*OWN_LAYERS, "text-layers"]
 POOLINGS = ["first", "mean"]
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 
@@ -45,8 +47,10 @@ def assert_same(got, expected, length):
         torch.testing.assert_close(other, value, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("text", TEXT)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [*itertools.product(OWN_LAYERS, TEXT), ("text-layers", "bert"), ("text-layers", "roberta")],
+)
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_padding_changes_nothing(kind, pooling, text):
     model = tiny_vilta(text=text, fusion=kind, pooling=pooling)
@@ -334,7 +338,7 @@ def test_scores_that_ranks_are_read_from_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize("text", ["bert", "roberta", "modernbert"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OWN_LAYERS)
 def test_words_begin_as_the_text_alone_expects_them_and_then_follow_the_image(kind, text):
     model = ViltaForPreTraining(
         tiny_config(text=text, fusion=kind, word_head="language_model")

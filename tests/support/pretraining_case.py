@@ -1,7 +1,7 @@
 """A small pre-training task and a batch, and the same losses by separate, plain forward passes."""
 
 import torch
-from tiny_models import TEXT, encoded, known_tokenizer, pixels_of, scramble, tiny_vilta
+from tiny_models import TEXT, encoded, known_tokenizer, pixels_of, scramble, text_alone, tiny_vilta
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
@@ -93,7 +93,7 @@ def plain_losses(task, batch, seed):
         return picked(which(input_ids=ids, attention_mask=mask).logits)
 
     logits = picked(image_words(model))
-    text_logits = language_model(model.vilta.text, batch.masked_input_ids)
+    text_logits = picked(text_alone(model, batch.masked_input_ids, mask))
     mlm = F.cross_entropy(logits, original)
     teacher, own = None, logits.softmax(-1)
     if settings.soft_labels == "momentum":

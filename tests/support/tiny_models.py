@@ -1,5 +1,7 @@
 """Small random encoders, tokenizers and models that the tests build and write to folders."""
 
+import copy
+
 import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -95,6 +97,39 @@ def tiny_config(vision="vit", text="bert", **settings):
 
 def tiny_vilta(vision="vit", text="bert", **settings):
     return scramble(ViltaForPreTraining(tiny_config(vision, text, **settings)), 0.05)
+
+
+def text_alone(model, ids, mask):
+    """Logits of the words of a text without an image, by transformers' own model.
+
+    Where the text encoder's upper layers are the fusion, that is the whole language model again.
+    """
+    if model.config.fusion != "text-layers":
+        return model.vilta.text(input_ids=ids, attention_mask=mask).logits
+    config = copy.deepcopy(model.config.text_config)
+    lower = config.num_hidden_layers
+    config.num_hidden_layers += model.config.fusion_layers
+    whole = t.AutoModelForMaskedLM.from_config(config)
+    whole.tie_weights()
+    weights = dict(model.vilta.text.named_parameters())
+    for i, layer in enumerate(model.vilta.fusion.text_layers, lower):
+        at = f"{whole.base_model_prefix}.encoder.layer.{i}"
+        for kind in ("weight", "bias"):
+            key, value = getattr(layer.self_attention.key_value, kind).chunk(2)
+            attention, mlp = layer.self_attention, layer.mlp
+            weights |= {
+                f"{at}.attention.self.query.{kind}": getattr(attention.query, kind),
+                f"{at}.attention.self.key.{kind}": key,
+                f"{at}.attention.self.value.{kind}": value,
+                f"{at}.attention.output.dense.{kind}": getattr(attention.out, kind),
+                f"{at}.attention.output.LayerNorm.{kind}": getattr(layer.self_norm, kind),
+                f"{at}.intermediate.dense.{kind}": getattr(mlp[0], kind),
+                f"{at}.output.dense.{kind}": getattr(mlp[2], kind),
+                f"{at}.output.LayerNorm.{kind}": getattr(layer.mlp_norm, kind),
+            }
+    assert weights.keys() == dict(whole.named_parameters()).keys()
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return torch.func.functional_call(whole.eval(), weights, kwargs=inputs).logits
 
 
 CAPTIONS = [

@@ -12,7 +12,7 @@ from vilta.config.ranges import check_config
 from vilta.tasks import pretraining
 from vilta.tasks.pretraining import PretrainingTask
 
-KINDS = ["co-attention", "cross-attention"]
+KINDS = ["co-attention", "cross-attention", "text-layers"]
 SETTINGS = [
     {},
     {"teacher_view": "clean", "temperature": 2.0, "alpha": 0.7},

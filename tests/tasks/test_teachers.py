@@ -76,13 +76,16 @@ def albef_losses(task, batch, alpha, queue):
     return {"itc": ita, "mlm": mlm - alpha * entropy}  # KL instead of cross-entropy: same gradient
 
 
-def objective_of(preset):
-    return load_yaml(find_shipped(preset), PretrainConfig).objective
+def preset_of(name):
+    return load_yaml(find_shipped(name), PretrainConfig)
 
 
-def test_albef_preset_is_albefs_own_formula():
-    settings = vars(objective_of("albef")) | {"queue_size": 7}
-    task = make_task(fusion="cross-attention", **settings)
+@pytest.mark.parametrize("fusion", ["cross-attention", "text-layers"])
+def test_albef_preset_is_albefs_own_formula(fusion):
+    preset = preset_of("albef")
+    assert preset.model.fusion == "text-layers"
+    settings = vars(preset.objective) | {"queue_size": 7}
+    task = make_task(fusion=fusion, word_head=preset.model.word_head, **settings)
     batch = make_batch(task)  # five different images and captions
     task(batch)
     task.after_step()  # the queue has something in it
@@ -106,7 +109,7 @@ def test_albef_preset_is_albefs_own_formula():
 
 def test_meter_preset_is_meters_own_formula():
     """Two plain cross-entropies; matching is one mean over as many true as false pairs."""
-    settings = objective_of("meter")
+    settings = preset_of("meter").objective
     task = make_task(word_head="separate", **vars(settings))
     assert task.teacher is None and task.momentum_model is None
     batch = make_batch(task)
@@ -133,7 +136,7 @@ def test_meter_preset_is_meters_own_formula():
 
 
 def test_presets_follow_their_papers():
-    meter, albef = (load_yaml(find_shipped(name), PretrainConfig) for name in ("meter", "albef"))
+    meter, albef = preset_of("meter"), preset_of("albef")
     assert (meter.optimization.lr, meter.optimization.encoder_lr_multiplier) == (5e-5, 0.2)
     assert meter.objective.mask_rate == albef.objective.mask_rate == 0.15
     assert (albef.objective.momentum, albef.objective.alpha) == (0.995, 0.4)

@@ -1,5 +1,6 @@
 """A step asks the device for no number and no size, and torch.compile follows it whole."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -86,10 +87,15 @@ def test_the_watch_sees_what_waits():
     assert waits.found + reads.found == []
 
 
-@pytest.mark.parametrize("fusion", ["co-attention", "cross-attention"])
-@pytest.mark.parametrize("text", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize(
+    ("fusion", "text"),
+    [
+        *itertools.product(["co-attention", "cross-attention"], ["bert", "roberta", "modernbert"]),
+        ("text-layers", "bert"),
+    ],
+)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_step_reads_nothing_back(objective, text, fusion):
+def test_a_step_reads_nothing_back(objective, fusion, text):
     task = make_task(text=text, fusion=fusion, **OBJECTIVES[objective])
     batch = make_batch(task)
     for _ in range(2):

@@ -200,9 +200,10 @@ def _word_logits(
     text_states = model.vilta.encode_text(rows, mask)
     pairs = Pairs(torch.arange(len(rows), device=rows.device), rows.new_zeros(len(rows)))
     fused = model.vilta.fuse(text_states, mask, image_states, pairs).text
-    size, text_states = (*rows.shape, -1), text_states.flatten(0, 1)
-    with_image = model.predict_words(fused.flatten(0, 1), text_states).view(size)
-    return with_image.float(), model.predict_words_from_text(text_states).view(size).float()
+    every = torch.arange(rows.numel(), device=rows.device)
+    alone = model.predict_words_from_text(model.vilta.read_alone(text_states, mask, every))
+    with_image = model.predict_words(fused.flatten(0, 1), text_states.flatten(0, 1))
+    return with_image.view(*rows.shape, -1).float(), alone.view(*rows.shape, -1).float()
 
 
 def _of_word(

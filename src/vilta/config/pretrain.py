@@ -19,7 +19,7 @@ from vilta.config.ranges import (
     Share,
 )
 
-FusionKind = Literal["co-attention", "cross-attention"]
+FusionKind = Literal["co-attention", "cross-attention", "text-layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +77,16 @@ class ModelConfig:
     start: str = ""
     """A run, or its released model, whose weights the training begins with, step 0 of a schedule of
     its own: more data after less, photos after scenes. With other settings of the fusion, only
-    encoders and contrast are taken, and a new fusion begins. Empty: the encoders' weights."""
+    encoders and contrast are taken, and a new fusion begins (not from or to `text-layers`, where
+    the text encoder is another one as well). Empty: the encoders' weights."""
     fusion: FusionKind = "cross-attention"
     """`cross-attention`: text reads the image (ALBEF, arXiv 2107.07651); `co-attention`: two
     streams that read each other (METER, arXiv 2111.02387), at twice the cost: on scenes worse after
-    equal seconds."""
+    equal seconds; `text-layers`: the upper layers of the text encoder (BERT, RoBERTa and the like)
+    are the fusion, with cross-attention put in, and their width and heads are its own (ALBEF)."""
     fusion_layers: Count = 6
-    """Layers of the fusion encoder (6: METER and ALBEF)."""
+    """Layers of the fusion encoder (6: METER and ALBEF); `text-layers` takes them off the text
+    encoder, which needs more of them."""
     fusion_width: Count = 768
     """Width D of the fusion encoder (768: METER and ALBEF)."""
     fusion_heads: Count = 12
@@ -96,7 +99,8 @@ class ModelConfig:
     `contrastive_width` equal to `fusion_width`."""
     word_head: Literal["language_model", "separate"] = "language_model"
     """Masked words with the image: `language_model` is the text encoder's own head, on its states
-    plus what the fusion adds (nothing at first); `separate` a new head on the fused states."""
+    plus what the fusion adds (nothing at first; `text-layers`: on the fused states themselves);
+    `separate` a new head on the fused states."""
     pooling: Literal["first", "mean"] = "first"
     """How a text is pooled into one vector for matching and contrast: its first token, or the mean.
     For contrast, images are always averaged."""
@@ -111,7 +115,8 @@ class ModelConfig:
     contrastive_width: Count = 256
     """Width of the space in which image and text are compared (256: ALBEF)."""
     freeze: tuple[Literal["image", "text"], ...] = ()
-    """Encoders to keep frozen."""
+    """Encoders to keep frozen; with `text-layers`, `text` is what lies below the fusion, and the
+    head for words."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
 

@@ -25,11 +25,12 @@ def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Fl
     text_states = vilta.encode_text(batch.masked_input_ids, mask)
     right = vilta.fuse(text_states, mask, image_states).text.flatten(0, 1)[at]
     wrong = vilta.fuse(text_states, mask, image_states.roll(-1, dims=0)).text.flatten(0, 1)[at]
+    alone = vilta.read_alone(text_states, mask, at)
     text_states = text_states.flatten(0, 1)[at]
     return {
         "with_image": model.predict_words(right, text_states),
         "wrong_image": model.predict_words(wrong, text_states),
-        "text_only": model.predict_words_from_text(text_states),
+        "text_only": model.predict_words_from_text(alone),
     }
 
 

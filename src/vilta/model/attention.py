@@ -131,6 +131,10 @@ def recorded_attention(modules: Iterable[Attention]) -> Iterator[list[Float[Tens
             handle.remove()
 
 
-def feed_forward(width: int) -> nn.Sequential:
-    """Two linear layers, four times as wide in between, with GELU."""
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+def feed_forward(
+    width: int, between: int = 0, activation: nn.Module | None = None
+) -> nn.Sequential:
+    """Two linear layers, ``between`` (0: four times as) wide in between, with GELU by default."""
+    between = between or 4 * width
+    activation = nn.GELU() if activation is None else activation
+    return nn.Sequential(nn.Linear(width, between), activation, nn.Linear(between, width))

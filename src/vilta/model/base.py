@@ -45,7 +45,9 @@ class ViltaModel(ViltaPreTrainedModel):
         vision_width = encoders.image_width(config.vision_config)
         self.image_norm = nn.LayerNorm(vision_width)
         self.image_projection = nn.Linear(vision_width, config.hidden_size)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.text_projection: nn.Module = nn.Identity()
+        if config.fusion != "text-layers":
+            self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
         self.fusion = Fusion(config)
         if config.layout == "meter":
             streams = 2 if config.fusion == "co-attention" else 1
@@ -89,6 +91,21 @@ class ViltaModel(ViltaPreTrainedModel):
     ) -> Float[Tensor, "R L C"]:
         """Return the text encoder's states; no image is seen."""
         return self._encode(encoders.text_states, self.text, input_ids, attention_mask)
+
+    def read_alone(
+        self,
+        text_states: Float[Tensor, "R L C"],
+        attention_mask: Int[Tensor, "R L"],
+        positions: Int[Tensor, "M"],
+    ) -> Float[Tensor, "M C"]:
+        """Return what the language model's head reads where no image is seen.
+
+        ``positions`` are a flat index into ``R * L``. Encoded texts as they are, or, where the text
+        encoder's upper layers are the fusion, what those make of them.
+        """
+        if self.config.fusion == "text-layers":
+            return self.fusion.read_alone(text_states, attention_mask.bool(), positions)
+        return text_states.flatten(0, 1)[positions]
 
     def fuse(
         self,

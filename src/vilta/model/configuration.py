@@ -34,6 +34,7 @@ class ViltaConfig(PreTrainedConfig):
     ``suspicion_threshold`` is the suspicion above which a word is flagged (None: not set);
     ``calibrated_on`` names the held-out pairs that set them (empty: none did). See
     ``vilta.metrics.calibration``.
+    With the fusion ``text-layers``, ``text_config`` is of the layers below the fusion.
     Raises ``ValueError`` for an unknown fusion kind, input, layout, word head, pooling or ranking,
     and for widths that do not fit each other or the heads.
     """
@@ -94,10 +95,31 @@ class ViltaConfig(PreTrainedConfig):
                 "fusion_input `contrastive` needs a space of the fusion's width: contrastive_width "
                 f"is {self.contrastive_width}, the fusion's width {self.hidden_size}"
             )
+        if self.fusion == "text-layers":
+            self._check_text_layers()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"the fusion width {self.hidden_size} cannot be shared by "
                 f"{self.num_attention_heads} heads; choose a multiple"
+            )
+
+    def _check_text_layers(self) -> None:
+        """Raise ``ValueError`` if a fusion of the text encoder's layers cannot follow upon it."""
+        text, own = self.text_config, (self.hidden_size, self.num_attention_heads)
+        if not all(hasattr(text, name) for name in ("layer_norm_eps", "intermediate_size")):
+            raise ValueError(
+                f"the layers of {text.model_type!r} are not those of BERT, so they cannot become "
+                "the fusion"
+            )
+        if own != (needed := (text.hidden_size, text.num_attention_heads)):
+            raise ValueError(
+                f"a fusion of the text encoder's layers has its width and heads, {needed}; "
+                f"hidden_size and num_attention_heads are {own}"
+            )
+        if self.fusion_input != "separate" or self.layout != "vilta":
+            raise ValueError(
+                "a fusion of the text encoder's layers reads its states as they are; set "
+                "fusion_input to separate and layout to vilta"
             )
 
 

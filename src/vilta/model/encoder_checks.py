@@ -55,12 +55,12 @@ def check_image_encoder(encoder: PreTrainedModel, size: int) -> None:
             f"{name} returns states of shape {list(states[:1].shape)} where [1, tokens, {width}] "
             "was expected; take another image encoder"
         )
-    if not _same(states, again):
+    if not same(states, again):
         raise ValueError(
             f"{name} returns other states for the same image each time (as ViTMAE, which hides "
             "patches at random); take another image encoder"
         )
-    if not _same(states[1:], alone):
+    if not same(states[1:], alone):
         raise ValueError(
             f"{name} returns other states for an image alone than beside another one; take another "
             "image encoder"
@@ -98,7 +98,7 @@ def check_text_encoder(model: PreTrainedModel, tokens: int) -> None:
     alone = _tried(lambda: text_states(model, ids[:, :short], real[:, :short]), other)
     ids[:, short:], real[:, short:] = padding, 0
     beside = _tried(lambda: text_states(model, ids, real), other)[:, :short]
-    if not _same(alone, beside):
+    if not same(alone, beside):
         raise ValueError(
             f"{name} returns other states for a text with padding beside it, so captions would "
             "depend on their batch; take another text encoder, such as BERT"
@@ -106,7 +106,7 @@ def check_text_encoder(model: PreTrainedModel, tokens: int) -> None:
     ids, real = ids[:, :short], real[:, :short]
     whole = _tried(lambda: model(input_ids=ids, attention_mask=real).logits[0], other)
     picked = _tried(lambda: language_model_logits(model, alone[0, ::2]), other)
-    if not _same(whole[::2], picked):
+    if not same(whole[::2], picked):
         raise ValueError(
             f"the head of {name} cannot be applied to picked states; take another text encoder"
         )
@@ -125,7 +125,7 @@ def _tried(states: Callable[[], Any], message: str) -> Any:
         raise ValueError(message.format(reason=reason)) from None
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same(one: Tensor, other: Tensor) -> bool:
     """Tell whether two tensors differ by no more than rounding."""
     if one.shape != other.shape:
         return False

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from vilta.model.attention import Attention, ComparingAttention, feed_forward
 from vilta.model.configuration import ViltaConfig
@@ -45,12 +46,16 @@ class FusedStates(NamedTuple):
 
 
 class Fusion(nn.Module):
-    """``co-attention`` (two streams, METER) or ``cross-attention`` (text reads image, ALBEF)."""
+    """``co-attention`` (two streams, METER) or text reads image, by layers of its own or a BERT's.
+
+    The latter two are ``cross-attention`` and ``text-layers``, which is ALBEF's.
+    """
 
     def __init__(self, config: ViltaConfig) -> None:
         super().__init__()
-        layers, post = range(config.fusion_layers), config.layout == "meter"
-        kind = PostNormLayer if post else Layer
+        layers, of_text = range(config.fusion_layers), config.fusion == "text-layers"
+        post = of_text or config.layout == "meter"
+        kind = TextLayer if of_text else PostNormLayer if post else Layer
         self.text_layers = nn.ModuleList(kind(config) for _ in layers)
         self.text_norm: nn.Module = nn.Identity() if post else nn.LayerNorm(config.hidden_size)
         self.image_layers: nn.ModuleList | None = None
@@ -75,6 +80,23 @@ class Fusion(nn.Module):
         if self.image_layers is None:
             return self._read_image(text_states, text_mask, image_states, pairs, wanted)
         return self._read_each_other(text_states, text_mask, image_states, pairs, wanted)
+
+    def read_alone(
+        self,
+        text_states: Float[Tensor, "T L D"],
+        text_mask: Bool[Tensor, "T L"],
+        at: Int[Tensor, "M"] | None = None,
+    ) -> Float[Tensor, "T L D"] | Float[Tensor, "M D"]:
+        """Go on with texts as the whole text encoder would, no image read: ``text-layers``.
+
+        ``at`` is as in ``Wanted``.
+        """
+        mask = text_mask[:, None, None, :]
+        last = len(self.text_layers) - 1
+        for i, layer in enumerate(self.text_layers):
+            text_states = self._run(layer.read_self, text_states, mask, None)
+            text_states = self._run(layer.go_on, text_states, at if i == last else None)
+        return text_states
 
     def _read_image(
         self,
@@ -203,9 +225,43 @@ class PostNormLayer(Layer):
     ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
         """See ``Layer.read_other``."""
         x = self.cross_norm(x + self.dropout(self.cross(x, keys, values, mask)))
+        return self.go_on(x, at)
+
+    def go_on(
+        self, x: Float[Tensor, "R S D"], at: Int[Tensor, "M"] | None
+    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
+        """Add the feed-forward layer, at the positions ``at`` or at all."""
         if at is not None:
             x = x.flatten(0, 1).index_select(0, at)
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+class TextLayer(PostNormLayer):
+    """A layer of the text encoder with cross-attention put in between its two halves.
+
+    What is put in has its norm before it, so that what it adds is small at first and the layer
+    starts as the encoder's own; ALBEF's has its norm behind it.
+    """
+
+    def __init__(self, config: ViltaConfig) -> None:
+        super().__init__(config)
+        text = config.text_config
+        activation = ACT2FN[text.hidden_act]
+        self.mlp = feed_forward(config.hidden_size, text.intermediate_size, activation)
+        for norm in (self.self_norm, self.cross_norm, self.mlp_norm):
+            norm.eps = text.layer_norm_eps
+
+    def read_other(
+        self,
+        x: Float[Tensor, "R S D"],
+        keys: Float[Tensor, "R h Z d"],
+        values: Float[Tensor, "R h Z d"],
+        mask: Bool[Tensor, "R 1 1 Z"] | None,
+        at: Int[Tensor, "M"] | None,
+    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
+        """See ``Layer.read_other``."""
+        x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
+        return self.go_on(x, at)
 
 
 def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tuple[Tensor, Tensor]:

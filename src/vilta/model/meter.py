@@ -11,16 +11,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, PreTrainedConfig
 
+from vilta.model.bert_layers import State, from_bert
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoders import load_text_encoder
 from vilta.model.modeling import ViltaForPreTraining
 from vilta.torch_file import load_torch_file
 
-State = dict[str, Tensor]
 HEAD_WIDTH = 64
 """Of CLIP's image encoders and of METER's fusion."""
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -48,15 +47,6 @@ NAMES = {
     r"cross_modal_(text|image)_layers": r"vilta.fusion.\1_layers",
     r"cross_modal_text_pooler\.dense": "vilta.pooler.dense.0",
     r"cross_modal_image_pooler\.dense": "vilta.pooler.dense.1",
-    r"\.crossattention\.self\.query": ".cross.query",
-    r"\.crossattention\.output\.dense": ".cross.out",
-    r"\.crossattention\.output\.LayerNorm": ".cross_norm",
-    r"\.attention\.self\.query": ".self_attention.query",
-    r"\.attention\.output\.dense": ".self_attention.out",
-    r"\.attention\.output\.LayerNorm": ".self_norm",
-    r"\.intermediate\.dense": ".mlp.0",
-    r"\.output\.dense": ".mlp.2",
-    r"\.output\.LayerNorm": ".mlp_norm",
     r"mlm_score\.transform\.dense": "mlm_head.dense",
     r"mlm_score\.transform\.LayerNorm": "mlm_head.norm",
     r"mlm_score\.decoder": "mlm_head.words",
@@ -174,17 +164,10 @@ def _renamed(state: State) -> State:
         name = f"cross_modal_{kind}_transform.bias"
         state[name] = state[name] + constant
     weights: State = {}
-    for name, weight in state.items():
+    for name, weight in from_bert(state).items():
         if match := re.fullmatch(r"(.*\.)attn\.in_proj_(weight|bias)", name):
             parts = zip(("q", "k", "v"), weight.chunk(3), strict=True)
             split = {f"{match[1]}self_attn.{part}_proj.{match[2]}": each for part, each in parts}
-        elif ".self.value." in name:
-            continue
-        elif ".self.key." in name:
-            place = ".cross." if ".crossattention." in name else ".self_attention."
-            value = state[name.replace(".self.key.", ".self.value.")]
-            joined = re.sub(r"\.(cross)?attention\.self\.key\.", f"{place}key_value.", name)
-            split = {joined: torch.cat([weight, value])}
         else:
             split = {name: weight}
         for key, each in split.items():

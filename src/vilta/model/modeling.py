@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 from vilta.model import encoders
 from vilta.model.base import ViltaModel
+from vilta.model.bert_layers import give_upper_layers, take_upper_layers
 from vilta.model.configuration import ViltaConfig
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.fusion import Pairs
@@ -93,6 +94,7 @@ class WithMatching(ViltaPreTrainedModel):
         """Return the layers that lead images and texts into the space where they are compared."""
         if isinstance(self.itc_head, ContrastiveHead):
             return self.itc_head.image, self.itc_head.text
+        assert isinstance(self.vilta.text_projection, nn.Linear)
         return self.vilta.image_projection, self.vilta.text_projection
 
     def similarity(
@@ -194,6 +196,8 @@ class ViltaForPreTraining(WithMatching):
         width, embeddings = config.hidden_size, self.vilta.get_input_embeddings().weight
         if config.layout == "meter":
             self.mlm_head: nn.Module = OwnWordHead(width, embeddings.shape[0])
+        elif config.word_head == "language_model" and config.fusion == "text-layers":
+            self.mlm_head = nn.Identity()  # fused states are already those of the language model
         elif config.word_head == "language_model":
             self.mlm_head = StateAddition(width, config.text_config.hidden_size)
         else:
@@ -211,10 +215,17 @@ class ViltaForPreTraining(WithMatching):
         weights); ``settings`` are fields of ``ViltaConfig``. The text encoder keeps its
         language-model head. Batch norms of an image encoder that starts at random learn their
         statistics, those of a pre-trained one are frozen (``freeze_batch_norm`` overrides). Raises
-        ``ValueError`` that says why an encoder cannot serve.
+        ``ValueError`` that says why an encoder cannot serve. With the fusion ``text-layers`` the
+        upper ``fusion_layers`` layers of the text encoder become the fusion, which has its width.
         """
         settings.setdefault("freeze_batch_norm", not encoders.starts_at_random(image))
         vision, language = encoders.load_image_encoder(image), encoders.load_text_encoder(text)
+        upper = None
+        if settings.get("fusion") == "text-layers":
+            count = settings.get("fusion_layers", ViltaConfig.fusion_layers)
+            upper = take_upper_layers(language, count)
+            settings |= {"hidden_size": language.config.hidden_size}
+            settings |= {"num_attention_heads": language.config.num_attention_heads}
         # Copies: a composite configuration takes over the choice of attention of its parts.
         parts = {"vision_config": vision.config, "text_config": language.config}
         config = ViltaConfig(**copy.deepcopy(parts), **settings)
@@ -223,6 +234,8 @@ class ViltaForPreTraining(WithMatching):
         model = cls(config)
         model.vilta.vision.load_state_dict(vision.state_dict())
         model.vilta.text.load_state_dict(language.state_dict())
+        if upper is not None:
+            give_upper_layers(model.vilta, upper)
         return model
 
     def predict_words(
@@ -233,10 +246,12 @@ class ViltaForPreTraining(WithMatching):
         ``fused`` and ``text_states`` are the same positions after fusion and before it; a
         ``separate`` word head reads the fused states alone.
         """
+        if isinstance(self.mlm_head, nn.Identity):
+            return self.predict_words_from_text(fused)
         if isinstance(self.mlm_head, StateAddition):
             return self.predict_words_from_text(text_states + self.mlm_head(fused))
         return self.mlm_head(fused, self.get_input_embeddings().weight)
 
     def predict_words_from_text(self, states: Float[Tensor, "M C"]) -> Float[Tensor, "M V"]:
-        """Return the vocabulary logits given the text alone, from the text encoder's states."""
+        """Return the vocabulary logits given the text alone, from ``ViltaModel.read_alone``."""
         return encoders.language_model_logits(self.vilta.text, states)

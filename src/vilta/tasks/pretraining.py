@@ -149,12 +149,12 @@ class PretrainingTask(MatchingTask):
         logits = text_logits = None
         if fusing or current or settings.text_mlm_weight > 0:
             masked = vilta.encode_text(batch.masked_input_ids, mask)  # [B, L, C]
-            text_states = masked.flatten(0, 1)[at]  # [M, C]
             if fusing:
                 fused = vilta.fuse_at(at, masked, mask, image_states)  # [M, D]
-                logits = self.model.predict_words(fused, text_states)
+                logits = self.model.predict_words(fused, masked.flatten(0, 1)[at])
             if current or settings.text_mlm_weight > 0:
-                text_logits = self.model.predict_words_from_text(text_states)
+                alone = vilta.read_alone(masked, mask, at)  # [M, C]
+                text_logits = self.model.predict_words_from_text(alone)
         return ExpectedWords(logits=logits, text_logits=text_logits)
 
     def word_losses(
