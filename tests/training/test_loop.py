@@ -231,6 +231,7 @@ def two_processes(tmp_path_factory) -> tuple[Path, str]:
         timeout=180,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "FutureWarning" not in done.stderr
     return out, done.stdout
 
 

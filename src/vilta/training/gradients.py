@@ -15,6 +15,7 @@ With one micro-batch per process nothing is encoded twice: the task gathers with
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
@@ -95,13 +96,16 @@ class StepGradient:
         names = [name for name, parameter in every if id(parameter) in idle]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, names)
         device = self.accelerator.device
-        self.model = DistributedDataParallel(
-            self.module,
-            device_ids=[device] if device.type == "cuda" else None,
-            find_unused_parameters=how == "searching",
-            broadcast_buffers=False,  # only batch norms change some: average_statistics
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            # torch 2.13 prefers a name for half of it, and has none yet for the other half.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model = DistributedDataParallel(
+                self.module,
+                device_ids=[device] if device.type == "cuda" else None,
+                find_unused_parameters=how == "searching",
+                broadcast_buffers=False,  # only batch norms change some: average_statistics
+                gradient_as_bucket_view=True,
+            )
 
     def _look_for_idle(self) -> None:
         """See which parameters had no gradient; they are the same in every process."""
