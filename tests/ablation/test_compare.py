@@ -22,7 +22,7 @@ from vilta.config.ablate import AblateConfig
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_tables import share_shown
 from vilta.report.comparison_text import comparison_markdown, comparison_section
-from vilta.report.comparison_words import measure_name
+from vilta.report.comparison_words import measure_name, signed
 from vilta.tasks.fine_grained import Scored, fine_grained_metrics
 
 CONFIG = AblateConfig(
@@ -65,10 +65,13 @@ def records(**runs):
     return Records(runs=found, items=ITEMS, unequal={0: [], 1: []})
 
 
-def example():
+def example(apart=0):
     made = records(
         meter=[run("meter", s, [10, 20, 30, 40], right=10 + s) for s in (0, 1)],
-        vilta=[run("vilta", s, [20, 40 + s, 60, 80], right=30 + s, cost=1.5) for s in (0, 1)],
+        vilta=[
+            run("vilta", s, [20, 40 + s, 60, 80 + apart * s], right=30 + s, cost=1.5)
+            for s in (0, 1)
+        ],
         albef=[run("albef", s, [5, 10, 20, 39 + 2 * s], right=10 + s) for s in (0, 1)],
     )
     made.runs[noisy("vilta", 0.5)] = {0: run("x", 0, [1, 1, 1, 80], noise=6)}
@@ -171,10 +174,18 @@ def test_an_arm_is_compared_with_the_baseline_and_with_its_own_variants():
 
 
 def test_planned_comparisons_hold_together():
-    first, second = planned(example(), CONFIG)
+    first, second = planned(example(apart=0.1), CONFIG)
     assert first["verdict"] == "holds"
     assert first["level"] == 1 - 0.05 / 2
     assert second["verdict"] == "the opposite holds"
+    alike = records(
+        meter=[run("meter", s, [1]) for s in (0, 1)],
+        vilta=[run("vilta", s, [0], right=9) for s in (0, 1)],
+        albef=[],
+    )
+    second = planned(alike, CONFIG)[1]
+    assert second["verdict"] == "not shown", "two equal differences are no interval of no width"
+    assert signed(second["found"]) == "+1.0 in each seed"
     one = records(meter=[run("meter", 0, [1])], vilta=[run("vilta", 0, [2], right=9)], albef=[])
     assert [row["verdict"] for row in planned(one, CONFIG)] == ["one seed: open"] * 2
     none = records(meter=[run("meter", 0, [1])], vilta=[], albef=[])
@@ -219,7 +230,7 @@ def plan_of(config, **more):
 
 def test_the_report_says_first_what_does_not_help(tmp_path):
     plan = plan_of(CONFIG)
-    summary = summarise(CONFIG, plan, example())
+    summary = summarise(CONFIG, plan, example(apart=0.1))
     text = comparison_markdown(summary)
     opening = text.split("\n\n")[1]
     opposite = opening.index("meter > vilta on retrieval/mean_recall: the opposite holds")

@@ -16,11 +16,12 @@ DRAWS = 4000
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Return the mean of independent values, one a seed, and Student's interval.
 
-    Without bounds (NaN) for fewer than two values.
+    Without bounds (NaN) for fewer than two values, and for values that are all equal, as scores of
+    a few items may be: they do not show how far those of other seeds would lie apart.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    if len(numbers) < 2:
-        mean = float(numbers[0]) if len(numbers) else math.nan
+    if len(numbers) < 2 or np.allclose(numbers, numbers[0], rtol=1e-9, atol=1e-9):
+        mean = float(numbers.mean()) if len(numbers) else math.nan
         return Interval(mean, math.nan, math.nan)
     error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
     reach = t_quantile(0.5 + level / 2, len(numbers) - 1) * error

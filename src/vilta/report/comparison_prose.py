@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vilta.report.comparison_words import measure_name, signed
+from vilta.report.comparison_words import ONE_SEED, measure_name, signed
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
@@ -37,7 +37,8 @@ def arm_by_arm(summary: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for kind in KINDS:
         for one in summary["headlines"][kind]:
-            change = f"{measure_name(one['measure'])} {signed({**one, 'seeds': 2})}"
+            told = signed(one).removesuffix(ONE_SEED)  # ``kind`` says so
+            change = f"{measure_name(one['measure'])} {told}"
             found.setdefault((one["arm"], one["other"]), {}).setdefault(kind, []).append(change)
     return [(*pair, {k: "; ".join(v) for k, v in kinds.items()}) for pair, kinds in found.items()]
 

@@ -7,6 +7,7 @@ from typing import Any
 from vilta.report.comparison_prose import KINDS, arm_by_arm, multiplicity
 from vilta.report.comparison_words import (
     MAIN,
+    ONE_SEED,
     UNITS,
     Section,
     finished_arms,
@@ -178,7 +179,7 @@ def share_shown(found: dict[str, Any]) -> str:
         each[first] = most + each[first]
         return ", ".join(each)
     if not is_number(found["low"]):
-        return f"{most}{number(found['mean'], 2)} [one seed]"
+        return f"{most}{number(found['mean'], 2)}" + (ONE_SEED if found["seeds"] < 2 else "")
     low, high = number(found["low"], 2), number(found["high"], 2)
     return f"{most}{number(found['mean'], 2)} ({low} to {high})"
 

@@ -41,6 +41,10 @@ class Section(NamedTuple):
     """Whether a page that only sums the report up shows it too."""
 
 
+ONE_SEED = " [one seed]"
+"""What stands in place of an interval."""
+
+
 def measure_name(measure: str) -> str:
     """Return what a measure is called in the report."""
     if measure.startswith("edits/kind/"):
@@ -62,8 +66,8 @@ def signed(change: dict[str, Any] | None, digits: int = 1) -> str:
         return "-"
     shown = f"{change['mean']:+.{digits}f}"
     if is_number(change["low"]):
-        shown += f" ({change['low']:+.{digits}f} to {change['high']:+.{digits}f})"
-    return shown + (" [one seed]" if change["seeds"] < 2 else "")
+        return f"{shown} ({change['low']:+.{digits}f} to {change['high']:+.{digits}f})"
+    return shown + (ONE_SEED if change["seeds"] < 2 else " in each seed")
 
 
 def has_curves(summary: dict[str, Any]) -> bool:
