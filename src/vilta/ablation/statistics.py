@@ -11,6 +11,8 @@ from jaxtyping import Float
 from vilta.metrics.bootstrap import Interval
 
 DRAWS = 4000
+ROUNDING = 1e-3
+"""Scores in percent that lie closer together are one: records keep four decimals."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -20,7 +22,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     a few items may be: they do not show how far those of other seeds would lie apart.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    if len(numbers) < 2 or np.allclose(numbers, numbers[0], rtol=1e-9, atol=1e-9):
+    if len(numbers) < 2 or np.ptp(numbers) < ROUNDING:
         mean = float(numbers.mean()) if len(numbers) else math.nan
         return Interval(mean, math.nan, math.nan)
     error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
