@@ -26,7 +26,7 @@ TITLES = {
 }
 COMPARED = {
     "photos": "Flickr8k, METER, ALBEF, ViLTA and its parts",
-    "photos-tasks": "Flickr8k again from two other seeds, with entailment and the word head",
+    "photos-tasks": "Flickr8k again from two other seeds, with entailment and other fusions",
     "scenes": "scenes, METER, ALBEF, ViLTA and its parts",
     "scenes-controls": "scenes, ViLTA's choices, with two tasks",
     "scenes-demo": "scenes, generated negatives after the demo's 1,620 steps",
@@ -35,6 +35,7 @@ COMPARED = {
     "scenes-generated": "scenes, generated negatives beside two in-batch ones",
     "scenes-noise": "scenes, a third of the captions moved to other images",
     "scenes-tasks": "scenes, ViLTA without its parts, with two tasks",
+    "scenes-text-layers": "scenes, the upper layer of the text encoder as the fusion",
     "scenes-text-mlm": "scenes, text-only masked words for METER and ALBEF too, with two tasks",
     "scenes-tuned": "scenes, learning rate and weight of matching tuned for each arm",
     "scenes-word-head": "scenes, the head that guesses words",
