@@ -189,13 +189,14 @@ class Layer(nn.Module):
         mask: Bool[Tensor, "R 1 1 Z"] | None,
         at: Int[Tensor, "M"] | None,
     ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
-        """Add cross-attention to the other stream, then the feed-forward layer.
+        """Add cross-attention to the other stream, then go on."""
+        return self.go_on(x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask)), at)
 
-        ``at`` (a flat index into ``R * S``) picks the positions that go on to the latter.
-        """
-        x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
-        if at is not None:
-            x = x.flatten(0, 1).index_select(0, at)
+    def go_on(
+        self, x: Float[Tensor, "R S D"], at: Int[Tensor, "M"] | None
+    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
+        """Add the feed-forward layer, at the positions ``at`` (a flat index into ``R * S``)."""
+        x = _picked(x, at)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -230,9 +231,8 @@ class PostNormLayer(Layer):
     def go_on(
         self, x: Float[Tensor, "R S D"], at: Int[Tensor, "M"] | None
     ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
-        """Add the feed-forward layer, at the positions ``at`` or at all."""
-        if at is not None:
-            x = x.flatten(0, 1).index_select(0, at)
+        """See ``Layer.go_on``."""
+        x = _picked(x, at)
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -251,17 +251,7 @@ class TextLayer(PostNormLayer):
         for norm in (self.self_norm, self.cross_norm, self.mlp_norm):
             norm.eps = text.layer_norm_eps
 
-    def read_other(
-        self,
-        x: Float[Tensor, "R S D"],
-        keys: Float[Tensor, "R h Z d"],
-        values: Float[Tensor, "R h Z d"],
-        mask: Bool[Tensor, "R 1 1 Z"] | None,
-        at: Int[Tensor, "M"] | None,
-    ) -> Float[Tensor, "R S D"] | Float[Tensor, "M D"]:
-        """See ``Layer.read_other``."""
-        x = x + self.dropout(self.cross(self.cross_norm(x), keys, values, mask))
-        return self.go_on(x, at)
+    read_other = Layer.read_other  # with its norm before it
 
 
 def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tuple[Tensor, Tensor]:
@@ -269,3 +259,7 @@ def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tup
         return tensors
     # Backward through tensors[i][index] is several times slower on a CPU.
     return tensors[0].index_select(0, index), tensors[1].index_select(0, index)
+
+
+def _picked(x: Float[Tensor, "R S D"], at: Int[Tensor, "M"] | None) -> Tensor:
+    return x if at is None else x.flatten(0, 1).index_select(0, at)

@@ -224,8 +224,8 @@ class ViltaForPreTraining(WithMatching):
         if settings.get("fusion") == "text-layers":
             count = settings.get("fusion_layers", ViltaConfig.fusion_layers)
             upper = take_upper_layers(language, count)
-            settings |= {"hidden_size": language.config.hidden_size}
-            settings |= {"num_attention_heads": language.config.num_attention_heads}
+            own = ("hidden_size", "num_attention_heads")
+            settings |= {name: getattr(language.config, name) for name in own}
         # Copies: a composite configuration takes over the choice of attention of its parts.
         parts = {"vision_config": vision.config, "text_config": language.config}
         config = ViltaConfig(**copy.deepcopy(parts), **settings)
