@@ -54,15 +54,18 @@ def step(
         for module in task.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1
+    task.to(accelerator.device)
     batch, count = whole(task), accelerator.num_processes * accumulate
     size = PAIRS // count
     first = accelerator.process_index * accumulate
     own = [cut(batch, i * size, (i + 1) * size) for i in range(first, first + accumulate)]
+    own = [part.to(accelerator.device) for part in own]
     if shard:
         everything = sum(p.numel() for p in task.parameters())
         task = sharded_copy(task)
         held = sum(getattr(p, "_local_tensor", p).numel() for p in task.parameters())
-        assert held < 0.51 * everything, f"{held} of {everything} on one of two processes"
+        share = 1.02 / accelerator.num_processes
+        assert held < share * everything, f"{held} of {everything} on one process"
         layers = [m for m in task.modules() if isinstance(m, FSDPModule)]
         assert len(layers) > 2, "no block of an encoder is gathered by itself"
     gradient = StepGradient(task, accelerator, torch.float32, accumulate)
@@ -86,7 +89,7 @@ def leave_nothing() -> None:
 
 
 if __name__ == "__main__":
-    accelerator = start_processes(RunConfig(out="unused", device="cpu"))
+    accelerator = start_processes(RunConfig(out="unused", device=sys.argv[3]))
     if int(sys.argv[2]):
         os.environ["LOCAL_WORLD_SIZE"] = sys.argv[2]
     for out, (objective, accumulate, dropout, *shard) in json.loads(sys.argv[1]).items():

@@ -116,6 +116,19 @@ def test_weights_in_parts_have_the_gradient_of_one_large_batch(tmp_path, monkeyp
                 same({n: t for n, t in found.items() if n in gradients}, gradients)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_weights_in_parts_on_a_gpu_have_the_gradient_of_whole_ones(tmp_path, monkeypatch):
+    """FSDP2 under NCCL; one process is what one GPU allows."""
+    runs = {str(tmp_path / f"{accumulate}"): ({}, accumulate, False, "shard") for accumulate in (1, 2)}
+    under_torchrun(1, runs, device="cuda")
+    monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)
+    expected = step(make_task(), Accelerator(cpu=True), 1)
+    gradients = {n: t for n, t in expected.items() if not n.startswith("report/")}
+    for out in runs:
+        found = torch.load(Path(out) / "rank0.pt", map_location="cpu")
+        same({n: t for n, t in found.items() if n in gradients}, gradients, tolerance=1e-4)
+
+
 def test_negatives_come_from_the_machine_and_contrast_from_all(tmp_path):
     """Two machines of two processes are two of one that has twice as many micro-batches."""
     found = {}
@@ -132,7 +145,7 @@ def test_negatives_come_from_the_machine_and_contrast_from_all(tmp_path):
         assert contrast.item() == pytest.approx(one["report/itc"].item(), abs=1e-5)
 
 
-def under_torchrun(processes: int, runs: dict, on_each: int = 0) -> None:
+def under_torchrun(processes: int, runs: dict, on_each: int = 0, device: str = "cpu") -> None:
     """Run the steps of ``sharing_case``, ``on_each`` processes on what counts as a machine."""
     for out in runs:
         Path(out).mkdir()
@@ -141,7 +154,7 @@ def under_torchrun(processes: int, runs: dict, on_each: int = 0) -> None:
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
     done = subprocess.run(
-        [*command, json.dumps(runs), str(on_each)],
+        [*command, json.dumps(runs), str(on_each), device],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
