@@ -119,7 +119,9 @@ def test_weights_in_parts_have_the_gradient_of_one_large_batch(tmp_path, monkeyp
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_weights_in_parts_on_a_gpu_have_the_gradient_of_whole_ones(tmp_path, monkeypatch):
     """FSDP2 under NCCL; one process is what one GPU allows."""
-    runs = {str(tmp_path / f"{accumulate}"): ({}, accumulate, False, "shard") for accumulate in (1, 2)}
+    runs = {
+        str(tmp_path / f"{accumulate}"): ({}, accumulate, False, "shard") for accumulate in (1, 2)
+    }
     under_torchrun(1, runs, device="cuda")
     monkeypatch.setattr(matching, "gumbel_like", torch.zeros_like)
     expected = step(make_task(), Accelerator(cpu=True), 1)
