@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from vilta.config import PretrainConfig, PretrainTextConfig
+from vilta.config.finetune import FinetuneConfig
+from vilta.config.yaml_file import save_yaml
 from vilta.finished_run import load_run, recorded_path, result_path, same_place, task_of
 from vilta.report.record import read_record
+from vilta.training.folder import model_folder
 
 
 def keep(folder, data):
@@ -76,6 +80,20 @@ def test_folders_that_are_no_finished_pre_training(tmp_path):
     assert task_of(str(tmp_path)) == "pretraining"
     with pytest.raises(ValueError, match=r"no released model yet; finish it with vilta pretrain"):
         load_run(str(tmp_path))
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "pretrain-text", "finetune"])
+def test_a_run_that_has_not_ended_is_finished_by_the_command_that_began_it(tmp_path, verb):
+    kinds = {
+        "pretrain": PretrainConfig(),
+        "pretrain-text": PretrainTextConfig(),
+        "finetune": FinetuneConfig(task="vqa", start="runs/x"),
+    }
+    run = tmp_path / "my run"
+    run.mkdir()
+    save_yaml(kinds[verb], run / "config.yaml")
+    with pytest.raises(ValueError, match=f"with vilta {verb} '{run}/config.yaml' --run.resume$"):
+        model_folder(str(run))
 
 
 def test_calls_in_messages_can_be_pasted(tmp_path):

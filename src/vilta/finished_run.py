@@ -85,21 +85,17 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     Raises ``ValueError`` in one line if the folder is not a finished pre-training run.
     """
     folder = Path(run_folder)
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise ValueError(f"{run_folder} is not a run: it has no config.yaml")
     if read_run(run_folder) is not None:
         raise ValueError(
             f"{run_folder} was fine-tuned for a task; use: "
             f"{command('evaluate', run_folder, '--data', 'DATA')}"
         )
-    if not (folder / "model" / "config.json").is_file():
-        raise ValueError(
-            f"{run_folder} has no released model yet; finish it with "
-            f"{command('pretrain', f'{run_folder}/config.yaml', '--run.resume')}"
-        )
-    trained = _located(load_yaml(folder / "config.yaml", PretrainConfig), folder)
-    model = ViltaForPreTraining.from_pretrained(folder / "model")
-    tokenizer = load_tokenizer(str(folder / "model"))
+    place = model_folder(run_folder)
+    trained = _located(load_yaml(folder / CONFIG, PretrainConfig), folder)
+    model = ViltaForPreTraining.from_pretrained(place)
+    tokenizer = load_tokenizer(str(place))
     reason = "the momentum copy is not part of the released model"
     try:
         teacher = load_teacher(trained, tokenizer)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vilta.config import RunConfig
-from vilta.config.yaml_file import save_yaml
+from vilta.config.yaml_file import read_mapping, save_yaml
 from vilta.json_text import json_object, parse_json
+from vilta.screen import command
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -28,14 +29,30 @@ _TEMPORARY = ".tmp-"
 
 
 def model_folder(start: str) -> Path:
-    """Return the folder of a run's released model, or ``start`` itself if it is one."""
+    """Return the folder of a run's released model, or ``start`` itself if it is one.
+
+    Raises ``ValueError`` in one line if there is none; of a run, with the command that finishes it.
+    """
     folder = Path(start)
     for place in (folder / MODEL, folder):
         if (place / "config.json").is_file():
             return place
     if (folder / CONFIG).is_file():
-        raise ValueError(f"{start} has no released model yet; finish it with --run.resume")
+        goes_on = command(_verb_of(folder), f"{start}/{CONFIG}", "--run.resume")
+        raise ValueError(f"{start} has no released model yet; finish it with {goes_on}")
     raise ValueError(f"{start} is neither a run nor a released model (config.json is missing)")
+
+
+def _verb_of(folder: Path) -> str:
+    """Return the command that a run was started with, by the settings that only it has."""
+    settings = read_mapping(folder / CONFIG)
+    return (
+        "finetune"
+        if "task" in settings
+        else "pretrain-text"
+        if "mask_rate" in settings
+        else "pretrain"
+    )
 
 
 def check_run_folder(run: RunConfig) -> bool:
