@@ -105,7 +105,9 @@ class Case:
         """Warm up, then take ``steps``."""
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         began = time.perf_counter()
-        self._steps(precision, BATCHES if self.compiled else 2)
+        # All of them where a batch of another length costs: it is compiled, or a GPU loads kernels.
+        costly = self.compiled or self.device.type == "cuda"
+        self._steps(precision, BATCHES if costly else 2)
         warming = clock(self.device) and time.perf_counter() - began
         before = allocated(self.device)
         if self.device.type == "cuda":
