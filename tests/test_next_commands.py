@@ -101,6 +101,21 @@ def test_from_captions_to_pairs(given, place):
     assert given(*words, *small)[1:] == ["evaluate", "runs/mine", "--data", "DATA"]
 
 
+@pytest.mark.parametrize(
+    ("val", "then"),
+    [("scenes:5?seed=2&size=32", ["--data.val", "scenes:5?seed=2&size=32"]), ("", [])],
+)
+def test_what_follows_a_text_encoder(given, place, val, then):
+    """The held-out pairs as well, and an output that is not there yet."""
+    (place / "held-out.txt").write_text("a red ball\na blue star\n")
+    (place / "runs" / "mine").mkdir(parents=True)
+    (place / "runs" / "mine-2").touch()
+    train, tiny = "scenes:9?seed=1&size=32", shlex.split("--model.width 16 --model.layers 1")
+    words = ["pretrain-text", "--data.train", train, "--data.val", val or "held-out.txt", *tiny]
+    then = ["--data.train", train, *then, "--run.out", "runs/mine-3"]
+    assert given(*words, "--model.heads", "2", *SMALL[-6:], "-o", "text")[-len(then) :] == then
+
+
 def test_a_data_set_is_cleaned_and_packed(given, place):
     run, photos = str(write_run(place / "a run")), place / "photos"
     photos.mkdir()

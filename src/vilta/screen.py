@@ -6,6 +6,7 @@ returns in place of its results.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -57,6 +58,12 @@ def command(*words: str) -> str:
 def say_next(line: str) -> None:
     """Suggest the next command, as ``command`` returns it."""
     notes.print(f"next: {line}")
+
+
+def free_folder(name: str) -> str:
+    """Return ``name``, numbered if that is there already: for the output of what is suggested."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if not os.path.exists(n))
 
 
 def print_json(line: Mapping[str, Any]) -> None:

@@ -1,12 +1,14 @@
 import http.server
+import re
 import threading
 
 import pytest
 from huggingface_hub import constants
 
 from vilta.model import places
-from vilta.model.encoders import load_text_encoder
+from vilta.model.encoders import encoder_config, load_text_encoder
 from vilta.model.language_model import load_tokenizer
+from vilta.model.pixel_statistics import pixel_statistics
 from vilta.model.places import check_place
 
 
@@ -48,8 +50,19 @@ def test_without_a_connection_a_hub_id_is_refused_at_once(online, tmp_path, monk
 def test_a_machine_set_offline_is_told_the_same(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"name a local folder, or begin with vilta pretrain-text"):
-        load_tokenizer("owner/name")
+    for load in (load_tokenizer, encoder_config):
+        with pytest.raises(
+            ValueError, match=r"name a local folder, or begin with vilta pre"
+        ) as told:
+            load("owner/name")
+        needs_none = re.findall("(?:pretrain-text|--model.image) (?:demo-image)?", str(told.value))
+        assert needs_none == ["pretrain-text ", "--model.image demo-image"]
+
+
+def test_a_preprocessor_out_of_reach_is_not_said_to_be_lacking(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"owner/name is on the hub, which cannot be reached"):
+        pixel_statistics("owner/name")
 
 
 def test_what_was_downloaded_before_serves_without_a_connection(online, tmp_path, monkeypatch):

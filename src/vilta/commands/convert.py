@@ -9,7 +9,7 @@ from vilta.model import ViltaProcessor
 from vilta.model.language_model import load_tokenizer
 from vilta.model.meter import convert_meter, read_checkpoint
 from vilta.report.model_card import write_converted_card
-from vilta.screen import command, results, say_next
+from vilta.screen import command, free_folder, results, say_next
 from vilta.training.folder import replaced_folder, require_writable_folder
 
 
@@ -34,5 +34,5 @@ def run(checkpoint: str, config: ConvertConfig) -> dict[str, str]:
         write_converted_card(place, checkpoint, config.text)
     results.print(f"wrote {out}: METER's encoders, fusion, match head and word head")
     finetune = ["finetune", "retrieval", "--from", str(out), "--data.train", "DATA"]
-    say_next(command(*finetune, "--run.out", "runs/mine"))
+    say_next(command(*finetune, "--run.out", free_folder("runs/mine")))
     return {"out": str(out)}

@@ -41,7 +41,7 @@ from vilta.report.html import (
     table_element,
     tile_element,
 )
-from vilta.screen import Tell, command, notes, progress, results, say_next, shown
+from vilta.screen import Tell, command, free_folder, notes, progress, results, say_next, shown
 from vilta.training.folder import replace_text, require_writable
 
 NAMED = 10
@@ -87,7 +87,9 @@ def next_command(source: str, config: InspectConfig) -> str:
     if manifest_of(source):  # packed already
         packed = config.against and manifest_of(config.against)
         val = ["--data.val", config.against] if packed else []
-        return command("pretrain", "--data.train", source, *val, "--run.out", "runs/mine")
+        return command(
+            "pretrain", "--data.train", source, *val, "--run.out", free_folder("runs/mine")
+        )
     given = {field.name: getattr(config, field.name) for field in fields(SourceFlags)}
     flags = [[f"--{name.replace('_', '-')}", value] for name, value in given.items() if value]
     return command("pack", source, *chain(*flags), "--out", "data/NAME")

@@ -25,7 +25,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes
+from vilta.screen import command, free_folder, notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.batch_size import with_batch_size
@@ -94,12 +94,15 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
 
 def next_command(config: PretrainTextConfig) -> str:
     """Return the call that pre-trains with this text encoder, on its data if they have images."""
-    source = config.data.train
-    pairs = "DATA" if source.endswith((".txt", ".gz")) else source
-    words = ["--model.text", f"{config.run.out}/{MODEL}", "--data.train", pairs]
+    train, val = config.data.train, config.data.val
+    captions = (".txt", ".gz")
+    words = ["--model.text", f"{config.run.out}/{MODEL}"]
+    words += ["--data.train", "DATA" if train.endswith(captions) else train]
+    if val and not val.endswith(captions):
+        words += ["--data.val", val]
     if (most := config.data.max_text_tokens) < DataConfig().max_text_tokens:
         words += ["--data.max-text-tokens", str(most)]  # a new model has no position after them
-    return command("pretrain", *words, "--run.out", "runs/mine")
+    return command("pretrain", *words, "--run.out", free_folder("runs/mine"))
 
 
 def _letters(caption: str) -> str:

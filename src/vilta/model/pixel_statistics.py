@@ -29,9 +29,10 @@ def pixel_statistics(source: str) -> tuple[list[float], list[float]]:
     lack of them; what is not stated is as in the preprocessor's class. An encoder without one gets
     0.5. Raises ``ValueError`` in one line for a preprocessor that cannot be followed.
     """
+    place = find_shipped(source, ".json")
+    check_place(place)  # what cannot be reached may well have one
     try:
-        check_place(find_shipped(source, ".json"))
-        values, _ = ImageProcessingMixin.get_image_processor_dict(find_shipped(source, ".json"))
+        values, _ = ImageProcessingMixin.get_image_processor_dict(place)
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
         if any((Path(source) / name).is_file() for name in PREPROCESSOR):
             line = " ".join(str(error).split())

@@ -33,7 +33,8 @@ def check_place(source: str) -> None:
     if not isinstance(try_to_load_from_cache(source, "config.json"), str):
         raise ValueError(
             f"{source} is on the hub, which cannot be reached, and was not downloaded before; name "
-            "a local folder, or begin with vilta pretrain-text, which needs no download"
+            "a local folder, or begin with vilta pretrain-text for the text encoder and "
+            "--model.image demo-image, which need no download"
         )
     constants.HF_HUB_OFFLINE = True  # what was downloaded before is used without asking again
 
