@@ -94,6 +94,18 @@ def test_a_terminal_gets_a_bar_that_goes_again(tmp_path):
     assert said.rpartition(erase_line)[2] == f"next: vilta inspect {out}\r\n"
 
 
+def test_a_terminal_is_told_that_items_are_read(tmp_path):
+    """Thousands of scenes take as long as a training's first steps."""
+    run, (train, val) = str(write_run(tmp_path / "mine")), ("scenes:9?seed=1", "scenes:3?seed=2")
+    vilta, out = [sys.executable, "-m", "vilta"], str(tmp_path / "tuned")
+    where = ["--data.train", f"{train}&size=32", "--data.val", f"{val}&size=32", "-o", out]
+    small = ["--optimization.steps", "1", "--optimization.batch-size", "4", "--run.device", "cpu"]
+    said = on_a_terminal(*vilta, "finetune", "snli-ve", "--from", run, *where, *small)
+    assert f"reading {train}" in said and f"reading {val}" in said
+    said = on_a_terminal(*vilta, "evaluate", out, "--data", f"{val}&size=32", "--device", "cpu")
+    assert f"reading {val}" in said and "comparing with what the run" in said
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_a_bar_is_one_line_however_narrow(width, monkeypatch):
     console = Console(file=io.StringIO(), width=width)
@@ -106,6 +118,25 @@ def test_a_bar_is_one_line_however_narrow(width, monkeypatch):
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 2 and all("40000/40000" in line for line in lines)
     assert any(isinstance(each, screen._Speed) for each in bar.columns) == (width >= 60)
+
+
+def test_a_bar_shows_no_number_before_there_is_one():
+    bar = Progress(*screen._columns(""), console=Console(file=io.StringIO(), width=80))
+    task = bar.add_task("reading", total=None)
+    lines = []
+    for done in ({}, {"completed": 3}, {"total": 9}):
+        bar.update(task, **done)
+        bar.console.print(bar.get_renderable())
+        lines.append(bar.console.file.getvalue().splitlines()[-1])
+    assert [re.findall(r"\d+/[\d?]+", line) for line in lines] == [[], ["3/?"], ["3/9"]]
+
+
+def test_of_several_processes_the_first_draws(monkeypatch):
+    console = Console(force_terminal=True, _environ={"TERM": "xterm"}, markup=False, emoji=False)
+    monkeypatch.setattr(screen, "notes", console)
+    for rank, drawn in {"0": True, "1": False}.items():
+        monkeypatch.setenv("RANK", rank)
+        assert screen.draws_bars() is drawn
 
 
 def test_where_bars_are_drawn(monkeypatch):

@@ -99,8 +99,12 @@ def _finite(value: Any) -> Any:
 
 
 def draws_bars() -> bool:
-    """Return whether stderr can show a line that moves; elsewhere a bar leaves an empty line."""
-    return notes.is_terminal and notes.is_interactive  # not interactive: TERM=dumb
+    """Return whether stderr can show a line that moves; elsewhere a bar leaves an empty line.
+
+    Of several processes on one terminal, as torchrun starts them, the first draws.
+    """
+    first = os.environ.get("RANK", "0") == "0"
+    return first and notes.is_terminal and notes.is_interactive  # not interactive: TERM=dumb
 
 
 @contextmanager
@@ -124,7 +128,8 @@ Tell = Callable[[int, int | None], None]
 def progress(what: str, unit: str = "") -> Iterator[Tell]:
     """Show a progress bar on a terminal; call what it yields with the number done and the total.
 
-    With a ``unit``, such as images, the bar also says how many of them are done in a second.
+    Until it is called, the bar shows that something is being done. With a ``unit``, such as images,
+    it also says how many of them are done in a second.
     """
     with changing_progress(unit) as tell:
         tell(what, 0, None)
@@ -157,10 +162,17 @@ def _columns(unit: str) -> list[ProgressColumn]:
     return [
         TextColumn("{task.description}", markup=False, table_column=name),
         BarColumn(bar_width=24 if notes.width >= 80 else 4, table_column=whole),
-        MofNCompleteColumn(table_column=whole.copy()),
+        _Done(table_column=whole.copy()),
         *[_Speed(unit, whole.copy())] * (bool(unit) and notes.width >= 60),
         TimeRemainingColumn(table_column=whole.copy()),
     ]
+
+
+class _Done(MofNCompleteColumn):
+    """The number done, and the total; nothing where neither is told, as while a file is read."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed or task.total is not None else Text("")
 
 
 class _Speed(ProgressColumn):

@@ -39,7 +39,17 @@ from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
 from vilta.report.record import EVALUATIONS
-from vilta.screen import changing_progress, command, counted, notes, results, say_next, watched
+from vilta.screen import (
+    changing_progress,
+    command,
+    counted,
+    notes,
+    progress,
+    results,
+    say_next,
+    shown,
+    watched,
+)
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import role_in_pretraining, role_of
 from vilta.tasks.names import is_task
@@ -109,10 +119,10 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
             progress=tell,
         )
     for title, table in metric_tables(metrics, len(dataset)).items():
-        shown = Table(title, *table.head[1:])
+        drawn = Table(title, *table.head[1:])
         for row in table.rows:
-            shown.add_row(*row)
-        results.print(shown)
+            drawn.add_row(*row)
+        results.print(drawn)
     if dataset.blanks:
         notes.print(blanks_told(dataset.blanks, len(dataset)))
     stages = trained_stages(trained.objective)
@@ -144,10 +154,12 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     own = trained is not None and trained.task == name
     settings = trained.settings.held_out() if trained and own else kind.settings_class()
     settings = with_flags(settings, config)
-    items = kind.read(config.data, config.images, settings)
+    with progress(f"reading {shown(config.data)}"):
+        items = kind.read(config.data, config.images, settings)
     if not config.submission:
         kind.require_answers(items)
-    role = role_of(items, trained, config, run_folder)
+    with progress("comparing with what the run was trained on"):
+        role = role_of(items, trained, config, run_folder)
     out = Path(config.out or result_path(run_folder, name, config.data))
     require_writable(out)
     if config.submission:

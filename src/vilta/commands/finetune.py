@@ -28,7 +28,7 @@ from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, counted, notes
+from vilta.screen import command, counted, notes, progress, shown
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -63,13 +63,15 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
     if not config.start:
         raise ValueError("--from must name the pre-trained run to start from, e.g. runs/demo")
     read_config(model_folder(config.start))  # before the items, which may take minutes to read
-    items = kind.read(config.data.train, config.data.images, config.settings)
+    with progress(f"reading {shown(config.data.train)}"):
+        items = kind.read(config.data.train, config.data.images, config.settings)
     kind.require_answers(items)
     held_out = None
     if config.data.val:
-        held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
-        kind.require_answers(held_out)
-        refuse_overlap(config, items, held_out)
+        with progress(f"reading {shown(config.data.val)}"):
+            held_out = kind.read(config.data.val, config.data.images, config.settings.held_out())
+            kind.require_answers(held_out)
+            refuse_overlap(config, items, held_out)
     notes.print(
         f"{counted(len(items), 'training item')} from {items.name}"
         + (f"; checkpoints are chosen on {len(held_out):,} of {held_out.name}" if held_out else "")
