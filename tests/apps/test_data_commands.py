@@ -61,7 +61,9 @@ def test_clean_keeps_what_matches(tiny_run, pairs, tmp_path, capsys):
     out = tmp_path / "out"
     capsys.readouterr()
     clean.run(str(tiny_run), pairs, CleanConfig(out=str(out), keep_above=bar, json=True))
-    told = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert f"what is left in {out / 'kept'}" in said.err
     assert told[f"below_{bar:g}"] == told["pairs"] - told["broken"] - told["kept_pairs"] == 4
     kept = load_pairs(str(out / "kept"))  # as training reads it
     wanted = {(f["image_id"], f["caption"]) for f in found if f["probability"] >= bar}

@@ -70,7 +70,10 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
         for name, value in summary.items():
             shown = f"{value:.3f}" if isinstance(value, float) else value
             results.print(f"{name.replace('_', ' ')}: {shown}")
-    notes.print(f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first")
+    rest = f", and what is left in {out / 'kept'}" if kept is not None else ""
+    notes.print(
+        f"wrote {out / 'pairs.parquet'} and {out / 'worst.html'}, the worst pairs first{rest}"
+    )
     if problem:
         raise ValueError(problem)
     if kept is not None:
