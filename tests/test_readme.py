@@ -65,7 +65,7 @@ def test_every_block_says_what_it_is():
 
 def test_every_command_is_one_that_is_checked():
     known = {"make", "vilta", "cd", "git", "pip", "source", "torchrun", "tensorboard", "python"}
-    known |= {"pytest", "pre-commit"}
+    known |= {"pytest", "pre-commit", "curl"}
     assert {Path(words[0]).name for words in COMMANDS} <= known
 
 

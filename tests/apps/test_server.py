@@ -1,7 +1,9 @@
 import asyncio
 import io
+import shlex
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from small_run import noise
@@ -68,6 +70,25 @@ def test_answers_are_the_matchers(client, matcher):
 
     found = client.post("/v1/proofread", files=[image()], data={"caption": "a ball"}).json()
     assert [w["word"] for w in found["words"]] == ["a", "ball"]
+
+
+def test_the_guides_calls_are_answered(matcher, photo_folder, tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "using.md").read_text(encoding="utf-8")
+    calls = [shlex.split(line) for line in guide.splitlines() if line.startswith("curl ")]
+    search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
+    search.update()
+    with TestClient(server.build_app(matcher, search), base_url="http://127.0.0.1:8000") as client:
+        for _, place, *flags in calls:
+            assert flags[::2] == ["-F"] * (len(flags) // 2)
+            fields = [flag.split("=", 1) for flag in flags[1::2]]
+            files = [image(name=name) for name, value in fields if value.startswith("@")]
+            texts = {
+                name: [v for n, v in fields if n == name]
+                for name, value in fields
+                if not value.startswith("@")
+            }
+            assert client.post(place, files=files, data=texts).status_code == 200
+    assert len(calls) == 3
 
 
 def test_heat_maps_are_squares_from_0_to_1(client):
