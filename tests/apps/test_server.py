@@ -1,8 +1,12 @@
 import asyncio
 import io
 import shlex
+import signal
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,36 @@ def test_the_guides_calls_are_answered(matcher, photo_folder, tmp_path):
             }
             assert client.post(place, files=files, data=texts).status_code == 200
     assert len(calls) == 3
+
+
+def test_two_requests_to_stop_at_once_are_one(tiny_run):
+    words = [sys.executable, "-m", "vilta", "serve", str(tiny_run), "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        place = process.stderr.readline().split()[0]
+        while True:  # it listens before it is ready to be stopped
+            try:
+                urllib.request.urlopen(place, timeout=60).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert process.stderr.read() == "stopped\n"
+    assert process.returncode == 130
+
+
+def test_a_second_request_to_stop_ends_the_server(monkeypatch, capfd):
+    ended, now = [], [10.0]
+    monkeypatch.setattr(server.os, "_exit", ended.append)
+    monkeypatch.setattr(server.time, "monotonic", lambda: now[0])
+    asked = server.Server(server.uvicorn.Config(None))
+    for seconds in (0, 0.1, server.SECOND_AFTER + 0.1):
+        assert not ended
+        now[0] = 10 + seconds
+        asked.handle_exit(signal.SIGINT, None)
+    assert ended == [130] and capfd.readouterr().err == "ended at once\n"
+    assert asked.should_exit and not asked.force_exit
 
 
 def test_heat_maps_are_squares_from_0_to_1(client):

@@ -6,11 +6,16 @@ Images are uploads only. ``Limits`` bounds the cost of a request, error texts ar
 
 from __future__ import annotations
 
+import math
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -26,6 +31,7 @@ from vilta.apps.routes import routes
 from vilta.apps.server_types import Problem
 from vilta.apps.service import Limits, NoImage, Service, TooManyPixels
 from vilta.apps.words import UnknownWords
+from vilta.training.stopping import SECOND_AFTER
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -49,6 +55,26 @@ REASONS = {
     NoWordHead: "this model predicts no words; serve the pre-training run",
 }
 """The error text where status 422 has a reason that a person at the page can act on."""
+
+
+class Server(uvicorn.Server):
+    """Stops as the other commands do: Ctrl-C lets it answer what waits, another ends it at once.
+
+    Of two at once, as `timeout` or a hasty finger sends them, uvicorn takes the second for the
+    request to drop everything, and a traceback is what it leaves.
+    """
+
+    first = math.inf
+    """When it was asked to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take note of a signal, or end the process."""
+        if self.first == math.inf:
+            self.first = time.monotonic()
+            super().handle_exit(sig, frame)
+        elif time.monotonic() - self.first > SECOND_AFTER:
+            os.write(2, b"ended at once\n")
+            os._exit(128 + sig)
 
 
 def build_app(

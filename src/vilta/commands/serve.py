@@ -27,7 +27,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
     try:
         import uvicorn
 
-        from vilta.apps.server import build_app
+        from vilta.apps.server import Server, build_app
         from vilta.apps.service import Limits
     except ImportError as error:
         raise ValueError(
@@ -62,7 +62,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
         settings = uvicorn.Config(
             app, log_level="warning", timeout_keep_alive=10, h11_max_incomplete_event_size=65_536
         )
-        uvicorn.Server(settings).run(sockets=[place])
+        Server(settings).run(sockets=[place])
 
 
 def _bound(host: str, port: int) -> socket.socket:
