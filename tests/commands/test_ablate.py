@@ -1,6 +1,7 @@
 """A comparison on a few scenes: planned, trained, measured, resumed and reported."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -117,6 +118,16 @@ def test_the_report_has_every_arm_and_seed(compared, config):
     parts = {0: ["crops"], 1: ["crops"], 2: ["order", "crops"]}
     said = " ".join(setup(summary | {"unequal_starts": parts}))
     assert "From seed 0, 1 the arms did NOT start alike: crops differ. From seed 2 " in said
+
+
+def test_the_command_named_next_adds_a_seed(compared, config, capsys):
+    ablate.run(config)
+    *_, last = capsys.readouterr().err.splitlines()
+    vilta, *words = shlex.split(last.removeprefix("next: "))
+    assert vilta == "vilta" and words[-4:] == ["--seeds", "0", "1", "2"]
+    command_line([*words, "--part", "report"])
+    assert json.loads((compared / "report.json").read_text())["about"]["seeds"] == [0, 1, 2]
+    ablate.run(config)
 
 
 def test_each_run_is_measured_where_it_should_be(compared, config):

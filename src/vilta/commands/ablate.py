@@ -53,7 +53,7 @@ from vilta.pretraining_run import pretrain
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_prose import verdict
 from vilta.report.comparison_text import comparison_markdown
-from vilta.screen import command, notes, results
+from vilta.screen import command, notes, results, say_next
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.folder import CONFIG, LOCK, METRICS, log_lines, replace_text
 
@@ -104,6 +104,8 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
         )
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
+    else:  # each seed more makes the intervals narrower
+        say_next(f"{again} --seeds {' '.join(map(str, [*config.seeds, max(config.seeds) + 1]))}")
     if runner.signal:
         raise SystemExit(128 + runner.signal)  # as in shells
     return summary
