@@ -9,13 +9,11 @@ import atexit
 import gc
 import importlib
 import itertools
-import math
 import os
 import signal
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +24,7 @@ from vilta.config.saved import require_its_folder
 from vilta.config.shipped import FOLDER, find_shipped, shipped_names
 from vilta.screen import name_program
 from vilta.spelling import nearest
-from vilta.training.stopping import SECOND_AFTER
+from vilta.training.stopping import FirstRequest
 from vilta.verbs import VERBS, Verb
 
 OURS = ("-q", "--quiet", "--json")
@@ -82,16 +80,11 @@ class _CtrlC:
     """
 
     def __init__(self) -> None:
-        self.first = math.inf
-        """When it was pressed."""
+        self.request = FirstRequest()
 
     def handle(self, *_: object) -> None:
-        if self.first == math.inf:
-            self.first = time.monotonic()
+        if self.request.is_first(signal.SIGINT):
             raise KeyboardInterrupt
-        if time.monotonic() - self.first > SECOND_AFTER:
-            os.write(2, b"ended at once\n")
-            os._exit(128 + signal.SIGINT)
 
     def ask_again(self, lost: sys.UnraisableHookArgs) -> None:
         """Repeat a Ctrl-C that came while Python called back a weak reference or a destructor.
@@ -99,7 +92,7 @@ class _CtrlC:
         What is raised there goes no further, and the command would go on as if nobody had asked.
         """
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            self.first = math.inf
+            self.request = FirstRequest()
             threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
         else:
             sys.__unraisablehook__(lost)

@@ -23,6 +23,7 @@ from vilta.apps import server
 from vilta.apps.batching import ModelThread, QueueFull
 from vilta.apps.guards import HEADERS
 from vilta.apps.service import Limits
+from vilta.training import stopping
 
 CAPTIONS = ["two dogs", "a small red ball"]
 
@@ -114,10 +115,10 @@ def test_two_requests_to_stop_at_once_are_one(tiny_run):
 
 def test_a_second_request_to_stop_ends_the_server(monkeypatch, capfd):
     ended, now = [], [10.0]
-    monkeypatch.setattr(server.os, "_exit", ended.append)
-    monkeypatch.setattr(server.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.os, "_exit", ended.append)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     asked = server.Server(server.uvicorn.Config(None))
-    for seconds in (0, 0.1, server.SECOND_AFTER + 0.1):
+    for seconds in (0, 0.1, stopping.SECOND_AFTER + 0.1):
         assert not ended
         now[0] = 10 + seconds
         asked.handle_exit(signal.SIGINT, None)

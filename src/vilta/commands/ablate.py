@@ -105,7 +105,8 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
     else:  # each seed more makes the intervals narrower
-        say_next(f"{again} --seeds {' '.join(map(str, [*config.seeds, max(config.seeds) + 1]))}")
+        seeds = map(str, [*config.seeds, max(config.seeds) + 1])
+        say_next(command("ablate", str(out / SETTINGS), "--seeds", *seeds))
     if runner.signal:
         raise SystemExit(128 + runner.signal)  # as in shells
     return summary

@@ -46,13 +46,9 @@ def model_folder(start: str) -> Path:
 def _verb_of(folder: Path) -> str:
     """Return the command that a run was started with, by the settings that only it has."""
     settings = read_mapping(folder / CONFIG)
-    return (
-        "finetune"
-        if "task" in settings
-        else "pretrain-text"
-        if "mask_rate" in settings
-        else "pretrain"
-    )
+    if "task" in settings:
+        return "finetune"
+    return "pretrain-text" if "mask_rate" in settings else "pretrain"
 
 
 def check_run_folder(run: RunConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,24 @@ _SIGNALS = [
 
 class Interrupted(BaseException):
     """Ends work that may be broken off at any point. Caught where that work was begun."""
+
+
+class FirstRequest:
+    """Takes requests to stop that come at once for one, and ends the process at a second one."""
+
+    def __init__(self) -> None:
+        self.came = math.inf
+        """When the first one came."""
+
+    def is_first(self, number: int) -> bool:
+        """Whether the signal ``number`` is the first request; one well after it does not return."""
+        if self.came == math.inf:
+            self.came = time.monotonic()
+            return True
+        if time.monotonic() - self.came > SECOND_AFTER:
+            os.write(2, b"ended at once\n")
+            os._exit(128 + number)
+        return False
 
 
 class StopRequest:
