@@ -5,11 +5,12 @@
 The rows of the table take turns for several rounds, so that what else the machine does slows all
 of them. On a CPU each measurement runs in a process of its own, so that its peak memory is its
 own; with one thread the clock is the process's own time, which other processes do not touch;
-otherwise it is the wall's. On a GPU one process holds all models, whose peak is counted apart, and
-the steps of a round are queued without a pause between them, as in training. Utilisation (MFU) is
-the step's FLOPs, counted once, over those of large matrix products of the same format measured by
-the same process. Writes benchmarks/results/training_step.json; `python -m benchmarks.tasks` puts
-it in docs/results.md.
+otherwise it is the wall's. On a GPU one process holds all models, and the steps of a round are
+queued without a pause between them, as in training. The peak of memory is what a model, its
+optimizer and its steps add to the process: neither the interpreter nor libraries, nor other
+models. Utilisation (MFU) is the step's FLOPs, counted once, over those of large matrix products of
+the same format measured by the same process. Writes benchmarks/results/training_step.json;
+`python -m benchmarks.tasks` puts it in docs/results.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from benchmarks.speed.step_arms import SIZES, STEPS, Losses, Size, make_batch
 from torch import nn
@@ -83,9 +85,12 @@ def take_step(
 class Case:
     """A model with its optimizer and batches, on the device."""
 
-    def __init__(self, row: str, size: Size, compiled: bool) -> None:
+    def __init__(
+        self, row: str, size: Size, compiled: bool, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """``dtype`` is that of the pass that counts FLOPs, which a CPU's peak includes."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        before = allocated(self.device)
+        self.before = allocated(self.device)
         torch.manual_seed(0)
         self.model, self.losses = STEPS[row](size)
         self.model.to(self.device).train()
@@ -93,10 +98,12 @@ class Case:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=OptimizationConfig().lr, fused=True)
         with FlopCounterMode(display=False) as counter:
-            self.losses(self.batches[0]).backward()
+            with autocast(self.device, dtype):
+                loss = self.losses(self.batches[0])
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.flops, self.held = counter.get_total_flops(), allocated(self.device) - before
+        self.flops, self.held = counter.get_total_flops(), allocated(self.device) - self.before
         self.compiled = compiled
         if compiled:
             self.model.compile()
@@ -109,8 +116,9 @@ class Case:
         costly = self.compiled or self.device.type == "cuda"
         self._steps(precision, BATCHES if costly else 2)
         warming = clock(self.device) and time.perf_counter() - began
-        before = allocated(self.device)
+        others = self.before
         if self.device.type == "cuda":
+            others = allocated(self.device) - self.held  # models came after this one, too
             torch.cuda.reset_peak_memory_stats()
             began = clock(self.device)
             self._steps(precision, steps)
@@ -125,7 +133,7 @@ class Case:
             "seconds": seconds,
             "flops": self.flops,
             "ceiling": ceiling(self.device, precision),
-            "peak_GiB": (peak_memory(self.device) - before + self.held) / 2**30,
+            "peak_GiB": (peak_memory(self.device) - others) / 2**30,
             "parameters": parameters(self.model),
             "warm_up_s": warming,
         }
@@ -161,8 +169,10 @@ def parameters(model: nn.Module) -> int:
 
 
 def allocated(device: torch.device) -> int:
-    """Return the bytes that tensors hold on a GPU; 0 on a CPU, whose process is the case's own."""
-    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    """Return the bytes that tensors hold on a GPU, or this process in a CPU's memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory(device: torch.device) -> int:
@@ -211,6 +221,7 @@ def table(result: dict[str, Any]) -> list[str]:
         "",
         (f"Measured {remark}. " if remark else "")
         + f"{_rounds(result['rounds'])}; {result['clock']}.",
+        f"The peak of memory is {result['peak']}.",
         "Made by `python -m benchmarks.speed.training_step`, whose sizes stand in",
         "`benchmarks/speed/step_arms.py`; BridgeTower, ViLT, METER's flow and `meter` train masked",
         "words and matching, `albef` contrast and a momentum model too, `vilta` the whole method.",
@@ -279,7 +290,7 @@ def main() -> None:
     if given.case:
         case = json.loads(given.case)
         size = sized(case["size"], case["batch"])
-        one = Case(case["row"], size, case["compiled"])
+        one = Case(case["row"], size, case["compiled"], DTYPES[case["precision"]])
         print(json.dumps(one.measure(case["precision"], given.steps)))
         return
     if device.type == "cpu" and "tf32" in given.precisions:
@@ -318,6 +329,7 @@ def joined(
         "machine": "; ".join([describe_device(device), *([remark] if remark else [])]),
         "cores": os.cpu_count(),
         "clock": "the clock is the process's own time" if own else "the clock is the wall's",
+        "peak": "the model's, its optimizer's and its step's",
         "torch": torch.__version__,
         "rounds": min(len(found) for found in rounds if found),
         "rows": [
