@@ -1,5 +1,6 @@
 """The measures of a run against plain computations, on a small random model and noise."""
 
+import csv
 import io
 import json
 
@@ -74,6 +75,11 @@ def test_rankings_are_those_of_whole_passes(run, pairs, monkeypatch):
         to_image = [values[:, at].argmax() == owner[at] for at in range(9)]
         assert found[f"R@1 image to text, {stage}"].values.tolist() == [100 * h for h in to_text]
         assert found[f"R@1 text to image, {stage}"].values.tolist() == [100 * h for h in to_image]
+    for stage, values in scores.items():
+        shares = np.exp(values) / np.exp(values).sum(axis=0)  # of each text over all four photos
+        hits = [100 * (owner[shares[image].argmax()] == image) for image in range(4)]
+        title = f"R@1 image to text, of the text's photos, {stage}"
+        assert found[title].values.tolist() == hits
     difference = found["R@1 text to image, both of 4 minus contrast"]
     assert difference.photos == [f"{n}.png" for n in owner]
     match = scores["matching of 4"]
@@ -97,6 +103,61 @@ def test_masked_words_are_content_words_of_their_photo(run, pairs):
     minus = found["masked content words, photo minus wrong photo"].values
     wrong = found["masked content words, with a wrong photo"].values
     assert np.array_equal(minus, first.values - wrong)
+
+
+def test_edits_by_the_masked_word_are_those_of_single_passes(run, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "BATCH", 3)
+    task, trained, _ = load_run(str(run))
+    task.eval()
+    edits = tmp_path / "edits.csv"
+    write_edits(pairs[0].select_columns(["image_id", "captions"]), edits)
+    rows = list(csv.DictReader(edits.open()))
+    with torch.no_grad():
+        found = measure.edits_by_word(task, pairs[0], trained.data, pairs[1], edits)
+    model, dataset = task.model, PairDataset(pairs[0], trained.data, 0, False, pairs[1])
+
+    def log_p(text, other, image):
+        mine, others = text.split(), other.split()
+        (at,) = (n for n, word in enumerate(mine) if word != others[n])
+        pieces = [task.tokenizer.tokenize(word) for word in mine]
+        begin = 1 + sum(map(len, pieces[:at]))  # after [CLS]
+        places = list(range(begin, begin + len(pieces[at])))
+        ids = task.tokenizer(text)["input_ids"]
+        word = [ids[place] for place in places]
+        for place in places:
+            ids[place] = task.tokenizer.mask_token_id
+        tokens = torch.tensor([ids])
+        states = model.vilta.encode_text(tokens, torch.ones_like(tokens))
+        if image is None:
+            logits = model.predict_words_from_text(states[0, places])
+        else:
+            seen = model.vilta.encode_image(dataset[0, image].pixels[None])
+            fused = model.vilta.fuse(states, torch.ones_like(tokens), seen).text
+            logits = model.predict_words(fused[0, places], states[0, places])
+        return logits.log_softmax(dim=1)[range(len(word)), word].sum().item()
+
+    images = {"with the photo": 0, "with a wrong photo": 1, "text alone": None}
+    for title, shift in images.items():
+        expected = []
+        for row in rows:
+            own = int(row["image"].split(".")[0])
+            image = None if shift is None else (own + shift) % 4
+            with torch.no_grad():
+                caption, edit = (
+                    log_p(row[a], row[b], image)
+                    for a, b in (("caption", "edit"), ("edit", "caption"))
+                )
+            expected.append(100.0 * (caption > edit))
+        items = found[f"one-word edits by the masked word, {title}"]
+        assert items.values.tolist() == expected and 0 < sum(expected) < 100 * len(rows)
+        assert items.photos == [row["image"] for row in rows]
+
+
+def test_the_part_that_differs():
+    assert measure.differing(["a", "red", "hat"], ["a", "blue", "hat"]) == slice(1, 2)
+    assert measure.differing(["a", "b", "c", "d"], ["a", "x", "y", "d"]) == slice(1, 3)
+    assert measure.differing(["a", "b", "b", "c"], ["a", "b", "c"]) == slice(2, 3)
+    assert measure.differing(["a", "b"], ["a", "b"]) == slice(2, 2)
 
 
 def test_two_runs_are_averaged_item_by_item(run, pairs, tmp_path, capsys, monkeypatch):
