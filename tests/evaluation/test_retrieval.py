@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from vilta.evaluation.retrieval import (
     encode_gallery,
     encode_images,
     match_scores,
+    mean_recall,
     retrieval_metrics,
+    stage_scores,
 )
 
 CAPTIONS = [
@@ -136,6 +139,26 @@ def test_scored_pairs_rank_before_others_which_keep_their_order():
     match[0, 0] = 0.5
     metrics = retrieval_metrics(wide, match, torch.arange(30)[None] == 29)["matching"]
     assert metrics["image_to_text"] == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}
+
+
+def test_normalised_scores_are_shares_of_a_texts_images():
+    """A caption that suits every image comes first for all of them, unless it is normalised."""
+    similarity = torch.tensor([[4.0, 1.0, 5.0], [1.0, 4.0, 5.0], [0.0, 0.0, 6.0]])
+    match = torch.tensor([[1.0, -2.0, 0.5], [-2.0, 1.0, 0.5], [-torch.inf, -1.0, 0.5]])
+    relevant = torch.eye(3, dtype=torch.bool)
+    metrics = retrieval_metrics(similarity, match, relevant)
+    assert metrics["combined"]["image_to_text"]["R@1"] == pytest.approx(100 / 3)
+    assert metrics["normalised"]["image_to_text"]["R@1"] == 100.0
+    assert metrics["normalised"]["text_to_image"] == metrics["combined"]["text_to_image"]
+    scores = stage_scores(similarity, match)["normalised"]
+    for text in range(3):
+        images = [i for i in range(3) if match[i, text].isfinite()]
+        odds = [math.exp(match[i, text] + similarity[i, text]) for i in images]
+        for image, each in zip(images, odds, strict=True):
+            assert scores[image, text].exp().item() == pytest.approx(each / sum(odds), rel=1e-5)
+    assert scores[2, 0] < scores[match.isfinite()].min()  # not a candidate: after all that are
+    better = {"normalised": metrics["normalised"], "contrastive": metrics["contrastive"]}
+    assert mean_recall(better) == mean_recall({"contrastive": metrics["contrastive"]})
 
 
 def test_figures_of_both_stages():

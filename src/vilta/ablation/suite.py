@@ -23,9 +23,10 @@ from vilta.evaluation.retrieval import (
     encode_images,
     flat_retrieval_metrics,
     match_scores,
-    trained_stages,
+    trained_ranking,
 )
 from vilta.evaluation.synonyms import PHOTOS, SCENES, synonym_metrics
+from vilta.model.configuration import RANKINGS
 from vilta.objectives.masking import mask_words
 from vilta.tasks.fine_grained import (
     FineGrainedMatching,
@@ -133,15 +134,16 @@ class Suite:
         ``mean_recall`` is the average of R@1/5/10 both ways by the ranking that says most: matching
         and contrast together where both were trained, else matching.
         """
-        model, stages = self.task.model, trained_stages(self.task.objective)
+        model, ranking = self.task.model, trained_ranking(self.task.objective)
         images = encode_images(model, (batch.pixel_values for batch in loader))
         captions = [[group[0]] for group in self.pairs["captions"]]
         gallery = encode_gallery(model, self.task.tokenizer, images, captions)
         every = torch.ones_like(gallery.similarity, dtype=torch.bool)
-        match = None if "matching" not in stages else match_scores(model, gallery, every)
+        match = None if ranking == "contrastive" else match_scores(model, gallery, every)
         found = flat_retrieval_metrics(gallery, match)
-        means = {stage: found[f"{stage}/mean_recall"] for stage in stages}
-        return {**means, "mean_recall": means[stages[-1]]}
+        trained = RANKINGS if ranking == "combined" else (ranking,)
+        means = {name: found[f"{name}/mean_recall"] for name in trained}
+        return {**means, "mean_recall": means[ranking]}
 
     def scored(self, loader: Iterable[Any]) -> list[Scored]:
         """Return how well the texts of each item match its image."""

@@ -17,23 +17,30 @@ from transformers import PreTrainedTokenizerBase
 from vilta.config import ObjectiveConfig
 from vilta.metrics.names import flat
 from vilta.metrics.recall import recall_at
+from vilta.model.configuration import RANKINGS
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
 from vilta.training.processes import process_count
 
 PAIRS_PER_CALL = 1024
-STAGES = ("contrastive", "matching", "combined")
-"""The ways to rank, as ``retrieval_metrics`` names them."""
+STAGES = (*RANKINGS, "normalised")
+"""The ways to rank, as ``retrieval_metrics`` names them; the last one reads the whole gallery."""
 
 
-def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
-    """Return the ways to rank that a run has trained, the one that says most last.
+def trained_ranking(objective: ObjectiveConfig) -> str:
+    """Return the way to rank by all that a run has trained, one of ``RANKINGS``.
 
     Without contrast there are no candidates either: matching ranks all pairs, as METER does.
     """
     if objective.itm_weight == 0:
-        return ("contrastive",)
-    return STAGES if objective.itc_weight > 0 else ("matching",)
+        return "contrastive"
+    return "combined" if objective.itc_weight > 0 else "matching"
+
+
+def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
+    """Return the ways to rank that a run has trained."""
+    ranking = trained_ranking(objective)
+    return STAGES if ranking == "combined" else (ranking,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +157,18 @@ def stage_scores(
     ``contrastive`` ranks by similarity and ``matching`` by the log-odds of a match. ``combined``
     ranks by their sum: matching learns on negatives drawn by similarity, so its log-odds estimate
     what similarity misses (the optimal discriminator is the ratio of the two densities; BLIP adds
-    the two as well). In both, scored pairs rank before all others, which keep their contrastive
-    order.
+    the two as well). ``normalised`` reads each text's sums as log-probabilities over its scored
+    images (the inverted softmax of arXiv 1702.03859): a text that suits many images is then no
+    better an answer to any of them. It changes the order of the texts of an image, not of the
+    images of a text. In all three, scored pairs rank before all others, which keep their
+    contrastive order.
     """
     stages = {"contrastive": similarity}
     if match is not None:
-        for stage, scores in {"matching": match, "combined": match + similarity}.items():
+        both = match + similarity
+        normalised = both - both.logsumexp(dim=0)
+        ranked = dict(zip(STAGES[1:], (match, both, normalised), strict=True))
+        for stage, scores in ranked.items():
             # Moved below every score of a scored pair, the others keep their order.
             below = scores[scores.isfinite()].min() - 1 - similarity.max()
             stages[stage] = torch.where(scores.isfinite(), scores, similarity + below)
@@ -178,11 +191,12 @@ def retrieval_metrics(
 
 
 def mean_recall(stages: dict[str, dict[str, dict[str, float]]]) -> float:
-    """Average R@1/5/10 both ways of the best stage: not every run trains all of them.
+    """Average R@1/5/10 both ways of the best ranking: not every run trains all of them.
 
-    Chooses checkpoints on validation data; what is reported is a stage's own.
+    Chooses checkpoints on validation data; what is reported is a stage's own. ``normalised`` does
+    not count: it knows more than one query.
     """
-    return max(map(average_recall, stages.values()))
+    return max(average_recall(stages[name]) for name in RANKINGS if name in stages)
 
 
 def average_recall(stage: dict[str, dict[str, float]]) -> float:

@@ -24,7 +24,7 @@ from vilta.evaluation.retrieval import (
     encode_images,
     match_scores,
     stage_scores,
-    trained_stages,
+    trained_ranking,
 )
 from vilta.report.caption_examples import CaptionExamples, caption_examples, pixels_of
 from vilta.tasks.pretraining import PretrainingTask
@@ -104,7 +104,7 @@ def collect_examples(
         filter_name=examples.filter_name,
         found_images=found_images,
         found_captions=found_captions,
-        ranking=trained_stages(task.objective)[-1],
+        ranking=trained_ranking(task.objective),
     )
 
 
@@ -121,14 +121,14 @@ def _found(
     images = encode_images(task.model, (batch.pixel_values for batch in loader))
     gallery = encode_gallery(task.model, task.tokenizer, images, captions)
     top_k = evaluation.get("candidates", "all")
-    match, stages = None, trained_stages(task.objective)
-    if "matching" in stages:
-        every = top_k == "all" or "contrastive" not in stages
+    match, ranking = None, trained_ranking(task.objective)
+    if ranking != "contrastive":
+        every = top_k == "all" or ranking == "matching"
         wanted = candidate_pairs(gallery.similarity, gallery.similarity.numel() if every else top_k)
         asked = torch.zeros_like(wanted)  # only these queries are shown, so only they are scored
         asked[:count], asked[:, firsts] = True, True
         match = match_scores(task.model, gallery, wanted & asked)
-    scores = stage_scores(gallery.similarity, match)[stages[-1]]
+    scores = stage_scores(gallery.similarity, match)[ranking]
 
     found_images = [
         FoundImages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vilta.evaluation.retrieval import STAGES
+from vilta.model.configuration import RANKINGS
 from vilta.report.html import Table, Tile
 from vilta.scenes import COLOURS
 
@@ -18,7 +19,7 @@ def key_tiles(metrics: dict[str, Any], images: int, filter_name: str) -> list[Ti
     }
     for way, (label, result) in ways.items():
         found = {
-            s: metrics["retrieval"][s][way]["R@1"] for s in STAGES if s in metrics["retrieval"]
+            s: metrics["retrieval"][s][way]["R@1"] for s in RANKINGS if s in metrics["retrieval"]
         }
         *others, best = found
         alone = f"contrast alone {found['contrastive']:.1f}" if others else f"{best} alone"

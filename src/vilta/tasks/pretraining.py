@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.config import ObjectiveConfig
 from vilta.data.collate import PairCollator
-from vilta.evaluation.retrieval import trained_stages
+from vilta.evaluation.retrieval import trained_ranking
 from vilta.evaluation.synonyms import SynonymTable
 from vilta.model import ViltaForPreTraining, ViltaProcessor
 from vilta.objectives.distillation import distillation_loss, without_teacher
@@ -248,6 +248,6 @@ class PretrainingTask(MatchingTask):
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
-        self.model.config.ranking = trained_stages(self.objective)[-1]
+        self.model.config.ranking = trained_ranking(self.objective)
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
