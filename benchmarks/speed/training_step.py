@@ -215,6 +215,8 @@ def _rounds(count: int) -> str:
 def table(result: dict[str, Any]) -> list[str]:
     """Return the measurements as a table in Markdown, the ratio to BridgeTower in float32."""
     sizes = " and ".join(dict.fromkeys(row["size"] for row in result["rows"]))
+    if any(row["compiled"] for row in result["rows"]):
+        sizes += ", compiled"
     machine, _, remark = result["machine"].partition("; ")
     lines = [
         f"## How fast a pre-training step is: {sizes}, {machine}",
