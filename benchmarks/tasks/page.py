@@ -26,6 +26,7 @@ TITLES = {
 }
 COMPARED = {
     "photos": "Flickr8k, METER, ALBEF, ViLTA and its parts",
+    "photos-equal-seconds": "Flickr8k, cross-attention and co-attention after equal seconds",
     "photos-tasks": "Flickr8k again from two other seeds, with entailment and other fusions",
     "scenes": "scenes, METER, ALBEF, ViLTA and its parts",
     "scenes-controls": "scenes, ViLTA's choices, with two tasks",
