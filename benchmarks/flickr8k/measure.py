@@ -16,6 +16,7 @@ import csv
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -124,33 +125,21 @@ def rankings(
     of_texts = [ids[i] for i in owner.tolist()]
     found: Measures = {}
     for way, photos in {"image to text": ids, "text to image": of_texts}.items():
-        ranked = {
-            stage: percent(first_hit_rank(*turned(way, values, true)) == 0)
-            for stage, values in scores.items()
-        }
-        found |= {f"R@1 {way}, {stage}": Items(photos, hits) for stage, hits in ranked.items()}
-        for stage, hits in ranked.items():
-            if stage != "contrast":
-                title = f"R@1 {way}, {stage} minus contrast"
-                found[title] = Items(photos, hits - ranked["contrast"])
+        found |= first_hits(f"R@1 {way}", photos, scores, partial(turned, way, true=true))
     k = min(TOP)
-    matched = match.masked_fill(~wanted[k], -torch.inf)
-    stages = {
+    match_k = match.masked_fill(~wanted[k], -torch.inf)
+    plain = {
         "contrast": similarity,
-        f"matching of {k}": matched,
-        f"both of {k}": matched + similarity,
+        f"matching of {k}": match_k,
+        f"both of {k}": match_k + similarity,
     }
-    chosen = {
-        stage: percent(first_hit_rank(of_its_photos(values, similarity, k), true) == 0)
-        for stage, values in stages.items()
-    }
-    title = "R@1 image to text, of the text's photos"
-    found |= {f"{title}, {stage}": Items(ids, hits) for stage, hits in chosen.items()}
-    found |= {
-        f"{title}, {stage} minus contrast": Items(ids, hits - chosen["contrast"])
-        for stage, hits in chosen.items()
-        if stage != "contrast"
-    }
+    shares = {stage: of_its_photos(values, similarity, k) for stage, values in plain.items()}
+    found |= first_hits(
+        "R@1 image to text, of the text's photos",
+        ids,
+        shares,
+        partial(turned, "image to text", true=true),
+    )
     own = match[owner, texts]
     found["matching: true photo above a random one"] = Items(
         of_texts, percent(own > match[others, texts])
@@ -159,6 +148,26 @@ def rankings(
         of_texts, percent(own > match[owner, hardest])
     )
     return found
+
+
+def first_hits(
+    title: str,
+    photos: list[str],
+    scores: dict[str, Tensor],
+    queries: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Measures:
+    """Return R@1 of each stage, and less that of contrast.
+
+    ``queries`` turns scores into rows of scores and of what is true.
+    """
+    ranked = {
+        stage: percent(first_hit_rank(*queries(values)) == 0) for stage, values in scores.items()
+    }
+    return {f"{title}, {stage}": Items(photos, hits) for stage, hits in ranked.items()} | {
+        f"{title}, {stage} minus contrast": Items(photos, hits - ranked["contrast"])
+        for stage, hits in ranked.items()
+        if stage != "contrast"
+    }
 
 
 def of_its_photos(
@@ -295,7 +304,8 @@ def word_log_probabilities(
 ) -> dict[str, Float[Tensor, "B"]]:
     """Return the log-probability of the words that each first text does not share with its second.
 
-    They are masked, and read with the text's ``own`` image, with the next one, and alone.
+    They are masked, and read with the text's ``own`` image, with the next one, and alone; the
+    logarithms of a word of several tokens are added up.
     """
     model, tokenizer, device = task.model, task.tokenizer, task.model.device
     longest = model.config.max_text_tokens

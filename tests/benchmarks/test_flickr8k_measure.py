@@ -153,6 +153,16 @@ def test_edits_by_the_masked_word_are_those_of_single_passes(run, pairs, tmp_pat
         assert items.photos == [row["image"] for row in rows]
 
 
+def test_shares_are_of_the_likeliest_photos_of_each_text():
+    similarity, scores = torch.randn(2, 6, 4)
+    shares = measure.of_its_photos(scores, similarity, 2)
+    for text in range(4):
+        first = similarity[:, text].argsort(descending=True)[:2]
+        assert shares[first, text].exp().sum().item() == pytest.approx(1.0)
+        moved = scores[:, text] - shares[:, text]
+        assert torch.allclose(moved, moved[0])  # the photos of a text keep their order
+
+
 def test_the_part_that_differs():
     assert measure.differing(["a", "red", "hat"], ["a", "blue", "hat"]) == slice(1, 2)
     assert measure.differing(["a", "b", "c", "d"], ["a", "x", "y", "d"]) == slice(1, 3)

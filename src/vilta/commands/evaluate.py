@@ -20,7 +20,7 @@ from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader
 from vilta.data.samples import ImageMaker, PairDataset
 from vilta.data.sources import load_pairs
-from vilta.evaluation.retrieval import trained_stages
+from vilta.evaluation.retrieval import trained_ranking
 from vilta.finished_run import (
     PRETRAINING,
     blanks_told,
@@ -125,14 +125,14 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         results.print(drawn)
     if dataset.blanks:
         notes.print(blanks_told(dataset.blanks, len(dataset)))
-    stages = trained_stages(trained.objective)
+    every = config.full or trained_ranking(trained.objective) == "matching"
     result = {
         "run": run_folder,
         "data": config.data,
         "images": len(dataset),
         "role": role,
         "blank_images": dataset.blanks,
-        "candidates": "all" if config.full or stages == ("matching",) else config.top_k,
+        "candidates": "all" if every else config.top_k,
         "precision": reason,
         "seed": config.seed,
         "teacher": teacher,

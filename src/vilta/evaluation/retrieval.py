@@ -160,14 +160,13 @@ def stage_scores(
     the two as well). ``normalised`` reads each text's sums as log-probabilities over its scored
     images (the inverted softmax of arXiv 1702.03859): a text that suits many images is then no
     better an answer to any of them. It changes the order of the texts of an image, not of the
-    images of a text. In all three, scored pairs rank before all others, which keep their
-    contrastive order.
+    images of a text, and says nothing of a text that has one candidate image. In all three,
+    scored pairs rank before all others, which keep their contrastive order.
     """
     stages = {"contrastive": similarity}
     if match is not None:
         both = match + similarity
-        normalised = both - both.logsumexp(dim=0)
-        ranked = dict(zip(STAGES[1:], (match, both, normalised), strict=True))
+        ranked = dict(zip(STAGES[1:], (match, both, both.log_softmax(dim=0)), strict=True))
         for stage, scores in ranked.items():
             # Moved below every score of a scored pair, the others keep their order.
             below = scores[scores.isfinite()].min() - 1 - similarity.max()

@@ -39,7 +39,8 @@ RANKINGS = {
 }
 TERMS = (
     "R@1 is the share of queries whose first result is right. Contrast compares an image and a "
-    "text by their embeddings; matching reads both together and returns a probability."
+    "text by their embeddings; matching reads both together and returns a probability. Normalised, "
+    "each text's scores are shares of its candidate images, which needs all of them at once."
 )
 VERDICTS = (
     "The oracle of the scenes marks negatives that are in fact true of the picture, and those that "
