@@ -16,7 +16,6 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -38,7 +37,12 @@ from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader
 from vilta.data.samples import PairDataset
 from vilta.data.sources import load_pairs
-from vilta.evaluation.masked_words import VIEWS, has_wrong_image, masked_word_logits
+from vilta.evaluation.masked_words import (
+    VIEWS,
+    has_wrong_image,
+    masked_word_logits,
+    word_logits,
+)
 from vilta.evaluation.retrieval import (
     candidate_pairs,
     encode_gallery,
@@ -62,6 +66,8 @@ NEIGHBOURS = 100
 MASK_RATE, CONTENT_WEIGHT = 0.15, 4.0
 """Of the masked words that are measured, whatever the run was trained with."""
 BATCH = 128
+TOLD = dict(zip(VIEWS, ("with the photo", "with a wrong photo", "text alone"), strict=True))
+"""The views of masked words, as the result names them."""
 RESULT = Path(__file__).parents[1] / "results" / "tasks" / "flickr8k-measures.json"
 
 
@@ -87,23 +93,30 @@ def measure_run(folder: str, pairs: datasets.Dataset, name: str, edits: Path) ->
     task.to(device).eval()
     print(f"measuring {folder} on {len(pairs):,} photos, {device}", flush=True)
     with torch.no_grad():  # in float32: bf16 has equal scores, and a tie counts as wrong
+        images = photo_states(task, pairs, trained.data, name)
         return {
-            **rankings(task, pairs, trained.data, name),
+            **rankings(task, pairs, images),
             **masked_words(task, pairs, trained.data, name),
             **word_edits(folder, name, edits, device),
-            **edits_by_word(task, pairs, trained.data, name, edits),
+            **edits_by_word(task, pairs, images, edits),
         }
 
 
-def rankings(
+def photo_states(
     task: PretrainingTask, pairs: datasets.Dataset, data: DataConfig, name: str
-) -> Measures:
-    """Return R@1 both ways by stage, and whether matching prefers what is true."""
-    model, captions = task.model, list(pairs["captions"])
+) -> Float[Tensor, "N P C"]:
+    """Encode every photo once."""
     dataset = PairDataset(pairs, data, 0, False, name)
     collator = PairCollator(task.tokenizer, data.max_text_tokens, None, 0)
     loader = evaluation_loader(dataset, collator, batch_size=BATCH)
-    images = encode_images(model, (batch.pixel_values for batch in loader))
+    return encode_images(task.model, (batch.pixel_values for batch in loader))
+
+
+def rankings(
+    task: PretrainingTask, pairs: datasets.Dataset, images: Float[Tensor, "N P C"]
+) -> Measures:
+    """Return R@1 both ways by stage, and whether matching prefers what is true."""
+    model, captions = task.model, list(pairs["captions"])
     gallery = encode_gallery(model, task.tokenizer, images, captions)
     similarity, true = gallery.similarity, gallery.relevant
     owner = true.int().argmax(dim=0)  # [T], the photo of each text
@@ -117,29 +130,25 @@ def rankings(
     asked[others, texts] = True
     asked[owner, hardest] = True
     match = match_scores(model, gallery, asked)
+    matched = {k: match.masked_fill(~wanted[k], -torch.inf) for k in TOP}
     scores = {"contrast": similarity}
     for k in TOP:
-        stages = stage_scores(similarity, match.masked_fill(~wanted[k], -torch.inf))
+        stages = stage_scores(similarity, matched[k])
         scores |= {f"matching of {k}": stages["matching"], f"both of {k}": stages["combined"]}
     ids = list(pairs["image_id"])
     of_texts = [ids[i] for i in owner.tolist()]
     found: Measures = {}
     for way, photos in {"image to text": ids, "text to image": of_texts}.items():
-        found |= first_hits(f"R@1 {way}", photos, scores, partial(turned, way, true=true))
+        rows = {stage: turned(way, values) for stage, values in scores.items()}
+        found |= first_hits(f"R@1 {way}", photos, rows, turned(way, true))
     k = min(TOP)
-    match_k = match.masked_fill(~wanted[k], -torch.inf)
     plain = {
         "contrast": similarity,
-        f"matching of {k}": match_k,
-        f"both of {k}": match_k + similarity,
+        f"matching of {k}": matched[k],
+        f"both of {k}": matched[k] + similarity,
     }
     shares = {stage: of_its_photos(values, similarity, k) for stage, values in plain.items()}
-    found |= first_hits(
-        "R@1 image to text, of the text's photos",
-        ids,
-        shares,
-        partial(turned, "image to text", true=true),
-    )
+    found |= first_hits("R@1 image to text, of the text's photos", ids, shares, true)
     own = match[owner, texts]
     found["matching: true photo above a random one"] = Items(
         of_texts, percent(own > match[others, texts])
@@ -150,19 +159,9 @@ def rankings(
     return found
 
 
-def first_hits(
-    title: str,
-    photos: list[str],
-    scores: dict[str, Tensor],
-    queries: Callable[[Tensor], tuple[Tensor, Tensor]],
-) -> Measures:
-    """Return R@1 of each stage, and less that of contrast.
-
-    ``queries`` turns scores into rows of scores and of what is true.
-    """
-    ranked = {
-        stage: percent(first_hit_rank(*queries(values)) == 0) for stage, values in scores.items()
-    }
+def first_hits(title: str, photos: list[str], scores: dict[str, Tensor], true: Tensor) -> Measures:
+    """Return R@1 of each stage, and less that of contrast; a row is a query."""
+    ranked = {stage: percent(first_hit_rank(values, true) == 0) for stage, values in scores.items()}
     return {f"{title}, {stage}": Items(photos, hits) for stage, hits in ranked.items()} | {
         f"{title}, {stage} minus contrast": Items(photos, hits - ranked["contrast"])
         for stage, hits in ranked.items()
@@ -182,9 +181,14 @@ def of_its_photos(
     return scores - scores.gather(0, likeliest).logsumexp(dim=0)
 
 
-def turned(way: str, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores and truth with the queries of a way as rows."""
-    return (scores, true) if way == "image to text" else (scores.T, true.T)
+def turned(way: str, values: Tensor) -> Tensor:
+    """Return values ``[N, T]`` with the queries of a way as rows."""
+    return values if way == "image to text" else values.T
+
+
+def of_views(title: str, photos: list[str], hits: dict[str, np.ndarray]) -> Measures:
+    """Return a measure in each of ``VIEWS``."""
+    return {f"{title}, {told}": Items(photos, hits[view]) for view, told in TOLD.items()}
 
 
 def masked_words(
@@ -213,12 +217,10 @@ def masked_words(
             moved = batch.to(model.device)
             for view, logits in masked_word_logits(model, moved).items():
                 hits[view].append(percent(logits.argmax(dim=1).cpu() == words)[counted.numpy()])
-    image, wrong, text = (np.concatenate(hits[view]) for view in VIEWS)
+    joined = {view: np.concatenate(parts) for view, parts in hits.items()}
+    image, wrong, text = joined.values()
     title = "masked content words"
-    return {
-        f"{title}, with the photo": Items(photos, image),
-        f"{title}, with a wrong photo": Items(photos, wrong),
-        f"{title}, text alone": Items(photos, text),
+    return of_views(title, photos, joined) | {
         f"{title}, photo minus wrong photo": Items(photos, image - wrong),
         f"{title}, photo minus text alone": Items(photos, image - text),
     }
@@ -261,7 +263,7 @@ def word_edits(folder: str, images: str, edits: Path, device: torch.device) -> M
 
 
 def edits_by_word(
-    task: PretrainingTask, pairs: datasets.Dataset, data: DataConfig, name: str, edits: Path
+    task: PretrainingTask, pairs: datasets.Dataset, images: Float[Tensor, "N P C"], edits: Path
 ) -> Measures:
     """Return whether the masked word is likelier the caption's than its edit's, in each view.
 
@@ -270,10 +272,6 @@ def edits_by_word(
     """
     with edits.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    dataset = PairDataset(pairs, data, 0, False, name)
-    collator = PairCollator(task.tokenizer, data.max_text_tokens, None, 0)
-    loader = evaluation_loader(dataset, collator, batch_size=BATCH)
-    images = encode_images(task.model, (batch.pixel_values for batch in loader))
     place = {image: at for at, image in enumerate(pairs["image_id"])}
     found: dict[str, list[np.ndarray]] = {view: [] for view in VIEWS}
     for start in range(0, len(rows), BATCH):
@@ -286,13 +284,10 @@ def edits_by_word(
         for view, hits in found.items():
             hits.append(percent(caption[view] > edit[view]))
     photos = [row["image"] for row in rows]
-    image, wrong, text = (np.concatenate(found[view]) for view in VIEWS)
-    title = "one-word edits by the masked word"
-    return {
-        f"{title}, with the photo": Items(photos, image),
-        f"{title}, with a wrong photo": Items(photos, wrong),
-        f"{title}, text alone": Items(photos, text),
-        f"{title}, photo minus text alone": Items(photos, image - text),
+    joined = {view: np.concatenate(parts) for view, parts in found.items()}
+    title, less = "one-word edits by the masked word", joined["with_image"] - joined["text_only"]
+    return of_views(title, photos, joined) | {
+        f"{title}, photo minus text alone": Items(photos, less)
     }
 
 
@@ -318,15 +313,9 @@ def word_log_probabilities(
     for row, (_, words), (_, others) in zip(masked, first, second, strict=True):
         for word in words[differing([w.text for w in words], [w.text for w in others])]:
             row[list(word.tokens)] = True
-    states = model.vilta.encode_text(ids.masked_fill(masked, tokenizer.mask_token_id), mask)
-    at, own_words = masked.flatten().nonzero()[:, 0], ids[masked]
-    before = states.flatten(0, 1)[at]
-    views = {}
-    for view, image in {"with_image": own, "wrong_image": (own + 1) % len(images)}.items():
-        fused = model.vilta.fuse(states, mask, images[image]).text.flatten(0, 1)[at]
-        views[view] = model.predict_words(fused, before)
-    views["text_only"] = model.predict_words_from_text(model.vilta.read_alone(states, mask, at))
-    rows = masked.nonzero()[:, 0]
+    at, rows, own_words = masked.flatten().nonzero()[:, 0], masked.nonzero()[:, 0], ids[masked]
+    blanked = ids.masked_fill(masked, tokenizer.mask_token_id)
+    views = word_logits(model, blanked, mask, at, images[own], images[(own + 1) % len(images)])
     return {
         view: torch.zeros(len(texts), device=device).index_add(
             0, rows, logits.log_softmax(dim=1).gather(1, own_words[:, None])[:, 0]

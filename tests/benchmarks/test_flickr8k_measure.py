@@ -54,7 +54,9 @@ def test_rankings_are_those_of_whole_passes(run, pairs, monkeypatch):
     task, trained, _ = load_run(str(run))
     task.eval()
     table, name = pairs
-    found = measure.rankings(task, table, trained.data, name)
+    with torch.no_grad():
+        states = measure.photo_states(task, table, trained.data, name)
+        found = measure.rankings(task, table, states)
     texts = [text for group in CAPTIONS for text in group]
     owner = [n for n, group in enumerate(CAPTIONS) for _ in group]
     dataset = PairDataset(table, trained.data, 0, False, name)
@@ -113,7 +115,8 @@ def test_edits_by_the_masked_word_are_those_of_single_passes(run, pairs, tmp_pat
     write_edits(pairs[0].select_columns(["image_id", "captions"]), edits)
     rows = list(csv.DictReader(edits.open()))
     with torch.no_grad():
-        found = measure.edits_by_word(task, pairs[0], trained.data, pairs[1], edits)
+        states = measure.photo_states(task, pairs[0], trained.data, pairs[1])
+        found = measure.edits_by_word(task, pairs[0], states, edits)
     model, dataset = task.model, PairDataset(pairs[0], trained.data, 0, False, pairs[1])
 
     def log_p(text, other, image):

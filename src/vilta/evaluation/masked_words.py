@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vilta.model import ViltaForPreTraining
@@ -20,11 +20,34 @@ def masked_word_logits(model: ViltaForPreTraining, batch: Batch) -> dict[str, Fl
 
     The wrong image is that of the next pair in the batch, if ``has_wrong_image``.
     """
-    vilta, mask, at = model.vilta, batch.attention_mask, batch.masked_positions
-    image_states = vilta.encode_image(batch.pixel_values)
-    text_states = vilta.encode_text(batch.masked_input_ids, mask)
-    right = vilta.fuse(text_states, mask, image_states).text.flatten(0, 1)[at]
-    wrong = vilta.fuse(text_states, mask, image_states.roll(-1, dims=0)).text.flatten(0, 1)[at]
+    images = model.vilta.encode_image(batch.pixel_values)
+    return word_logits(
+        model,
+        batch.masked_input_ids,
+        batch.attention_mask,
+        batch.masked_positions,
+        images,
+        images.roll(-1, dims=0),
+    )
+
+
+@torch.no_grad()
+def word_logits(
+    model: ViltaForPreTraining,
+    input_ids: Int[Tensor, "B L"],
+    attention_mask: Int[Tensor, "B L"],
+    at: Int[Tensor, "M"],
+    images: Float[Tensor, "B P C"],
+    wrong_images: Float[Tensor, "B P C"],
+) -> dict[str, Float[Tensor, "M V"]]:
+    """Vocabulary logits at ``at``, a flat index into ``B * L``, for each of ``VIEWS``.
+
+    Both kinds of images are encoded, one for each text.
+    """
+    vilta, mask = model.vilta, attention_mask
+    text_states = vilta.encode_text(input_ids, mask)
+    right = vilta.fuse(text_states, mask, images).text.flatten(0, 1)[at]
+    wrong = vilta.fuse(text_states, mask, wrong_images).text.flatten(0, 1)[at]
     alone = vilta.read_alone(text_states, mask, at)
     text_states = text_states.flatten(0, 1)[at]
     return {
