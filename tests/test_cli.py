@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import inspect
+import itertools
 import json
 import os
 import re
@@ -374,6 +375,21 @@ def test_help_comes_from_the_docstrings(name, monkeypatch, capsys):
     assert " ".join((verb.config.__doc__ or "").split()) in text
     if name == "pretrain":
         assert "Peak learning rate of the fusion encoder." in text
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_help_breaks_a_line_only_where_it_is_full(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    ends_with(monkeypatch, name, "--help")
+    lines = [line.rstrip("│ ") for line in capsys.readouterr().out.splitlines()]
+    broken = [
+        (line, word[1])
+        for line, after in itertools.pairwise(lines)
+        if (word := re.match(r"[│ ] +([a-z]\S*)", after))
+        and not re.match("[│ ] +-", line)
+        and len(f"{line} {word[1]}") < 78
+    ]
+    assert broken == []
 
 
 @pytest.mark.parametrize(

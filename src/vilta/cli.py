@@ -14,7 +14,8 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,12 +172,13 @@ def parse(arguments: Sequence[str]) -> Call:
             known = ", ".join(shipped_names())
             raise ValueError(f"no such config file: {alone[0]}; vilta ships {known}")
         default = load_yaml(alone[0], verb.config)
-    settings = tyro.cli(
-        verb.config,
-        default=default,
-        args=flags,
-        prog=f"vilta {name} {verb.positional}",
-    )
+    with _docstrings_joined():
+        settings = tyro.cli(
+            verb.config,
+            default=default,
+            args=flags,
+            prog=f"vilta {name} {verb.positional}",
+        )
     named = {flag.partition("=")[0].replace("_", "-") for flag in flags}
     has_epochs = hasattr(settings, "epochs")
     if has_epochs and "--optimization.steps" in named and "--epochs" not in named:
@@ -187,6 +189,29 @@ def parse(arguments: Sequence[str]) -> Call:
     as_json = "--json" in ours
     quiet = bool(set(ours) - {"--json"})
     return Call(verb=verb, arguments=bound, config=settings, quiet=quiet, json=as_json)
+
+
+@contextmanager
+def _docstrings_joined() -> Iterator[None]:
+    """Hand tyro the text of a field's docstring without the line ends of the source.
+
+    tyro 1.0.17 joins lines before it takes their indent away, which keeps most of them apart.
+    """
+    import docstring_parser
+
+    read = docstring_parser.parse_from_object
+
+    def joined(of: object) -> docstring_parser.Docstring:
+        found = read(of)
+        for part in found.params:
+            part.description = " ".join((part.description or "").split()) or None
+        return found
+
+    docstring_parser.parse_from_object = joined  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 def _load(recipe: str) -> Callable[..., Mapping[str, Any] | None]:

@@ -12,7 +12,15 @@ from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation import probe
 from vilta.ablation.arms import arm_settings
-from vilta.ablation.grid import ArmPlan, Plan, cells, load_plan, run_settings, save_plan
+from vilta.ablation.grid import (
+    ArmPlan,
+    Plan,
+    another_seed,
+    cells,
+    load_plan,
+    run_settings,
+    save_plan,
+)
 from vilta.ablation.probe import build_task, phases, probe_arm
 from vilta.ablation.records import read_records
 from vilta.ablation.runner import Runner
@@ -128,6 +136,13 @@ def test_the_command_named_next_adds_a_seed(compared, config, capsys):
     command_line([*words, "--part", "report"])
     assert json.loads((compared / "report.json").read_text())["about"]["seeds"] == [0, 1, 2]
     ablate.run(config)
+
+
+def test_the_seed_named_next_was_not_tuned_on(config):
+    for tune_seed, another in ((1000, 2), (2, 3)):
+        given = replace(config, tune=("lr=1e-3/3e-3",), tune_seed=tune_seed)
+        assert another_seed(given) == another
+        check_config(replace(given, seeds=(*given.seeds, another)))
 
 
 def test_each_run_is_measured_where_it_should_be(compared, config):

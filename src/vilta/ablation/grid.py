@@ -156,6 +156,12 @@ def seeds_of(config: AblateConfig, arm: str) -> tuple[int, ...]:
     return config.seeds[: config.control_seeds] if few else config.seeds
 
 
+def another_seed(config: AblateConfig) -> int:
+    """Return a seed that nothing was trained or tuned from."""
+    after = max(config.seeds) + 1
+    return after + (config.tune_seed == after)
+
+
 def cells(config: AblateConfig) -> list[Cell]:
     """Return all runs, seed by seed: an unfinished comparison has whole pairs."""
     arms, out = all_arms(config), Path(config.out)

@@ -24,6 +24,7 @@ from vilta.ablation.grid import (
     Cell,
     Plan,
     all_arms,
+    another_seed,
     cells,
     find_cell,
     load_plan,
@@ -105,7 +106,7 @@ def run(config: AblateConfig) -> dict[str, Any] | None:
     if runner.stopped:
         notes.print(f"stopped ({runner.stopped}); go on with: {again}")
     else:  # each seed more makes the intervals narrower
-        seeds = map(str, [*config.seeds, max(config.seeds) + 1])
+        seeds = map(str, [*config.seeds, another_seed(config)])
         say_next(command("ablate", str(out / SETTINGS), "--seeds", *seeds))
     if runner.signal:
         raise SystemExit(128 + runner.signal)  # as in shells
