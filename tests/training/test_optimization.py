@@ -5,6 +5,7 @@ import torch
 from toy_training import ToyTask
 
 from vilta.config import OptimizationConfig
+from vilta.training.muon import Muon
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 
 
@@ -52,6 +53,28 @@ def test_a_muon_step_turns_the_gradient_and_is_as_long_as_one_of_adamw():
     assert values.max() / values.min() < 2 < 10 < torch.linalg.cond(weight.grad)
     assert change.square().mean().sqrt() == pytest.approx(0.2 * rate, rel=0.3)
     assert torch.equal(task.words.weight, before.words.weight), "it had no gradient"
+
+
+def test_muon_is_torchs_in_float32(monkeypatch):
+    """Several matrices of one shape, tall and wide ones, one without a gradient; decay and rate."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # torch's takes that format
+    shapes = [(8, 8), (24, 8), (8, 24), (8, 8), (24, 8), (8, 8)]
+    starts = [torch.randn(shape) for shape in shapes]
+    pairs = [[torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2)]
+    made = [
+        Muon([{"params": pairs[0], "lr": 0.1, "weight_decay": 0.3}]),
+        torch.optim.Muon(pairs[1], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for step in range(3):
+        for i, (own, reference) in enumerate(zip(*pairs, strict=True)):
+            missing = i == 3 and step < 2
+            reference.grad = own.grad = None if missing else torch.randn(shapes[i])
+        for optimizer in made:
+            optimizer.step()
+        for own, reference in zip(*pairs, strict=True):
+            torch.testing.assert_close(own, reference, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*(optimizer.state_dict()["state"] for optimizer in made))
+    made[1].load_state_dict(made[0].state_dict())  # a run may go on with either
 
 
 def groups_of(task: ToyTask, **changes):

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler, get_wsd_schedule
 
 from vilta.config import OptimizationConfig
+from vilta.training.muon import Muon
 from vilta.training.sharding import whole
 from vilta.types import TrainableTask
 
@@ -49,8 +50,7 @@ def build_optimizer(task: TrainableTask, config: OptimizationConfig) -> torch.op
     if others:
         parts.append(torch.optim.AdamW(others, betas=(0.9, config.beta2), fused=True))
     if matrices:
-        # Steps as long as AdamW's, so that one rate serves both (arXiv 2502.16982).
-        parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+        parts.append(Muon(matrices))
     return Joined(parts) if matrices else parts[0]
 
 
@@ -64,13 +64,9 @@ class Joined(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:
         """Step each of them; a ``closure`` is not supported."""
         assert closure is None
-        broken = getattr(self, "found_inf", None)  # of ``step_unless``
         for part in self.parts:
-            if isinstance(part, torch.optim.AdamW):
-                part.found_inf = broken
-                part.step()
-            elif broken is None or not broken.item():
-                part.step()
+            part.found_inf = getattr(self, "found_inf", None)  # of ``step_unless``
+            part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all, in order."""
@@ -116,7 +112,7 @@ def clip_gradient(parameters: list[torch.nn.Parameter], largest: float) -> Tenso
 def step_unless(optimizer: torch.optim.Optimizer, broken: Tensor) -> None:
     """Step, or change neither weights nor moments where ``broken`` is 1 (a number on the device).
 
-    AdamW decides on the device. Muon cannot, so with it each step waits for the device here.
+    Nothing waits for it: the optimizers decide on the device.
     """
     optimizer.found_inf = broken  # where torch's GradScaler puts it
     optimizer.step()
