@@ -217,10 +217,19 @@ def test_terms_add_and_take_away(search, matcher):
     assert best.probability == pytest.approx(float(p[0] * p[1] * p[2] * (1 - p[3])), abs=1e-4)
 
 
-def test_a_photo_that_vanished_is_left_out(search, photo_folder):
+def test_photos_that_can_no_longer_be_read_are_left_out(search, photo_folder, tmp_path):
     search.update()
+    before = search.search(Query("a ball"), top=10)
+    again = PhotoSearch(search.matcher, photo_folder, tmp_path / "index")
     (photo_folder / "photo 0.png").unlink()
-    assert "photo 0.png" not in names(search.search(Query("a ball"), top=10))
+    half = (photo_folder / "photo 2.png").read_bytes()[:300]
+    (photo_folder / "photo 2.png").write_bytes(half)
+    left = [each for each in before if each.path.name not in ("photo 0.png", "photo 2.png")]
+    assert again.search(Query("a ball"), top=10) == left
+    for path in photo_folder.rglob("*.*"):
+        path.write_bytes(half)
+    again = PhotoSearch(search.matcher, photo_folder, tmp_path / "index")
+    assert again.search(Query("a ball"), top=10) == []
 
 
 def test_nothing_to_find(search, matcher, tmp_path):

@@ -147,13 +147,18 @@ def test_search_shows_photos_of_the_folder_and_no_other_file(matcher, photo_fold
             assert client.get(f"/v1/photos/{number}").status_code in (404, 422)
 
 
-def test_a_photo_that_was_deleted_is_not_found(matcher, photo_folder, tmp_path):
+def test_a_photo_that_was_deleted_or_damaged_is_not_found(matcher, photo_folder, tmp_path):
     search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
     search.update()
+    places = {photo.row: photo.path for photo in search.index.photos()}
     with TestClient(server.build_app(matcher, search), base_url="http://localhost") as client:
         assert client.get("/v1/photos/0").status_code == 200
-        {photo.row: photo.path for photo in search.index.photos()}[0].unlink()
+        places[0].unlink()
+        places[1].write_bytes(places[1].read_bytes()[:300])
         assert client.get("/v1/photos/0").status_code == 404
+        assert client.get("/v1/photos/1").status_code == 404
+        found = client.post("/v1/search", data={"query": "a ball"}).json()
+        assert {each["photo"] for each in found} == {2, 3, 4, 5}
 
 
 def test_without_a_folder_there_is_no_search(client):

@@ -7,18 +7,20 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
-from vilta.apps.image_input import ImageInput
+from vilta.apps.image_input import DECODERS, ImageInput, open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_index import Photo, PhotoIndex, Progress, Update, cosines
 from vilta.apps.released import hash_of_weights
+from vilta.data.transforms import evaluation_tensor
 from vilta.model.fusion import Pairs
 
 KEPT_BYTES = 256 * 2**20
@@ -132,11 +134,10 @@ class PhotoSearch:
     def _matched(
         self, query: Query, photos: Sequence[Photo], scores: Float32[np.ndarray, "K"]
     ) -> list[Found]:
-        """Rank candidates by matching and contrast; files deleted in the meantime are skipped."""
-        readable = [i for i, photo in enumerate(photos) if photo.path.is_file()]
+        """Rank candidates by matching and contrast, without those that can no longer be read."""
+        readable, images = self._encoded(photos)
         if not readable:
             return []
-        images = self._encoded([photos[i] for i in readable])
         total, chance = np.zeros(len(readable)), np.ones(len(readable))
         for text, sign in query.terms:
             every = torch.arange(len(readable), device=self.matcher.device)
@@ -158,20 +159,34 @@ class PhotoSearch:
         ]
         return sorted(found, key=lambda each: -each.score)
 
-    def _encoded(self, photos: Sequence[Photo]) -> Float[torch.Tensor, "N P C"]:
-        """Return the encoded photos, from the cache if they were encoded recently."""
-        new = [photo for photo in photos if photo.row not in self._recent]
-        if new:
-            states = self.matcher.encode_images([photo.path for photo in new])
-            for photo, one in zip(new, states, strict=True):
-                self._recent[photo.row] = one.clone()  # a view would keep the others alive
-        for photo in photos:
-            self._recent.move_to_end(photo.row)
-        found = torch.stack([self._recent[photo.row] for photo in photos])
+    def _encoded(self, photos: Sequence[Photo]) -> tuple[list[int], Float[torch.Tensor, "N P C"]]:
+        """Return which photos can be read, and these encoded, from the cache if it has them."""
+        there = [i for i, photo in enumerate(photos) if os.path.isfile(photo.path)]
+        new = [photos[i] for i in there if photos[i].row not in self._recent]
+        with ThreadPoolExecutor(DECODERS) as pool:
+            decoded = zip(new, pool.map(self._pixels, new), strict=True)
+        pixels = {photo.row: one for photo, one in decoded if one is not None}
+        if pixels:
+            states = self.matcher.encode_images([*pixels.values()])
+            for row, one in zip(pixels, states, strict=True):
+                self._recent[row] = one.clone()  # a view would keep the others alive
+        readable = [i for i in there if photos[i].row in self._recent]
+        if not readable:
+            return [], torch.empty(0, 0, 0)
+        for i in readable:
+            self._recent.move_to_end(photos[i].row)
+        found = torch.stack([self._recent[photos[i].row] for i in readable])
         size = found[0].numel() * found.element_size()
         while len(self._recent) * size > KEPT_BYTES:
             self._recent.popitem(last=False)
-        return found
+        return readable, found
+
+    def _pixels(self, photo: Photo) -> UInt8[torch.Tensor, "3 S S"] | None:
+        """Return a photo's pixels, or None if it was damaged or locked since it was indexed."""
+        try:
+            return evaluation_tensor(open_image(photo.path), self.matcher.image_size)
+        except ValueError:
+            return None
 
 
 def index_place(folder: Path, model: str) -> Path:

@@ -148,9 +148,13 @@ def _about_photos(router: APIRouter, service: Service) -> None:
     async def photo(photo: Annotated[int, Path(ge=0, le=2**31, examples=[0])]) -> Response:
         """Return a thumbnail of a photo, as JPEG."""
         place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
-        if place is None or not place.is_file():  # deleted since the folder was indexed
+        if place is None:
             raise HTTPException(404)
-        return Response(await run_in_threadpool(_thumbnail, place), media_type="image/jpeg")
+        try:
+            picture = await run_in_threadpool(_thumbnail, place)
+        except ValueError:  # deleted or damaged since the folder was indexed
+            raise HTTPException(404) from None
+        return Response(picture, media_type="image/jpeg")
 
 
 def _folder(service: Service) -> PhotoSearch:
