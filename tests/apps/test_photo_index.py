@@ -8,10 +8,12 @@ import pytest
 from small_run import noise
 
 from vilta import Matcher
+from vilta.apps import photo_index
 from vilta.apps.image_input import pixels_of
 from vilta.apps.photo_index import PhotoIndex, cosines
 from vilta.apps.photo_search import PhotoSearch, Query, index_place
 from vilta.apps.released import hash_of_weights
+from vilta.decoding import bounded_bytes
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,41 @@ def test_heic_is_read_with_its_extra_and_again_once_that_is_installed(
     assert search.update() == (1, 6, 0, 0)
     assert "phone.HEIC" in names(search.index.photos()) and not search.index.skipped()
     assert search.update() == (0, 7, 0, 0)
+
+
+def test_a_file_that_the_system_refused_is_tried_again(photo_folder, tmp_path, monkeypatch):
+    """Neither a permission nor a network that comes back changes its size or its time."""
+    index = PhotoIndex(photo_folder, tmp_path / "index", "model", 3)
+
+    def refused(path):
+        if path.name == "photo 1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return bounded_bytes(path)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(photo_index, "bounded_bytes", refused)
+        for new, unchanged in ((5, 0), (0, 5)):
+            assert index.update(colours, 16) == (new, unchanged, 0, 1)
+    assert index.skipped() == [(photo_folder / "photo 1.png", "Permission denied")]
+    assert index.update(colours, 16) == (1, 5, 0, 0) and not index.skipped()
+
+
+@pytest.mark.parametrize("left", [None, 0, 1, 5])
+def test_an_index_that_lost_vectors_is_built_anew(photo_folder, tmp_path, left):
+    place = tmp_path / "index"
+    whole = PhotoIndex(photo_folder, place, "model", 3)
+    whole.update(colours, 16)
+    wanted = np.array(whole.vectors())
+    whole.close()
+    if left is None:
+        (place / "vectors.f16").unlink()
+    else:
+        os.truncate(place / "vectors.f16", left * 3 * 2 + 1)
+    again = PhotoIndex(photo_folder, place, "model", 3)
+    assert again.replaced and again.photos() == []
+    assert again.update(colours, 16).new == 6
+    np.testing.assert_array_equal(again.vectors(), wanted)
+    assert not PhotoIndex(photo_folder, place, "model", 3).replaced
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

@@ -32,6 +32,8 @@ from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
 LAYOUT = "vilta photo index, version 1"
 BATCH = 64
 """Photos that are embedded and stored together; our choice."""
+NEVER = -1
+"""In place of the time of a file that is to be tried again."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER,
@@ -78,8 +80,9 @@ class _Work:
 class PhotoIndex:
     """The index of ``folder``, kept in ``place``, for the model whose hash is ``model``.
 
-    An index of another model, or of another layout, is replaced; ``replaced`` is then true. Raises
-    ``ValueError`` in one line if ``folder`` does not exist or ``place`` cannot be written.
+    An index of another model or layout, or one that has lost vectors, is replaced; ``replaced``
+    then says why. Raises ``ValueError`` in one line if ``folder`` does not exist or ``place``
+    cannot be written.
     """
 
     def __init__(self, folder: Path, place: Path, model: str, width: int) -> None:
@@ -87,7 +90,7 @@ class PhotoIndex:
             raise ValueError(f"no such folder: {folder}")
         self.folder, self.width, self._place = folder, width, place
         self._vectors_path = place / "vectors.f16"
-        self._about = about = {
+        self._about = {
             "layout": LAYOUT,
             "model": model,
             "folder": str(folder.resolve()),
@@ -97,25 +100,32 @@ class PhotoIndex:
             place.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(place / "photos.sqlite", timeout=30, check_same_thread=False)
             self._db.executescript(_TABLES)
-            self.replaced = self._recorded() != about and self._begin_anew()
             # Not truncated: another process may have it mapped into its memory.
             self._vectors_path.touch()
+            self.replaced = "" if self._usable() else self._begin_anew()
 
     def _recorded(self) -> dict[str, str]:
         """Return whose index this is, as it is recorded in it."""
         return dict(self._db.execute("SELECT name, value FROM about"))
 
-    def _begin_anew(self) -> bool:
-        """Make the index ours; return whether there was another one."""
+    def _usable(self) -> bool:
+        """Return whether the index is ours, and the file has every row that it names."""
+        named = self._rows() * self.width * 2  # asked first: the file grows before they are named
+        return self._recorded() == self._about and self._vectors_path.stat().st_size >= named
+
+    def _begin_anew(self) -> str:
+        """Make the index ours and empty; return what was wrong with the one that was there."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             known = self._recorded()
-            if known == self._about:  # another process has just made the same
-                return False
+            if self._usable():  # another process has just made the same
+                return ""
             for table in ("about", "files", "vectors"):
                 self._db.execute(f"DELETE FROM {table}")
             self._db.executemany("INSERT INTO about VALUES (?, ?)", self._about.items())
-        return bool(known)
+        if not known:
+            return ""
+        return "has lost vectors" if known == self._about else "belongs to another model or folder"
 
     def close(self) -> None:
         """Close the files."""
@@ -124,7 +134,7 @@ class PhotoIndex:
     def update(self, embed: Embed, image_size: int, progress: Progress | None = None) -> Update:
         """Find new, changed and deleted photos, and embed the new ones.
 
-        A file that only lacked an extra is tried again: it may be installed by now.
+        A file that only lacked an extra, or that the system refused, is tried again.
         It may be interrupted at any time; the next update continues. Raises ``ValueError`` if the
         index cannot be written, or another model has replaced it.
         """
@@ -213,7 +223,8 @@ class PhotoIndex:
                 if digest in known:
                     return _Work(**about, digest=digest)  # type: ignore[arg-type]
                 pixels = evaluation_tensor(open_image(data, size), size)
-            except OSError as error:
+            except OSError as error:  # what changes that need not change the file
+                about["modified"] = NEVER
                 return _Work(**about, reason=error.strerror or str(error))  # type: ignore[arg-type]
             except ValueError as error:
                 return _Work(**about, reason=str(error).removeprefix("image: "))  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
     if search.index.replaced:
-        notes.print("the index belongs to another model or folder; building a new one")
+        notes.print(f"the index {search.index.replaced}; building a new one")
     with progress("indexing") as tell:
         done = search.update(tell)
     if done.new or done.gone or done.skipped:
