@@ -257,8 +257,9 @@ class TextLayer(PostNormLayer):
 def _rows(tensors: tuple[Tensor, Tensor], index: Int[Tensor, "R"] | None) -> tuple[Tensor, Tensor]:
     if index is None:
         return tensors
-    # Backward through tensors[i][index] is several times slower on a CPU.
-    return tensors[0].index_select(0, index), tensors[1].index_select(0, index)
+    # Flat, since a CPU adds up the gradients of whole rows, but of split heads number by number.
+    keys, values = (t.flatten(1).index_select(0, index).unflatten(1, t.shape[1:]) for t in tensors)
+    return keys, values
 
 
 def _picked(x: Float[Tensor, "R S D"], at: Int[Tensor, "M"] | None) -> Tensor:
