@@ -23,6 +23,7 @@ from vilta.apps import server
 from vilta.apps.batching import ModelThread, QueueFull
 from vilta.apps.guards import HEADERS
 from vilta.apps.service import Limits
+from vilta.apps.words import UnknownWords
 from vilta.training import stopping
 
 CAPTIONS = ["two dogs", "a small red ball"]
@@ -132,6 +133,19 @@ def test_heat_maps_are_squares_from_0_to_1(client):
     assert [w["word"] for w in found["words"]] == ["a", "ball"]
     cells = [value for word in found["words"] for row in word["heat"] for value in row]
     assert len(cells) == 2 * 16 and min(cells) >= 0 and max(cells) == 1
+
+
+def test_the_time_of_a_request_is_that_of_all_its_captions(matcher, monkeypatch):
+    def slow(*_):
+        time.sleep(0.2)
+        raise UnknownWords
+
+    monkeypatch.setattr(matcher, "heat_maps", slow)
+    app = server.build_app(matcher, limits=Limits(seconds=1.0))
+    data = {"captions": CAPTIONS * 20, "heat_maps": "true"}
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.post("/v1/match", files=[image()], data=data).status_code == 503
+        assert client.post("/v1/match", files=[image()], data=data | {"captions": "a"}).is_success
 
 
 def test_search_shows_photos_of_the_folder_and_no_other_file(matcher, photo_folder, tmp_path):
@@ -254,10 +268,26 @@ def test_foreign_hosts_and_pages_are_refused(client):
         "http://localhost:8000": 200,
         "http://evil.example": 403,
         "null": 403,
+        "http://[": 403,
     }.items():
         answer = client.get("/v1/model", headers={"origin": origin})
         assert answer.status_code == status, origin
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_hosts_are_allowed_however_they_are_written(matcher):
+    hosts = frozenset({"MyServer.local", "fd00::5", "[FD00::6]", "FD00:0:0::7"})
+    with TestClient(server.build_app(matcher, hosts=hosts)) as client:
+        for host, status in {
+            "MyServer.local:8000": 200,
+            "myserver.LOCAL": 200,
+            "[fd00::5]:8000": 200,
+            "[fd00::6]": 200,
+            "[fd00::7]:80": 200,
+            "[fd00::8]": 403,
+            "fd00": 403,
+        }.items():
+            assert client.get("/v1/model", headers={"host": host}).status_code == status, host
 
 
 def test_the_page_needs_nothing_else(client):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from urllib.parse import urlsplit
+from ipaddress import IPv6Address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,7 +35,8 @@ class Guard:
     """Refuses foreign hosts, foreign pages and large bodies, and adds the headers."""
 
     def __init__(self, app: ASGIApp, *, hosts: frozenset[str], max_bytes: int) -> None:
-        self.app, self.hosts, self.max_bytes = app, hosts, max_bytes
+        self.app, self.max_bytes = app, max_bytes
+        self.hosts = frozenset(map(_canonical, hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -76,7 +77,7 @@ class Guard:
         if "*" not in self.hosts and _name(host) not in self.hosts:
             return 403, "this host name is not allowed; see --allow-host"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return 403, "requests from other origins are not allowed"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
@@ -87,9 +88,16 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Return a Host header without its port, in small letters."""
+    """Return a Host header without its port."""
     name, _, port = host.rpartition(":")
-    return (name if name and port.isdigit() else host).lower()
+    return _canonical(name if name and port.isdigit() else host)
+
+
+def _canonical(name: str) -> str:
+    """Return a host as browsers write it: in small letters, an IPv6 address short, in brackets."""
+    with suppress(ValueError):
+        return f"[{IPv6Address(name.strip('[]'))}]"
+    return name.lower()
 
 
 async def _answer(send: Send, status: int, text: str) -> None:

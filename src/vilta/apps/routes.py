@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from asyncio import timeout
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
@@ -82,10 +83,11 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
     async def embed(images: Uploads = [], texts: Texts = []) -> types.Embeddings:  # noqa: B006
         """Embed images and texts as unit vectors of one space."""
         pixels = await service.pixels(images)
-        return types.Embeddings(
-            images=await service.ask(service.embed_images, pixels) if pixels else [],
-            texts=await service.ask(service.embed_texts, texts) if texts else [],
-        )
+        async with timeout(service.limits.seconds):
+            return types.Embeddings(
+                images=await service.ask(service.embed_images, pixels) if pixels else [],
+                texts=await service.ask(service.embed_texts, texts) if texts else [],
+            )
 
     @router.post("/match")
     async def match(
@@ -93,14 +95,15 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
     ) -> list[types.Match]:
         """Return how well each caption matches the image; with `heat_maps`, also for each word."""
         (pixels,) = await service.pixels([image])
-        chances = await service.ask(service.match, (pixels, captions))
         answers = []
-        for caption, chance in zip(captions, chances, strict=True):
-            words = await service.ask(service.heat_maps, (pixels, caption)) if heat_maps else []
-            unread = service.unread(caption)
-            answers.append(
-                types.Match(caption=caption, probability=chance, unread=unread, words=words)
-            )
+        async with timeout(service.limits.seconds):  # for all that this request asks of the model
+            chances = await service.ask(service.match, (pixels, captions))
+            for caption, chance in zip(captions, chances, strict=True):
+                words = await service.ask(service.heat_maps, (pixels, caption)) if heat_maps else []
+                unread = service.unread(caption)
+                answers.append(
+                    types.Match(caption=caption, probability=chance, unread=unread, words=words)
+                )
         return answers
 
     @router.post("/rank")
