@@ -207,6 +207,50 @@ def test_shards_know_how_many_pairs_they_hold(folder):
         assert reader.count() == size == len(list(reader.items()))
 
 
+DIALOGUE = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a red ball"}]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"conversations": [DIALOGUE, DIALOGUE * 2, DIALOGUE]},
+        {
+            "conversations": [DIALOGUE, DIALOGUE * 2, DIALOGUE],
+            "status": ["success", "success", "failed_to_download"],
+        },
+        {"caption": ["a", "", None]},
+        {"colour": ["a", "b", "c"]},
+        {"colour": ["a", "b", "c"], "status": ["success"] * 3},
+        {"url": ["http://a"] * 3, "colour": ["a", "b", "c"]},
+    ],
+)
+def test_parquet_knows_what_reading_it_yields_whatever_is_skipped(tmp_path, columns):
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"image": [*map(jpeg, range(3))]} | columns), path)
+    assert shard_reader(str(path)).count() == len(list(shard_reader(str(path)).items()))
+
+
+def test_the_tables_that_img2dataset_leaves_beside_its_tars_are_no_shards(tmp_path, collator):
+    write_shards(tmp_path, ("tar",))
+    for number, size in enumerate(SIZES):
+        rows = [{"key": str(i), "caption": "a", "status": "success"} for i in range(size)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{number:05}.parquet")
+    assert find_shards(str(tmp_path)) == find_shards(f"{tmp_path}/*.tar")
+    # Named by a pattern of their own they hold no pair, and are known not to.
+    tables = find_shards(f"{tmp_path}/*.parquet")
+    assert [shard_reader(shard).count() for shard in tables] == [0] * 6
+    shards = find_shards(f"{tmp_path}/*.tar") + tables
+    whole = read(StreamedPairs(shards, CONFIG, 4, "both"), collator)
+    resumed = read(StreamedPairs(shards, CONFIG, 4, "both"), collator, start_step=7)
+    assert resumed == whole[7:]
+
+
+def test_a_shard_without_pairs_that_a_lane_meets_again_and_again_stops_no_run(tmp_path, collator):
+    tar(tmp_path / "0.tar", 0, 2)
+    tar(tmp_path / "1.tar", 0, 0)
+    assert len(names(read(stream(tmp_path), collator, steps=100))) == 300
+
+
 def test_going_on_opens_only_what_it_needs(folder, monkeypatch):
     opened = []
     original = streaming.shard_reader
@@ -300,6 +344,7 @@ def test_strict_stops_at_what_a_shard_says_is_missing(tmp_path, collator, worker
 
 def test_shards_without_a_pair_stop_the_run_with_one_line(tmp_path, collator):
     tar(tmp_path / "0.tar", 0, 0)
+    (tmp_path / "0_stats.json").write_text('{"successes": 2}')
     (tmp_path / "1.parquet").write_bytes(b"PAR1 cut")
     for start_step in (0, 7):
         with pytest.raises(BadData, match="no shard has a usable pair"):

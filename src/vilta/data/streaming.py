@@ -45,7 +45,8 @@ class StreamedPairs(SampleMaker):
         self.shards, self.name = list(shards), name
         self.lanes = min(config.lanes, len(self.shards))
         self._open: dict[int, _Lane] = {}
-        self._lengths: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
+        """How many pairs each shard has, as far as that was counted."""
 
     def mixed(self, batch_size: int) -> int:
         """Return how many lanes a micro-batch draws from."""
@@ -103,10 +104,10 @@ class StreamedPairs(SampleMaker):
 
     def count(self, shard: str) -> int:
         """Return how many pairs a shard has; it is counted once."""
-        if shard not in self._lengths:
+        if shard not in self.lengths:
             stored = stored_count(shard)
-            self._lengths[shard] = shard_reader(shard).count() if stored is None else stored
-        return self._lengths[shard]
+            self.lengths[shard] = shard_reader(shard).count() if stored is None else stored
+        return self.lengths[shard]
 
 
 class _Lane:
@@ -135,7 +136,7 @@ class _Lane:
         for turn in count():
             epoch, place = divmod(self.lane + turn * self.pairs.lanes, len(shards))
             shard = shards[int(permutation(seed, len(shards), epoch)[place])]
-            if empty > len(shards):
+            if empty > len(shards) and not any(map(self.pairs.count, shards)):
                 raise BadData(f"{self.pairs.name}: no shard has a usable pair")
             if start and start >= (number := self.pairs.count(shard)):
                 start -= number
@@ -160,4 +161,6 @@ class _Lane:
                     first.source,
                     first.reason,
                 )
+            if not found:
+                self.pairs.lengths[shard] = 0  # whatever a file beside it says
             empty = 0 if found else empty + 1

@@ -8,7 +8,7 @@ of texts) and mostly ``image_id`` and ``split``; img2dataset's Parquet has ``jpg
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -72,11 +72,29 @@ class ColumnarReader(Reader):
             return None
 
     def count(self) -> int:
-        """Return the number of items; Parquet files know theirs, downloads by their status."""
+        """Return the number of items; in Parquet files no image is read for it."""
         if not self.splits and all(f.suffix == ".parquet" for f in self.files):
             with suppress(OSError, pa.ArrowException):
-                return sum(map(_downloaded, self.files))
+                return sum(map(self._count, self.files))
         return super().count()
+
+    def _count(self, path: Place) -> int:
+        """Return how many rows of a Parquet file are items; only what decides on one is read."""
+        with pq.ParquetFile(_source(path)) as table:
+            schema = table.schema_arrow
+            try:
+                _check_sizes(table)
+                _, captions = self._columns(path, schema.names)
+            except ValueError:  # reading reports it
+                return 0
+            dialogues = [c for c in captions if _holds_objects(schema.field(c).type)]
+            downloads = [c for c in (STATUS, ERROR) if STATUS in schema.names and c in schema.names]
+            if not dialogues and not downloads:
+                about = table.metadata
+                return sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
+            batches = table.iter_batches(columns=[*downloads, *dialogues])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            return sum(_is_item(row, dialogues) for row in rows)
 
     @cached_property
     def splits(self) -> set[str]:
@@ -116,16 +134,20 @@ class ColumnarReader(Reader):
                 named |= {found for found in [files.find(path)] if found is not None}
         self.skipped += not_named(root, named)
 
+    def _columns(self, path: Place, names: list[str]) -> tuple[str, list[str]]:
+        """Return the column of images and those of captions, without which it is an error."""
+        if "url" in map(str.lower, names) and not has_pairs(names, self.options):
+            refuse_url_list(path, names)
+        image = image_column(names, self.options, path.name)
+        return image, caption_columns(names, self.options, path.name)
+
     def _rows_of(self, path: Place, splits: set[str], paths: list[str]) -> Iterator[Item]:
         """Yield the rows of a file; the paths that its images have go to ``paths``."""
         number = 0
         file_bytes = files_below(Path(self.options.images) if self.options.images else path.parent)
         for batch in _batches(path):
             names = batch.schema.names
-            if "url" in map(str.lower, names) and not has_pairs(names, self.options):
-                refuse_url_list(path, names)
-            image = image_column(names, self.options, path.name)
-            captions = caption_columns(names, self.options, path.name)
+            image, captions = self._columns(path, names)
             known = next((name for name in ID_COLUMNS if name in names and name != image), "")
             wanted = {image, *captions, known, SPLIT, "status", "error_message"} & set(names)
             for row in batch.select(sorted(wanted)).to_pylist():
@@ -135,11 +157,8 @@ class ColumnarReader(Reader):
                     paths.append(place)
                 if splits and row.get(SPLIT) not in splits:
                     continue
-                if (reason := failure(row)) is not None:
-                    self.skip(source, reason)
-                    continue
                 try:
-                    texts = captions_in(row, captions)
+                    texts = _texts(row, captions)
                 except ValueError as error:
                     self.skip(source, str(error))
                     continue
@@ -225,15 +244,24 @@ def _check_sizes(table: pq.ParquetFile) -> None:
             raise ValueError(f"its rows are larger than {LARGEST_FILE // 2**20} MiB each")
 
 
-def _downloaded(path: Place) -> int:
-    """Return the number of rows of a Parquet file that are not failed downloads."""
-    with pq.ParquetFile(_source(path)) as table:
-        known = [c for c in (STATUS, ERROR) if c in table.schema_arrow.names]
-        if STATUS not in known:
-            about = table.metadata
-            return sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
-        rows = table.read(columns=known).to_pylist()
-        return sum(failure(row) is None for row in rows)
+def _texts(row: Mapping[str, Any], captions: Sequence[str]) -> list[str]:
+    """Return the captions of a row; a ``ValueError`` says why it is no item."""
+    if (reason := failure(row)) is not None:
+        raise ValueError(reason)
+    return captions_in(row, captions)
+
+
+def _is_item(row: Mapping[str, Any], captions: Sequence[str]) -> bool:
+    try:
+        _texts(row, captions)
+    except ValueError:
+        return False
+    return True
+
+
+def _holds_objects(kind: pa.DataType) -> bool:
+    """Tell whether these are lists of objects: of captions, only dialogues can be refused."""
+    return isinstance(getattr(kind, "value_type", None), pa.StructType)
 
 
 def _source(path: Place) -> Any:

@@ -45,6 +45,9 @@ def find_shards(pattern: str) -> list[str]:
         raise ValueError(f"{pattern} cannot be listed: {line}") from None
     if not found:
         raise ValueError(f"{pattern}: no shards there; looked for {', '.join(SUFFIXES)}")
+    # What img2dataset leaves beside a tar is a table of its downloads, no shard.
+    tables = {f"{t.removesuffix(end)}.parquet" for t in found for end in TARS if t.endswith(end)}
+    found = [text for text in found if text not in tables]
     rows_may_say = not found[0].endswith(TARS)
     chosen = files_of_split(found, options.split, pattern, rows_may_say)
     if chosen is None:  # it is a column
