@@ -54,6 +54,18 @@ def test_facts_about_tokens_that_mark_beginnings(kind, mark):
     assert not set(SPECIAL) & (sets["whole"] | sets["content"])
 
 
+@pytest.mark.parametrize("words", [WORDS, [word for word in WORDS if not word.startswith("##")]])
+@pytest.mark.parametrize("odd", ["▁", "▁sale", "Ġ"])
+def test_a_mark_that_is_a_word_of_the_captions_makes_no_other_kind_of_tokenizer(words, odd):
+    _, before = facts(*told(known_tokenizer(words)))
+    _, after = facts(*told(known_tokenizer([*words, odd])))
+    assert before["whole"] == {word for word in after["whole"] if word != odd} != set()
+
+
+def told(tokenizer):
+    return tokenizer, read_vocabulary(tokenizer, len(tokenizer))
+
+
 def test_bytes_are_letters_only_where_they_spell_letters():
     split = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False).pre_tokenize_str
     written = {word: split(word)[0][0] for word in ("ball", "café", "cafés", "über", "—", "“", "7")}

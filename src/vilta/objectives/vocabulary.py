@@ -90,9 +90,9 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     """Build the tables for a model with ``size`` word embeddings.
 
     WordPiece marks continuations (``##ing``); byte-level BPE and SentencePiece mark beginnings
-    (``Ġ`` and ``▁``). Byte-level BPE spells every byte as a letter, punctuation included, so its
-    tokens are decoded before they are tested for letters. Raises ``ValueError`` if the tokenizer
-    has no mask token or more words than the model.
+    (``Ġ`` and ``▁``), which in WordPiece are letters as any other. Byte-level BPE spells every byte
+    as a letter, punctuation included, so its tokens are decoded before they are tested for letters.
+    Raises ``ValueError`` if the tokenizer has no mask token or more words than the model.
     """
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token; masked language modelling needs one")
@@ -104,7 +104,8 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
         )
     stemmer = snowballstemmer.stemmer("english")
     special = {*tokenizer.all_special_ids, *(i for i, t in enumerate(tokens) if t is None)}
-    marks_beginnings = any(token.startswith(("Ġ", "▁")) for token in tokens if token)
+    # Of a text that has no mark in it: a caption may have brought one into any vocabulary.
+    marks_beginnings = any(piece.startswith(("Ġ", "▁")) for piece in tokenizer.tokenize("a a"))
     byte_level = tokenizer.convert_tokens_to_string(["Ġa"]).endswith(" a")
     # Lists, because writing one number into a tensor takes ten times as long.
     whole, content, stem = [False] * size, [False] * size, list(range(size))
