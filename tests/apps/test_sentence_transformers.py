@@ -70,6 +70,23 @@ def test_embeddings_are_those_of_the_matcher(run, photos):
     np.testing.assert_allclose(similarity, texts @ matcher.embed_images(photos).T, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["x.tif", "x.JFIF", "x.img"])
+def test_every_file_that_is_an_image_elsewhere_is_one_here(run, reranker, tmp_path, name):
+    photo = str(tmp_path / name)
+    noise(7).save(photo, "TIFF" if name == "x.tif" else "JPEG")
+    matcher = Matcher(run, device="cpu")
+    embedder = SentenceTransformer(modules=[ViltaEmbedder(run)], device="cpu")
+    wanted = matcher.embed_images(photo)
+    np.testing.assert_allclose(embedder.encode([photo]), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        reranker.predict([(photo, TEXTS[0])]), matcher.match(photo, TEXTS[0]), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="images and texts cannot be embedded in one call"):
+        embedder.encode([TEXTS[0], photo])
+    # A caption of the web may be a file's name.
+    np.testing.assert_allclose(embedder.encode([name]), matcher.embed_texts(name), atol=1e-5)
+
+
 def test_a_saved_chain_is_loaded_again(reranker, run, photos, tmp_path):
     pairs = [(TEXTS[0], photo) for photo in photos]
     reranker.save_pretrained(str(tmp_path / "reranker"))

@@ -28,6 +28,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from vilta.apps.released import load_released
+from vilta.decoding import IMAGE_SUFFIXES
 from vilta.model import ViltaProcessor
 from vilta.model.fusion import Pairs
 from vilta.training.folder import model_folder
@@ -108,10 +109,7 @@ class ViltaReranker(_ViltaModule):
 
 
 class ViltaEmbedder(_ViltaModule):
-    """For ``SentenceTransformer``: images or texts to vectors of one space.
-
-    One call takes one kind; sentence-transformers refuses a mixture.
-    """
+    """For ``SentenceTransformer``: images or texts, one kind a call, to vectors of one space."""
 
     needs = "matching"
     advice = "use ViltaReranker"
@@ -119,9 +117,14 @@ class ViltaEmbedder(_ViltaModule):
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Prepare images or texts."""
-        items = [_content(each) for each in inputs]
-        if _kind(inputs[0]) == "image":
+        """Prepare images or texts.
+
+        Raises ``ValueError`` for a mixture that sentence-transformers has not refused.
+        """
+        items, kinds = [_content(each) for each in inputs], set(map(_kind, inputs))
+        if len(kinds) > 1:
+            raise ValueError("images and texts cannot be embedded in one call; make two")
+        if kinds == {"image"}:
             return {**self.processor(images=items, return_tensors="pt")}
         said = [(prompt or "") + text for text in items]
         return {**self.processor(text=said, return_tensors="pt")}
@@ -160,16 +163,21 @@ def _text_image(pair: Sequence[Any]) -> tuple[str, Any]:
     found = {_kind(each): _content(each) for each in pair}
     if len(pair) != 2 or set(found) != {"text", "image"}:
         raise ValueError(
-            f"a pair must be one text and one image (a picture, or a path that ends like an image "
-            f"file), got {' and '.join(_kind(each) for each in pair)}"
+            f"a pair must be one text and one image (a picture, or the path of an image file), "
+            f"got {' and '.join(_kind(each) for each in pair)}"
         )
     return found["text"], found["image"]
 
 
 def _kind(item: Any) -> str:
-    if isinstance(item, Path | bytes):
+    if isinstance(item, Path | bytes) or _is_photo(item):
         return "image"
     return str(infer_modality(item, supported_modalities=["text", "image"]))
+
+
+def _is_photo(item: Any) -> bool:
+    """Whether a string names an image file; sentence-transformers knows fewer suffixes."""
+    return isinstance(item, str) and item.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(item)
 
 
 def _content(item: Any) -> Any:
