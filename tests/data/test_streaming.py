@@ -354,6 +354,24 @@ def test_shards_without_a_pair_stop_the_run_with_one_line(tmp_path, collator):
         read(stream(tmp_path), collator)
 
 
+@pytest.mark.parametrize("root", ["", "memory://splits"])
+def test_folders_that_tell_splits_are_never_mixed(tmp_path, root, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = UPath(root or tmp_path) / "test set"
+    for name in ("train/0.tar", "val/0.tar", "val/deep/1.tar"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"")
+    train, *val = (str(place / name) for name in ("train/0.tar", "val/0.tar", "val/deep/1.tar"))
+    for pattern in (place, f"{place}/", f"{place}/*/*.tar"):
+        with pytest.raises(ValueError, match="a split must be named; there are: train, val"):
+            find_shards(str(pattern))
+        assert find_shards(f"{pattern}?split=train") == [train]
+    assert find_shards(f"{place}?split=val") == find_shards(f"{place}/val") == val
+    assert find_shards(f"{place}?split=train+val") == [train, *val]
+    if not root:
+        assert find_shards("./test set?split=train") == ["test set/train/0.tar"]
+
+
 def test_what_a_stream_cannot_do_is_said(folder, tmp_path):
     data, first = training_data(DataConfig(train=f"stream:{folder}", image_size=16), 1)
     assert isinstance(data, StreamedPairs)

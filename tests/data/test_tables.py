@@ -184,10 +184,11 @@ def test_images_elsewhere_and_several_tables(photos):
     assert captions(f"{photos / 'lists'}?split=two&images={photos}")[0] == found
 
 
+@pytest.mark.parametrize("column", ["split", " Split"])
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "arrow", "saved", "metadata.parquet"])
-def test_a_column_of_splits_is_never_mixed(photos, form):
+def test_a_column_of_splits_is_never_mixed(photos, form, column):
     rows = [
-        {"file_name": name, "caption": f"of {name}", "split": split}
+        {"file_name": name, "caption": f"of {name}", column: split}
         for name, split in [("a.jpg", "train"), ("b.jpg", "val"), ("c.JPG", "train")]
     ]
     place = photos / f"rows.{form}"
@@ -233,6 +234,18 @@ def test_shards_whose_names_tell_splits_are_never_mixed(tmp_path):
         captions(tmp_path)
     assert captions(tmp_path, split="val")[0] == {"1": ["val"]}
     assert captions(f"{tmp_path}/*.tar.gz", split="train")[0] == {"1": ["train"]}
+
+
+def test_folders_of_a_pattern_that_tell_splits_are_never_mixed(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        pq.write_table(
+            pa.table({"image": [jpeg()], "caption": [split]}), tmp_path / split / "0.parquet"
+        )
+    with pytest.raises(ValueError, match="a split must be named; there are: train, val"):
+        captions(f"{tmp_path}/*/0.parquet")
+    assert captions(f"{tmp_path}/*/0.parquet", split="val")[0] == {"0#0": ["val"]}
+    assert captions(f"{tmp_path}/val/*.parquet")[0] == {"0#0": ["val"]}
 
 
 def test_images_in_cells(photos):

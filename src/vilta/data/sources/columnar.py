@@ -7,6 +7,7 @@ of texts) and mostly ``image_id`` and ``split``; img2dataset's Parquet has ``jpg
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,13 @@ from vilta.data.sources.base import (
     Reader,
     chosen_splits,
 )
-from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, has_pairs, image_column
+from vilta.data.sources.columns import (
+    caption_columns,
+    captions_in,
+    has_pairs,
+    image_column,
+    split_column,
+)
 from vilta.data.sources.downloads import ERROR, STATUS, failure, refuse_url_list
 from vilta.data.sources.files import ImageFiles, files_named, not_named
 from vilta.data.sources.image_cells import files_below, image_bytes, path_in
@@ -149,13 +156,14 @@ class ColumnarReader(Reader):
             names = batch.schema.names
             image, captions = self._columns(path, names)
             known = next((name for name in ID_COLUMNS if name in names and name != image), "")
-            wanted = {image, *captions, known, SPLIT, "status", "error_message"} & set(names)
+            split = split_column(names)
+            wanted = {image, *captions, known, split, "status", "error_message"} & set(names)
             for row in batch.select(sorted(wanted)).to_pylist():
                 source = f"{path.name}#{number}"
                 number += 1
                 if place := path_in(row[image]):
                     paths.append(place)
-                if splits and row.get(SPLIT) not in splits:
+                if splits and row.get(split) not in splits:
                     continue
                 try:
                     texts = _texts(row, captions)
@@ -200,11 +208,12 @@ def files_of_split(
 ) -> Sequence[AnyFile] | None:
     """Return the files with the split in their names; all if no name has one.
 
-    None if the names do not know the split that is wanted, where a column may. Raises
-    ``ValueError`` if there are several splits and none is named, or one that is not there.
+    The names of folders below what was named, ``where``, are part of theirs. None if the names do
+    not know the split that is wanted, where a column may. Raises ``ValueError`` if there are
+    several splits and none is named, or one that is not there.
     """
-    names = [str(file).rpartition("/")[2].lower() for file in files]
-    words = [SPLITS.intersection(re.split(r"[^a-z0-9]+", name)) for name in names]
+    names = (_below(where, str(file)) for file in files)
+    words = [SPLITS.intersection(re.split(r"[^a-z0-9]+", name.lower())) for name in names]
     found = sorted(set().union(*words))
     if not split and len(found) < 2:
         return files
@@ -212,6 +221,12 @@ def files_of_split(
         return None
     chosen = set(chosen_splits(found, split, where))
     return [file for file, known in zip(files, words, strict=True) if chosen & known]
+
+
+def _below(where: str, file: str) -> str:
+    """Return a file's path without the folders that it shares with what was named."""
+    parts, named = (posixpath.normpath(each).split("/") for each in (file, where))
+    return "/".join(parts[len(posixpath.commonprefix([parts[:-1], named])) :])
 
 
 def _batches(path: Place) -> Iterator[pa.RecordBatch]:
@@ -273,10 +288,12 @@ def _splits_of(path: Place) -> set[str]:
     """Return the values of a file's column `split`; none if it has none."""
     if path.suffix == ".parquet":
         with pq.ParquetFile(_source(path)) as table:
-            if SPLIT not in table.schema_arrow.names:
+            split = split_column(names := table.schema_arrow.names)
+            if split not in names:
                 return set()
-            values = table.read(columns=[SPLIT]).column(0).unique().to_pylist()
+            values = table.read(columns=[split]).column(0).unique().to_pylist()
     else:
-        parts = (b.column(SPLIT) for b in _batches(path) if SPLIT in b.schema.names)
+        named = ((b, split_column(b.schema.names)) for b in _batches(path))
+        parts = (batch.column(split) for batch, split in named if split in batch.schema.names)
         values = [value for part in parts for value in part.unique().to_pylist()]
     return {value for value in values if isinstance(value, str) and value}

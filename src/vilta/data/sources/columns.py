@@ -57,7 +57,7 @@ IMAGE_COLUMNS = (
 """Where images, or their paths, are looked for: `file_name` is `datasets`', `filepath` open_clip's,
 `image` ALBEF's, `image_name` Flickr30k's."""
 SPLIT = "split"
-"""Column that says to which split a row belongs."""
+"""Where it is looked for to which split a row belongs."""
 _NUMBERED = re.compile(r"(?:captions?|texts?|sentences?|comments?|titles?)_?\d+")
 """One of several columns of captions: `caption_0`, `caption1`, ..."""
 
@@ -92,6 +92,11 @@ def image_column(columns: Iterable[str], options: SourceOptions, where: str) -> 
         f"{where}: no column of images {' / '.join(IMAGE_COLUMNS[:1])} / file_name / filepath or "
         f"the like; name one of: {listed(columns)} (--image-column)"
     )
+
+
+def split_column(columns: Iterable[str]) -> str:
+    """Return what the column of splits is called here; ``split`` if there is none."""
+    return _known(columns).get(SPLIT, SPLIT)
 
 
 def has_pairs(columns: Iterable[str], options: SourceOptions) -> bool:

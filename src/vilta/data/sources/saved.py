@@ -24,7 +24,7 @@ from vilta.data.sources.base import (
     listed,
     manifest_of,
 )
-from vilta.data.sources.columns import SPLIT, caption_columns, captions_in, image_column
+from vilta.data.sources.columns import caption_columns, captions_in, image_column, split_column
 from vilta.data.sources.files import read_json
 from vilta.data.sources.image_cells import files_below, image_bytes, path_in
 from vilta.data.sources.options import SourceOptions
@@ -139,7 +139,7 @@ def find_saved(folder: Path, options: SourceOptions) -> TableReader | None:
         return TableReader(content[split], f"{name}/{split}", what, options, folder)
     if (folder / MANIFEST).is_file():
         what = "packed pairs"
-    if options.split and SPLIT not in content.column_names:
+    if options.split and split_column(content.column_names) not in content.column_names:
         chosen_split(_packed_splits(folder), options.split, name)
         options = replace(options, split="")
     return TableReader(content, name, what, options, folder)
@@ -243,16 +243,17 @@ def _split_or_column(
     Flickr30k on the hub, say, is one split, whose column holds the real ones.
     """
     splits = list(map(str, content))
-    if len(splits) == 1 and SPLIT in content[splits[0]].column_names:
+    columns = content[splits[0]].column_names if len(splits) == 1 else []
+    if split_column(columns) in columns:
         return splits[0], options
     return chosen_split(splits, options.split, where), replace(options, split="")
 
 
 def _rows_of_split(content: datasets.Dataset, split: str, name: str) -> datasets.Dataset:
     """Return the rows whose column ``split`` is the wanted one, if there is such a column."""
-    if SPLIT not in content.column_names:
+    if (place := split_column(content.column_names)) not in content.column_names:
         return content
-    column = content[SPLIT][:]
+    column = content[place][:]
     known = sorted({str(value) for value in column if value not in (None, "")})
     if not known and not split:
         return content

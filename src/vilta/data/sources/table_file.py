@@ -14,11 +14,11 @@ from typing import Any
 
 from vilta.data.sources.base import Item, Skipped, chosen_splits
 from vilta.data.sources.columns import (
-    SPLIT,
     caption_columns,
     captions_in,
     has_pairs,
     image_column,
+    split_column,
 )
 from vilta.data.sources.downloads import refuse_url_list
 from vilta.data.sources.files import NamedImagesReader, not_named
@@ -53,6 +53,7 @@ class TableFileReader(NamedImagesReader):
                 refuse_url_list(path, columns)
             image = image_column(columns, options, str(path))
             texts = caption_columns(columns, options, str(path))
+            split = split_column(columns)
             for place, row in chain(head, lines):
                 name, found, reason = _pair(row, image, texts)
                 if name.startswith(ADDRESSES):
@@ -60,7 +61,7 @@ class TableFileReader(NamedImagesReader):
                 if reason:
                     unusable.append(Skipped(source=place, reason=reason))
                     continue
-                captions = by_split.setdefault(str(row.get(SPLIT) or ""), {})
+                captions = by_split.setdefault(str(row.get(split) or ""), {})
                 captions.setdefault(name, []).extend(found)
         captions = _of_split(by_split, options.split, str(path), unusable)
         root = Path(options.images) if options.images else path.parent
