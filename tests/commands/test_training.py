@@ -422,3 +422,15 @@ def test_the_command_line_ends_with_an_error_where_nothing_was_learnt(settings, 
     assert done.returncode == 2 and "error: nothing was learnt: " in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_an_evaluation_of_a_diverged_model_says_so(settings, tmp_path):
+    """A rate that leaves weights so large that what the model gives is not finite."""
+    config = replace(
+        settings,
+        optimization=replace(settings.optimization, steps=1, lr=1e12, warmup=0.0),
+        run=replace(settings.run, out=str(tmp_path / "run")),
+    )
+    with pytest.raises(ValueError, match=r"the model has diverged: .*lower --optimization\.lr"):
+        pretrain.run(config)
+    assert not (tmp_path / "run" / "model").exists()

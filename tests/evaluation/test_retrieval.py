@@ -19,6 +19,7 @@ from vilta.evaluation.retrieval import (
     retrieval_metrics,
     stage_scores,
 )
+from vilta.training.skipping import Diverged
 
 CAPTIONS = [
     ["a red ball", "a red ball near the blue cube ."],
@@ -72,6 +73,17 @@ def test_only_wanted_pairs_are_scored(model):
     every = match_scores(model, gallery, torch.ones_like(wanted))
     assert torch.equal(some.isfinite(), wanted)
     torch.testing.assert_close(some[wanted], every[wanted], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["vilta.vision", "vilta.text", "vilta.fusion"])
+def test_a_diverged_model_is_named_as_the_reason(part):
+    """Its weights may be finite and what they give not; no pair would be left to rank."""
+    model = tiny_vilta()
+    with torch.no_grad():
+        for weight in model.get_submodule(part).parameters():
+            weight.fill_(1e30)
+    with pytest.raises(Diverged, match=r"model has diverged: .*lower --optimization\.lr"):
+        match_scores(model, encode(model), torch.ones(4, 7, dtype=torch.bool))
 
 
 SHARED = """

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pretraining_case import make_task
 from sharing_case import PAIRS, cut, step, whole
 
 from vilta.objectives import matching
+from vilta.training.gradients import StepGradient
 
 OBJECTIVES = {
     "vilta": dict(negatives="off"),
@@ -38,6 +40,16 @@ def test_accumulation_is_one_large_batch(objective, monkeypatch):
     expected = step(make_task(**settings), accelerator, 1)
     for accumulate in (2, 4):
         same(step(make_task(**settings), accelerator, accumulate), expected)
+
+
+def test_a_step_without_a_known_word_learns_from_the_rest():
+    """Captions of emoji alone, say: no word is masked in any micro-batch."""
+    task = make_task(negatives="off")
+    batch = replace(whole(task), masked_positions=torch.zeros(0, dtype=torch.long))
+    parts = [cut(batch, start, start + 4) for start in (0, 4)]
+    reports = StepGradient(task, Accelerator(cpu=True), torch.float32, 2).add(parts, [0, 1])
+    for report in reports:
+        assert report["loss"].isfinite() and report["mlm"] == 0 < report["itc"]
 
 
 def test_contrast_with_a_queue_draws_its_negatives_from_all_pairs():

@@ -21,6 +21,7 @@ from vilta.model.configuration import RANKINGS
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
 from vilta.training.processes import process_count
+from vilta.training.skipping import Diverged
 
 PAIRS_PER_CALL = 1024
 STAGES = (*RANKINGS, "normalised")
@@ -71,7 +72,10 @@ def encode_gallery(
     *,
     batch_size: int = 256,
 ) -> Gallery:
-    """Encode the captions of ``N`` images, and join them with the states of the images."""
+    """Encode the captions of ``N`` images, and join them with the states of the images.
+
+    Raises ``Diverged`` if what the encoders give is not finite.
+    """
     device = model.device
     texts = [caption for group in captions for caption in group]
     owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
@@ -84,11 +88,13 @@ def encode_gallery(
     ).to(device)
     ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
     text_states = torch.cat([model.vilta.encode_text(i, m) for i, m in zip(ids, mask, strict=True)])
+    similarity = model.similarity(image_states, text_states, tokens["attention_mask"])
+    _require_finite(similarity)
     return Gallery(
         image_states=image_states,
         text_states=text_states,
         attention_mask=tokens["attention_mask"],
-        similarity=model.similarity(image_states, text_states, tokens["attention_mask"]),
+        similarity=similarity,
         relevant=(torch.arange(len(captions))[:, None] == owner[None]).to(device),
     )
 
@@ -118,7 +124,7 @@ def match_scores(
     """Log-odds of a match for the wanted pairs, from cached states; -inf for the others.
 
     With ``together`` every process of a run calls this with the same arguments, computes its share,
-    and gets all scores.
+    and gets all scores. Raises ``Diverged`` if a score is not finite.
     """
     rank, count = (torch.distributed.get_rank(), process_count()) if together else (0, 1)
     if together:  # rounding may make another candidate on another device
@@ -146,7 +152,17 @@ def match_scores(
             progress(start + len(rows), len(order))
     if together:
         torch.distributed.all_reduce(scores, torch.distributed.ReduceOp.MAX)
+    _require_finite(scores[wanted])
     return scores
+
+
+def _require_finite(scores: Tensor) -> None:
+    """Raise ``Diverged`` where there is nothing to rank by; the weights may be finite still."""
+    if not scores.isfinite().all():
+        raise Diverged(
+            "the model has diverged: its scores of images and captions are not finite; lower "
+            "--optimization.lr and start again"
+        )
 
 
 def stage_scores(

@@ -55,7 +55,8 @@ class Shared(NamedTuple):
 
     def weight_of_words(self, masked: int) -> Tensor:
         """Return what makes a mean over ``masked`` own words a part of the mean over all words."""
-        return masked / self.everyone.masked_words.mean()
+        # In a step without a known word every loss of words is 0, and so is its weight.
+        return masked / self.everyone.masked_words.mean().clamp(min=1e-9)
 
 
 def gathered(own: Encoded, *, with_states: bool) -> Shared:

@@ -24,6 +24,7 @@ from vilta.training.checkpoint import RunState
 from vilta.training.phases import Phase
 from vilta.training.processes import on_main, start_processes
 from vilta.training.session import Session
+from vilta.training.skipping import Diverged
 from vilta.training.stopping import StopRequest
 from vilta.training.stragglers import name_stragglers
 from vilta.training.tracking import Tracker
@@ -231,7 +232,7 @@ def _take_steps(session: Session, loader_for: LoaderFor, stop: StopRequest) -> b
 
 def _require_learning(state: RunState) -> None:
     if state.step and state.skipped == state.step:
-        raise ValueError(
+        raise Diverged(
             f"nothing was learnt: loss or gradient was not finite in any of {state.step} steps; no "
             "model was released. Check the data and the encoders' preprocessors, or lower "
             "--optimization.lr"

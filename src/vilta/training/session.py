@@ -39,7 +39,7 @@ from vilta.training.precision import NAMES, autocast, choose_dtype, describe_dev
 from vilta.training.processes import average_statistics, on_main
 from vilta.training.reports import StepReport, comes_late, joint_flags
 from vilta.training.sharding import give_weights, sharded_copy
-from vilta.training.skipping import Skips
+from vilta.training.skipping import Diverged, Skips
 from vilta.training.stopping import Interrupted, StopRequest
 from vilta.training.tracking import Tracker
 from vilta.types import TrainableTask
@@ -321,11 +321,11 @@ class Session:
         self.tracker.say(f"wrote {out / folder.MODEL} ({chosen}); metrics in {out}")
 
     def _refuse_broken(self) -> None:
-        """Raise ``ValueError`` if a step has broken the weights, which finite losses may do."""
+        """Raise ``Diverged`` if a step has broken the weights, which finite losses may do."""
         weights = self.module.state_dict().items()
         broken = [name for name, value in weights if not value.isfinite().all()]
         if broken:
-            raise ValueError(
+            raise Diverged(
                 f"nothing was learnt: {len(broken)} of the model's tensors hold numbers that are "
                 f"not finite, first {broken[0]}; no model was released. Lower "
                 "--optimization.lr and start again"

@@ -13,6 +13,13 @@ SKIPS_IN_A_ROW = 3
 _NAMES_SHOWN = 24
 
 
+class Diverged(ValueError):
+    """Training has broken the model, or never took a step: the settings are at fault, or the data.
+
+    It is the run's own failure: the same settings would fail again.
+    """
+
+
 class Skips:
     """The samples of the steps that were skipped in a row."""
 
@@ -37,13 +44,13 @@ class Skips:
         return self._in_a_row[-1]
 
     def give_up(self, step: int) -> None:
-        """Raise ``ValueError`` with the samples' names if too many were skipped, up to ``step``."""
+        """Raise ``Diverged`` with the samples' names if too many were skipped, up to ``step``."""
         if len(self._in_a_row) < SKIPS_IN_A_ROW:
             return
         every = list(dict.fromkeys(_flat(self._in_a_row)))
         shown = ", ".join(every[:_NAMES_SHOWN])
         more = f" and {len(every) - _NAMES_SHOWN} more" if len(every) > _NAMES_SHOWN else ""
-        raise ValueError(
+        raise Diverged(
             f"loss or gradient was not finite in {SKIPS_IN_A_ROW} steps in a row, up to step "
             f"{step}; lower the learning rate or look at these samples (all of "
             f"them are named in metrics.jsonl): {shown}{more}"
