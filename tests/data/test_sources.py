@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.sources import find_reader, load_pairs
+from vilta.data.sources import FEATURES, find_reader, load_pairs
 from vilta.data.sources.base import clean_captions, manifest_of
 from vilta.data.sources.patterns import stored_count
 from vilta.data.text import TextDataset, caption_lines
@@ -228,6 +228,21 @@ def test_folder_saved_by_datasets(tmp_path):
     assert pairs[0]["image"].size == (20, 16)
     with pytest.raises(ValueError, match="there are: train, val"):
         load_pairs(str(tmp_path / "d"), "test")
+
+
+@pytest.mark.parametrize("captions", [None, [], ["a dog", None], [None], ["a dog", ""], [" \n"]])
+def test_a_pair_table_without_some_captions(tmp_path, captions):
+    rows = [
+        {"image": {"bytes": jpeg(i), "path": None}, "captions": texts, "image_id": str(i)}
+        for i, texts in enumerate([["a cat"], captions])
+    ]
+    datasets.Dataset.from_list([r | {"source": "own"} for r in rows], FEATURES).save_to_disk(
+        str(tmp_path)
+    )
+    reader = find_reader(str(tmp_path))
+    kept = [["a dog"]] if captions and "a dog" in captions else []
+    assert reader.table()["captions"][:] == [["a cat"], *kept]
+    assert [s.reason for s in reader.skipped] == ["no caption"] * (1 - len(kept))
 
 
 def test_built_in_scenes():

@@ -91,10 +91,12 @@ class TableReader(Reader):
         return image_bytes(cell, self.file_bytes) if cell else b""
 
     def table(self) -> datasets.Dataset:
-        """Return the table itself, still mapped from disk, if it is a pair table."""
+        """Return the table itself, still mapped from disk, if it is a pair table as it should be."""
         if self.content.features != FEATURES or self.captions != ["captions"]:
             return super().table()
         if _names_files(self.content):  # which must lie below the folder, and are looked for there
+            return super().table()
+        if _lacks_captions(self.content):
             return super().table()
         if len(self.content) == 0:
             raise ValueError(f"{self.name} ({self.what}) is empty")
@@ -108,6 +110,15 @@ def _names_files(content: datasets.Dataset) -> bool:
         if pc.any(pc.and_(inside.is_null(), paths.is_valid())).as_py():
             return True
     return False
+
+
+def _lacks_captions(content: datasets.Dataset) -> bool:
+    """Whether a row has no caption, or a caption says nothing; Python sees none of them."""
+    lists = content.data.column("captions")
+    texts = pc.list_flatten(lists)
+    some = pc.greater(pc.list_value_length(lists), 0)
+    says = pc.and_not(pc.not_equal(texts, ""), pc.utf8_is_space(texts))
+    return not all(pc.all(pc.fill_null(each, False)).as_py() for each in (some, says))
 
 
 def _cached_bytes(path: str) -> bytes:
