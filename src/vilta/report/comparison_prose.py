@@ -115,9 +115,9 @@ def how_computed(summary: dict[str, Any]) -> list[str]:
         "masked, over words that have a synonym of one token; probability of the word, of its "
         "synonyms together, and of all wrong words of its kind together.",
         "Differences to the baseline are paired by seed. Of measures over items the interval is a "
-        "bootstrap over seeds and images (4,000 draws), of all others Student's over seeds. With "
-        "two seeds the first is too narrow, as two seeds can hardly show how seeds vary, and the "
-        "second very wide.",
+        "bootstrap over seeds and images (4,000 draws), or Student's over seeds where that is "
+        "wider, of all others Student's over seeds. With two seeds it is very wide: they hardly "
+        "show how seeds vary.",
         "Time to a score: the first time that the curve is at the baseline's final score, straight "
         "lines between evaluations, divided by what the baseline needs by the same rule; "
         "geometric mean over seeds. A curve that is there at its first evaluation counts with all "
