@@ -140,9 +140,29 @@ def test_the_script_reads_photos_as_evaluation_does(tmp_path):
             image.putalpha(Image.linear_gradient("L").resize(image.size))
         paths.append(tmp_path / name)
         image.save(paths[-1], **options)
+    grey = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
+    for name, values in {
+        "16.png": grey,
+        "16.tif": grey,
+        "32.tif": grey.astype(np.int32),
+        "byte.tif": (grey >> 8).astype(np.int32),
+        "share.tif": (grey / 65535).astype(np.float32),
+        "float.tif": (grey / 257).astype(np.float32),
+    }.items():
+        paths.append(tmp_path / name)
+        Image.fromarray(values).save(paths[-1])
     for path, found in zip(paths, read_pixels(paths, 32), strict=True):
         expected = evaluation_tensor(decode_image(path.read_bytes()), 32)
         assert np.array_equal(found, expected.numpy()), path.name
+
+
+def test_the_script_skips_what_it_cannot_read(tmp_path, capfd):
+    noise(1).save(tmp_path / "a.png")
+    for name, value in {"beyond.tif": 1e6, "no number.tif": np.nan}.items():
+        Image.fromarray(np.full((48, 64), value, np.float32)).save(tmp_path / name)
+    assert onnx_ranker.readable(tmp_path) == [tmp_path / "a.png"]
+    told = capfd.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told] == ["grey of an unknown scale"] * 2
 
 
 def exif(orientation):

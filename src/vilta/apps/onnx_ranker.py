@@ -152,11 +152,7 @@ def read_pixels(paths: Sequence[Path], size: int) -> np.ndarray:
     pixels = []
     for path in paths:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
+            image = upright_rgb(opened)
         width, height = image.size
         short = min(width, height)
         width, height = int(size * width / short), int(size * height / short)
@@ -167,6 +163,31 @@ def read_pixels(paths: Sequence[Path], size: int) -> np.ndarray:
     return np.stack(pixels)
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB: upright, on white, grey of more than 8 bits scaled to them.
+
+    Raises ``ValueError`` for grey whose scale is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # Pillow would clip all above 255
+        image = Image.fromarray(_bytes_of(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _bytes_of(grey: np.ndarray) -> np.ndarray:
+    """Scale floats from 0 to 1 or to 255, and integers from 0 to 255 or of 16 bits."""
+    if grey.dtype.kind == "f":
+        grey = grey * 255 if grey.max() <= 1 else grey
+    elif grey.itemsize == 2 or grey.max() > 255:
+        grey = grey >> 8
+    if not (grey.min() >= 0 and grey.max() <= 255):  # also for NaN
+        raise ValueError("grey of an unknown scale")
+    return grey.round().astype(np.uint8)
+
+
 def readable(folder: Path) -> list[Path]:
     """Return the image files below a folder that can be opened, in order."""
     found = []
@@ -175,7 +196,7 @@ def readable(folder: Path) -> list[Path]:
             try:
                 with Image.open(path) as image:
                     image.draft(None, (1, 1))  # an eighth of a JPEG: all of it is read, few pixels
-                    image.load()
+                    upright_rgb(image)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 print(f"skipped {path}: {error}", file=sys.stderr)
             else:
