@@ -36,15 +36,16 @@ def state_at(step: int, best: int = -1) -> RunState:
     return RunState(fingerprint="d", vocabulary="v", seed=0, global_batch=8, step=step, best=chosen)
 
 
-def trained(task: ToyTask):
-    """An optimizer whose moments are not zero, and its schedule."""
-    config = OptimizationConfig(steps=10, warmup=0.5)
+def trained(task: ToyTask, config: OptimizationConfig | None = None, steps: int = 1):
+    """An optimizer that has taken steps, and its schedule."""
+    config = config or OptimizationConfig(steps=10, warmup=0.5)
     optimizer = build_optimizer(task, config)
     schedule = build_schedule(optimizer, config)
     for parameter in task.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
-    optimizer.step()
-    schedule.step()
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
     return optimizer, schedule
 
 
@@ -71,6 +72,31 @@ def test_everything_comes_back_exactly(tmp_path):
     for new, old in zip(moments.state.values(), optimizer.state.values(), strict=True):
         assert all(torch.equal(new[key], old[key]) for key in old)
     assert load_state(folder) == state
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr": 1e-6, "encoder_lr_multiplier": 0.5, "weight_decay": 0.3, "beta2": 0.5},
+        {"steps": 40},
+        {"schedule": "constant"},
+    ],
+)
+def test_rates_and_decay_are_those_that_a_run_goes_on_with(tmp_path, given, optimizer):
+    config = OptimizationConfig(steps=10, warmup=0.2, optimizer=optimizer)
+    task, changed = ToyTask(), replace(config, **given)
+    folder = save_checkpoint(
+        tmp_path, task, whole_state(*trained(task, config, steps=9)), state_at(9), keep=1
+    )
+    moments, schedule = trained(ToyTask(), changed, steps=0)
+    load_optimizer(folder, moments, schedule)
+    expected, position = trained(ToyTask(), changed, steps=9)
+    for _ in range(2):
+        for ours, theirs in zip(moments.param_groups, expected.param_groups, strict=True):
+            assert {**ours, "params": 0} == {**theirs, "params": 0}
+        for each in (moments, schedule, expected, position):
+            each.step()
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

@@ -59,6 +59,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, capsys, stop_at, optimizer)
         assert torch.equal(tensor, pieces.state_dict()[name]), name
 
 
+def test_a_run_that_goes_on_with_a_lower_rate_takes_smaller_steps(tmp_path):
+    fixed = {"evaluate_every": 0, "log_every": 1, "schedule": "constant", "warmup": 0.0}
+    train_toy(tmp_path, ToyTask(stop_at=12), **fixed)
+    before = load_file(find_checkpoint(tmp_path)[0] / "model.safetensors")["mix.weight"]
+    task = ToyTask()
+    train_toy(tmp_path, task, resume=True, lr=1e-9, **fixed)
+    assert 0 < (task.mix.weight - before).abs().max() < 1e-6
+    assert [line["lr"] for line in metrics(tmp_path) if "lr" in line] == 6 * [1e-2] + 6 * [1e-9]
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     train_toy(tmp_path / "whole")
     killed = ToyTask()

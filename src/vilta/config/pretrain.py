@@ -300,7 +300,8 @@ class RunConfig:
     """Seed of all randomness."""
     resume: Literal[False, True, "auto"] = False
     """Continue from the last complete checkpoint in `out`; `auto` starts the run if there is none
-    yet, so that one command both starts and continues it."""
+    yet, so that one command both starts and continues it. A run goes on with the settings that it
+    is given, such as another learning rate."""
     overwrite: bool = False
     """Start over if `out` already contains a run; the old run is deleted."""
     accept_other_data: bool = False

@@ -232,15 +232,24 @@ def load_weights(folder: Path, task: nn.Module) -> None:
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
-    """Restore the optimizer's moments and the position in the schedule."""
+    """Restore the optimizer's moments and the position in the schedule.
+
+    Rates, decay and the schedule itself stay those that the run is given now.
+    """
     path = folder / _OPTIMIZER
     try:
         saved = load_torch_file(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    given = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    peaks = schedule.base_lrs
     try:
         optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        schedule.load_state_dict(saved["schedule"] | {"base_lrs": peaks})
+        for group, own, peak, rate in zip(
+            optimizer.param_groups, given, peaks, schedule.lr_lambdas, strict=True
+        ):
+            group.update(own, lr=peak * rate(schedule.last_epoch))
         for parameter, values in optimizer.state.items():
             optimizer.state[parameter] = {k: placed_as(v, parameter) for k, v in values.items()}
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
