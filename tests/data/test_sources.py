@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vilta.config.tools import PackConfig
+from vilta.data.pack.packing import pack
 from vilta.data.sources import FEATURES, find_reader, load_pairs
 from vilta.data.sources.base import clean_captions, manifest_of
 from vilta.data.sources.patterns import stored_count
@@ -207,6 +209,26 @@ def test_text_beside_each_image(tmp_path):
     table = load_pairs(str(tmp_path))
     assert table["captions"][:] == [["one", "two"], ["three"]]
     assert table["image_id"][:] == ["d/a.jpg", "d/b.jpg"]
+
+
+def test_a_file_name_that_is_no_text_is_written_out(tmp_path):
+    write_images(tmp_path / "in", ["a\u202fb.jpg", "caf\udce9.jpg", "empty\udce9.jpg"])
+    (tmp_path / "in" / "a\u202fb.txt").write_text("two dogs")
+    (tmp_path / "in" / "caf\udce9.txt").write_text("a red ball")
+    table = load_pairs(str(tmp_path / "in"))
+    assert table["image_id"][:] == ["a\u202fb.jpg", "caf\\xe9.jpg"]
+    assert table["source"][1].endswith("/caf\\xe9.jpg")
+    config = PackConfig(out=str(tmp_path / "out"), merge_duplicates=False)
+    manifest = pack(str(tmp_path / "in"), config)
+    assert manifest["rows"] == 2
+    assert manifest["skipped_items"][0]["source"].endswith("/empty\\xe9.jpg")
+    (tmp_path / "in" / "metadata.csv").write_text("file_name,caption\na\u202fb.jpg,two dogs\n")
+    reader = find_reader(str(tmp_path / "in"))
+    assert len(reader.table()) == 1
+    assert [s.source.rpartition("/")[2] for s in reader.skipped] == [
+        "caf\\xe9.jpg",
+        "empty\\xe9.jpg",
+    ]
 
 
 def test_split_folders(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from upath import UPath
 from xxhash import xxh3_128_intdigest
 
 from vilta.json_text import json_object
-from vilta.screen import counted
+from vilta.screen import counted, shown
 
 log = logging.getLogger("vilta.data")
 
@@ -114,11 +115,11 @@ class Reader(ABC):
         if not captions:
             self.skip(item.source, "no caption")
             return None
-        image_id = item.image_id
-        seen[image_id] += 1
-        if seen[image_id] > 1:  # one row per caption, or ids that are not unique
-            image_id = f"{image_id}{AGAIN}{seen[image_id]}"
-            self.first_id[image_id] = item.image_id
+        image_id = first = as_text(item.image_id)
+        seen[first] += 1
+        if seen[first] > 1:  # one row per caption, or ids that are not unique
+            image_id = f"{first}{AGAIN}{seen[first]}"
+            self.first_id[image_id] = first
         if not read:
             return None
         try:
@@ -130,11 +131,12 @@ class Reader(ABC):
             "image": {"bytes": data, "path": None},
             "captions": captions,
             "image_id": image_id,
-            "source": item.source,
+            "source": as_text(item.source),
         }
 
     def skip(self, source: str, reason: str) -> None:
         """Count an item that is left out; raises ``ValueError`` instead if ``strict``."""
+        source, reason = as_text(source), as_text(reason)
         if self.strict:
             raise ValueError(f"{source}: {reason}")
         self.skipped.append(Skipped(source=source, reason=reason))
@@ -188,6 +190,14 @@ def clean_captions(captions: Any) -> list[str]:
     texts = [c.replace("\0", " ") for c in captions if isinstance(c, str)]
     texts = [" ".join(text.encode("utf-8", "replace").decode().split()) for text in texts]
     return [text for text in texts if text]
+
+
+def as_text(name: str) -> str:
+    """Return a file's name as valid Unicode; bytes that are not are written out, as ``\\xe9``."""
+    return _NO_TEXT.sub(lambda found: shown(found[0]), name)
+
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from vilta.data.sources.base import APPLE_DOUBLE, Item, Place, Reader, Skipped
+from vilta.data.sources.base import APPLE_DOUBLE, Item, Place, Reader, Skipped, as_text
 from vilta.decoding import IMAGE_SUFFIXES, bounded_bytes
 from vilta.json_text import parse_json
 
@@ -141,7 +141,9 @@ def not_named(root: Path, named: Collection[Path]) -> Iterator[Skipped]:
     """Yield the images below a folder that its table does not name."""
     for path in image_paths(root):
         if path not in named:
-            yield Skipped(source=str(path), reason="no caption: the table does not name it")
+            yield Skipped(
+                source=as_text(str(path)), reason="no caption: the table does not name it"
+            )
 
 
 def find_or_skip(reader: Reader, files: ImageFiles, key: str, where: str) -> Path | None:

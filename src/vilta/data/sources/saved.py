@@ -91,7 +91,7 @@ class TableReader(Reader):
         return image_bytes(cell, self.file_bytes) if cell else b""
 
     def table(self) -> datasets.Dataset:
-        """Return the table itself, still mapped from disk, if it is a pair table as it should be."""
+        """Return the table itself, mapped from disk, if it is a pair table as it should be."""
         if self.content.features != FEATURES or self.captions != ["captions"]:
             return super().table()
         if _names_files(self.content):  # which must lie below the folder, and are looked for there
