@@ -423,6 +423,18 @@ def test_the_last_weights_are_released_where_nothing_is_to_be_chosen(tmp_path, c
     assert "weights of step 12)" in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_to_release_its_last_weights_forgets_its_best(tmp_path):
+    stopped = ToyTask(stop_at=17)
+    stopped.scores = [5.0, 1.0]
+    train_toy(tmp_path, stopped, evaluate_every=4)
+    task = ToyTask()
+    task.scores = [1.0]
+    summary = train_toy(tmp_path, task, evaluate_every=4, resume=True, release="last", patience=1)
+    assert (summary.step, summary.best) == (12, None)
+    last = load_file(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors")
+    assert torch.equal(load_file(tmp_path / "model/model.safetensors")["mix"], last["mix.weight"])
+
+
 def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"selection-metric toy/scroe.*toy/score"):
         train_toy(tmp_path, selection_metric="toy/scroe")

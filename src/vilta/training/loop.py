@@ -244,6 +244,7 @@ def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
     state = checkpoint.load_state(source)
     state.refuse_other(fresh, accept_other_data=run.accept_other_data)
     state.fingerprint, state.order = fresh.fingerprint, fresh.order
-    if state.best is not None and state.best["metric"] != run.selection_metric:
+    other = state.best is not None and state.best["metric"] != run.selection_metric
+    if other or run.release == "last":
         state.best, state.stale = None, 0
     return state
