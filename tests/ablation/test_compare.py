@@ -79,10 +79,16 @@ def example(apart=0):
 
 
 def test_what_the_items_say_is_what_the_task_reports():
-    one = run("meter", 0, [1.0], right=13)
+    """Also where items have other numbers of wrong texts, or no second true one."""
+    truths = [[1, 0], [1, 0, 0, 0, 1], [1, 0, 1, 1]]
+    scores = [[2.0, 1.0], [1.0, 0.5, -1.0, -2.0, -0.5], [-1.0, -2.0, 0.5, -0.5]]
+    items = [Scored(truth, [row], row) for truth, row in zip(truths, scores, strict=True)]
+    metrics = fine_grained_metrics(items, ["kind"] * 3, ["colour"] * 3)
     for measure, of in ITEM_MEASURES.items():
-        mean = sum(of(item["truth"], scores) for item, scores in zip(ITEMS, one.items, strict=True))
-        assert 100 * mean / 40 == pytest.approx(one.metrics[measure])
+        values = [value for pair in zip(truths, scores, strict=True) for value in of(*pair)]
+        name = measure.removeprefix("edits/")
+        expected = metrics["edits_rejected" if name == "rejected" else name]
+        assert 100 * sum(values) / len(values) == pytest.approx(expected), measure
 
 
 def test_differences_are_paired_by_seed():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,28 +23,30 @@ HEADLINES = (
 """Measures that the first paragraph goes through."""
 
 
-def _accuracy(truth: list[int], scores: list[float]) -> float:
+def _accuracy(truth: list[int], scores: list[float]) -> list[float]:
     wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
-    return float(scores[0] > max(wrong))
+    return [float(scores[0] > max(wrong))]
 
 
-def _rejected(truth: list[int], scores: list[float]) -> float:
-    wrong = [score for is_true, score in zip(truth, scores, strict=True) if not is_true]
-    return sum(score <= 0 for score in wrong) / len(wrong)
+def _rejected(truth: list[int], scores: list[float]) -> list[float]:
+    return [float(score <= 0) for true, score in zip(truth, scores, strict=True) if not true]
 
 
-def _accepted(truth: list[int], scores: list[float]) -> float:
-    others = [score for is_true, score in zip(truth[1:], scores[1:], strict=True) if is_true]
-    return sum(score > 0 for score in others) / len(others) if others else math.nan
+def _accepted(truth: list[int], scores: list[float]) -> list[float]:
+    return [float(score > 0) for true, score in zip(truth[1:], scores[1:], strict=True) if true]
 
 
-ITEM_MEASURES: dict[str, Callable[[list[int], list[float]], float]] = {
+ItemMeasure = Callable[[list[int], list[float]], list[float]]
+"""From an item's truth and its texts' log-odds of a match to the values, 0 to 1, that a measure is
+the mean of; an item may have several, or none."""
+
+ITEM_MEASURES: dict[str, ItemMeasure] = {
     "edits/accuracy": _accuracy,
     "edits/rejected": _rejected,
     "edits/paraphrases_accepted": _accepted,
-    "edits/captions_accepted": lambda truth, scores: float(scores[0] > 0),
+    "edits/captions_accepted": lambda truth, scores: [float(scores[0] > 0)],
 }
-"""Measures that each item has a value of, 0 to 1, from its texts' log-odds of a match."""
+"""Measures whose differences have an interval over images, too."""
 
 
 def differences(
@@ -57,11 +58,14 @@ def differences(
     if not seeds:
         return None
     if measure in ITEM_MEASURES and all(one[s].items and two[s].items for s in seeds):
-        values = 100 * np.stack(
-            [_by_item(records, one[s], measure) - _by_item(records, two[s], measure) for s in seeds]
+        of = ITEM_MEASURES[measure]
+        values = [_values(records, one[s], of) - _values(records, two[s], of) for s in seeds]
+        pairs = zip(records.items, one[seeds[0]].items, strict=True)
+        groups = [item["image"] for item, scores in pairs for _ in of(item["truth"], scores)]
+        found, method = (
+            two_level_interval(groups, 100 * np.stack(values), level),
+            "seeds and images",
         )
-        groups = [item["image"] for item in records.items]
-        found, method = two_level_interval(groups, values, level), "seeds and images"
     else:
         paired = [_value(one[s], measure) - _value(two[s], measure) for s in seeds]
         found, method = t_interval(paired, level), "seeds"
@@ -201,10 +205,9 @@ def _margin(records: Records, item: int, scores: list[float]) -> float:
     return scores[0] - max(s for true, s in zip(truth, scores, strict=True) if not true)
 
 
-def _by_item(records: Records, run: RunRecord, measure: str) -> np.ndarray:
-    of = ITEM_MEASURES[measure]
+def _values(records: Records, run: RunRecord, of: ItemMeasure) -> np.ndarray:
     pairs = zip(records.items, run.items, strict=True)
-    return np.array([of(item["truth"], scores) for item, scores in pairs])
+    return np.concatenate([of(item["truth"], scores) for item, scores in pairs])
 
 
 def _value(run: RunRecord, measure: str) -> float:

@@ -55,25 +55,20 @@ def two_level_interval(
     In each draw of the bootstrap the seeds and the images (``groups``, one name for each item) are
     drawn with replacement. What is drawn from two or three seeds lies between them, however far
     from them others would lie, so the interval is never narrower than Student's over the seeds'
-    means. NaN does not count.
+    means.
     """
     seeds, _ = differences.shape
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    known = ~np.isnan(differences)
-    filled = np.where(known, differences, 0.0)
-    sums = np.stack([np.bincount(index, row, len(names)) for row in filled])
-    counts = np.stack([np.bincount(index, row, len(names)) for row in known.astype(float)])
+    names, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    sums = np.stack([np.bincount(index, row, len(names)) for row in differences])
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     drawn = rng.integers(seeds, size=(DRAWS, seeds))
-    tops = np.take_along_axis(weights @ sums.T, drawn, axis=1).sum(1)
-    bottoms = np.take_along_axis(weights @ counts.T, drawn, axis=1).sum(1)
-    means = tops / np.maximum(bottoms, 1e-9)
+    means = np.take_along_axis(weights @ sums.T, drawn, axis=1).mean(1) / (weights @ counts)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
-    over_seeds = t_interval([*np.nanmean(differences, axis=1)], level)  # may lack bounds
+    over_seeds = t_interval([*differences.mean(axis=1)], level)  # may lack bounds
     low, high = np.fmin(low, over_seeds.low), np.fmax(high, over_seeds.high)
-    return Interval(float(np.nanmean(differences)), float(low), float(high))
+    return Interval(float(differences.mean()), float(low), float(high))
 
 
 def reached(points: Sequence[tuple[float, float]], target: float) -> float | None:
