@@ -15,10 +15,12 @@ from tiny_models import known_tokenizer, tiny_vilta
 from vilta.cli import run
 from vilta.finished_run import read_run
 from vilta.model import (
+    ViltaConfig,
     ViltaForImageTextClassification,
     ViltaForVisualEntailment,
     ViltaProcessor,
 )
+from vilta.model.configuration import read_config
 from vilta.tasks.label_task import LabellingTask
 from vilta.tasks.vqa import VqaSettings
 
@@ -157,6 +159,27 @@ def test_another_task_of_the_run_knows_what_it_was_trained_on(learnt, capsys):
     run(["evaluate", *where, "--data", f"scenes:6?{TINY}2"])
     assert "validation: the checkpoint was chosen on these" in "".join(capsys.readouterr())
     assert told in refused(capsys, run, ["evaluate", *where, "--data", f"scenes:12?{TINY}1"])
+
+
+@pytest.mark.parametrize("how", [[], ["--scratch"]])
+def test_a_calibration_is_not_that_of_the_model_it_is_fine_tuned_to(start, tmp_path, how):
+    before, out = tmp_path / "before", tmp_path / "run"
+    shutil.copytree(start, before)
+    path = before / "model" / "config.json"
+    given = {"match_temperature": 3.0, "match_bias": -2.0, "search_threshold": 0.9}
+    given |= {"suspicion_threshold": 1.5, "calibrated_on": "9 images of others"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | given))
+    run(
+        [
+            *("finetune", "fine-grained", "--from", str(before), "--run.out", str(out), *FAST),
+            *("--data.train", f"scenes:12?{TINY}1", *how),
+            *("--epochs", "0", "--optimization.steps", "1"),
+        ]
+    )
+    found = read_config(out / "model")
+    assert {name: getattr(found, name) for name in given} == {
+        name: getattr(ViltaConfig(), name) for name in given
+    }
 
 
 def test_a_retrieval_run_is_calibrated_and_again_on_demand(learnt, tmp_path, capsys):

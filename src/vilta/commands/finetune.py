@@ -21,7 +21,7 @@ from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.samples import ImageMaker, fingerprint
 from vilta.finished_run import freeze_encoders
-from vilta.model.configuration import read_config
+from vilta.model.configuration import CALIBRATION, ViltaConfig, read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import WithMatching
@@ -136,9 +136,13 @@ def next_command(config: FinetuneConfig) -> str:
 def start_model(
     kind: type[FinetuningTask], config: FinetuneConfig, items: Examples | PairItems
 ) -> tuple[ViltaPreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model to start from, with a new head for the labels of the training items."""
+    """Load the model to start from, with a new head for the labels of the training items.
+
+    It is not calibrated, for the calibration of the start holds for the weights of the start.
+    """
     folder = model_folder(config.start)
-    sizes: dict[str, Any] = {
+    changes: dict[str, Any] = {name: getattr(ViltaConfig, name) for name in CALIBRATION}
+    changes |= {
         name: size
         for name, size in {
             "image_size": config.data.image_size,
@@ -149,16 +153,16 @@ def start_model(
     labels = kind.labels(items, config.settings)
     if labels:
         refuse_other_labels(kind, folder, labels)
-        sizes |= {
+        changes |= {
             "id2label": dict(enumerate(labels)),
             "label2id": {label: i for i, label in enumerate(labels)},
         }
     if config.scratch:
-        settings = read_config(folder, **sizes)
+        settings = read_config(folder, **changes)
         settings.freeze_batch_norm = False
         model = kind.model_class(settings)
     else:
-        model = kind.model_class.from_pretrained(folder, dtype=torch.float32, **sizes)
+        model = kind.model_class.from_pretrained(folder, dtype=torch.float32, **changes)
     check_image_encoder(model.vilta.vision, model.config.image_size)
     check_text_encoder(model.vilta.text, model.config.max_text_tokens)
     return model, load_tokenizer(str(folder))

@@ -18,6 +18,14 @@ WORD_HEADS = ("separate", "language_model")
 POOLINGS = ("first", "mean")
 RANKINGS = ("contrastive", "matching", "combined")
 """By what images and texts are ranked: cosine, log-odds of a match, or their sum."""
+CALIBRATION = (
+    "match_temperature",
+    "match_bias",
+    "search_threshold",
+    "suspicion_threshold",
+    "calibrated_on",
+)
+"""Settings that hold for the weights which they were measured with."""
 
 
 @no_type_check  # transformers checks the fields, and takes more keywords than there are fields
