@@ -18,6 +18,7 @@ from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
 from vilta.apps.released import load_released
 from vilta.commands import export
 from vilta.config.tools import ExportConfig
+from vilta.data.sources import load_pairs
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import decode_image
 
@@ -92,6 +93,21 @@ def test_recall_is_the_same_by_torch_and_by_the_export(run):
     told = json.loads((run / "onnx" / "recall.json").read_text())
     assert told["images"] == 5 and set(told["R@1"]) == {"torch", "onnx", "onnx int8"}
     assert told["R@1"]["onnx"] == told["R@1"]["torch"]
+
+
+def test_recall_leaves_out_what_cannot_be_read(run, tmp_path, capfd):
+    out, data = shutil.copytree(run / "onnx", tmp_path / "onnx"), tmp_path / "data"
+    data.mkdir()
+    for seed in range(4):
+        noise(seed).save(data / f"{seed}.png")
+        (data / f"{seed}.txt").write_text(TEXTS[seed % 3])
+    (data / "1.png").write_bytes(b"no photo")
+    released, config = load_released(run), ExportConfig(data=str(data), top_k=2)
+    found = export.measure(released, out, load_pairs(str(data)), config)
+    assert found["images"] == 3 and found["R@1"]["onnx"] == found["R@1"]["torch"]
+    assert "left out 1.png: not an image of a known format" in capfd.readouterr().err
+    with pytest.raises(ValueError, match=r"no image of .* can be read"):
+        export.measure(released, out, load_pairs(str(data)).select([1]), config)
 
 
 WITHOUT_TORCH = """

@@ -12,15 +12,16 @@ import numpy as np
 from rich.table import Table
 
 from vilta.apps.onnx_export import SCRIPT, TOLERANCE, export_onnx, largest_difference
+from vilta.apps.pair_rows import readable_rows
 from vilta.apps.released import Released, load_released
 from vilta.config.ranges import check_config
 from vilta.config.tools import ExportConfig
-from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
-from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import decode_image
-from vilta.screen import notes, results, say_next
+from vilta.screen import notes, results, say_next, shown
 from vilta.training.folder import MODEL, model_folder, replace_text, require_writable_folder
+
+BATCH = 64
+"""Images that are read together."""
 
 
 def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
@@ -60,16 +61,27 @@ def run(run_folder: str, config: ExportConfig) -> dict[str, Any]:
 def measure(
     released: Released, out: Path, pairs: datasets.Dataset, config: ExportConfig
 ) -> dict[str, Any]:
-    """Print, store and return R@1 of torch, of the ONNX models, and of the quantised ones."""
+    """Print, store and return R@1 of torch, of the ONNX models, and of the quantised ones.
+
+    Images that cannot be read are named and left out; ``ValueError`` if none is left.
+    """
     from vilta.apps.onnx_ranker import Ranker  # needs the extra, which export_onnx has checked
     from vilta.apps.onnx_recall import recall_by_onnx, recall_by_torch
 
-    pairs = pairs.cast_column("image", datasets.Image(decode=False))
-    rows = pairs.select(range(min(config.images, len(pairs))))
-    size = released.model.config.image_size
-    images = [evaluation_tensor(decode_image(image_bytes(row["image"])), size) for row in rows]
-    data = (np.stack(images), rows["captions"], config.top_k)
-    with notes.status(f"R@1 among {len(rows):,} images"):
+    table = pairs.select(range(min(config.images, len(pairs))))
+    broken: list[tuple[int, str]] = []
+    batches, captions = [], []
+    for batch in readable_rows(table, released.model.config.image_size, BATCH, broken):
+        batches.append(batch.pixels)
+        captions += [row["captions"] for row in batch.rows]
+    for number, reason in broken:
+        name = table.select_columns("image_id")[number]["image_id"]
+        notes.print(f"left out {shown(name)}: {reason}")
+    if not batches:
+        raise ValueError(f"no image of {config.data} can be read; --data must name others")
+    images = np.concatenate(batches)
+    data, among = (images, captions, config.top_k), f"R@1 among {len(images):,} images"
+    with notes.status(among):
         recalls = {
             "torch": recall_by_torch(released.model, released.tokenizer, *data),
             "onnx": recall_by_onnx(Ranker(out), *data),
@@ -77,10 +89,10 @@ def measure(
         if config.int8:
             recalls["onnx int8"] = recall_by_onnx(Ranker(out, int8=True), *data)
     ways = (way.replace("_", " ") for way in recalls["torch"])
-    table = Table(f"R@1 among {len(rows):,} images", *ways)
+    figures = Table(among, *ways)
     for name, values in recalls.items():
-        table.add_row(name, *(f"{value:.1f}" for value in values.values()))
-    results.print(table)
-    content = {"data": config.data, "images": len(rows), "top_k": config.top_k, "R@1": recalls}
+        figures.add_row(name, *(f"{value:.1f}" for value in values.values()))
+    results.print(figures)
+    content = {"data": config.data, "images": len(images), "top_k": config.top_k, "R@1": recalls}
     replace_text(out / "recall.json", json.dumps(content, indent=2) + "\n")
     return content
