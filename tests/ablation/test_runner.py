@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from vilta.ablation.runner import Job, Runner
 
 NAP = "import time; time.sleep(60)"
@@ -67,6 +69,17 @@ def test_what_must_hold_is_asked_before_each_part(tmp_path):
     assert runner.failed == {"a": "the settings have changed"}
     assert (tmp_path / "a" / "log.txt").read_text() == "one\n"
     assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("no evaluation"), OSError("the disk is full")])
+def test_a_job_whose_results_cannot_be_kept_fails_alone(tmp_path, error):
+    def finish():
+        raise error
+
+    runner, done = Runner(1, 0.0, lambda _: None), []
+    good = job(tmp_path, "b", "", done=lambda: done.append(1))
+    runner.run([job(tmp_path, "a", "", done=finish), good], lambda: "")
+    assert runner.failed == {"a": str(error)} and done == [1]
 
 
 def test_when_the_time_is_up_a_job_may_save_and_none_follows(tmp_path):

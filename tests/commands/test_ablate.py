@@ -27,7 +27,7 @@ from vilta.ablation.runner import Runner
 from vilta.ablation.start import differences, start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise
-from vilta.ablation.tuning import trial_settings, trials
+from vilta.ablation.tuning import trial_job, trial_settings, trials
 from vilta.cli import run as command_line
 from vilta.commands import ablate
 from vilta.config import ObjectiveConfig, PretrainConfig
@@ -307,7 +307,8 @@ class Here(Runner):
                 ablate.run(replace(self.config, part=command[-1]))
                 self.done.append(command[-1])
             job.finish()
-        assert progress().startswith("8 of 8 steps")
+        taken, _, steps, *_ = progress().split()
+        assert taken == steps
 
 
 def test_arms_are_tuned_alike_on_pairs_kept_apart_and_trained_with_the_best(config, tmp_path):
@@ -340,6 +341,21 @@ def test_arms_are_tuned_alike_on_pairs_kept_apart_and_trained_with_the_best(conf
         load_plan(replace(tuning, tune=("lr=1e-3/2e-3",)))
 
 
+def test_a_choice_that_diverges_has_the_lowest_score(config, tmp_path):
+    """In its steps or in its evaluation; the others are compared all the same."""
+    tuning = replace(config, out=str(tmp_path), arms=("vilta",), baseline="vilta", planned=(),
+                     seeds=(0,), tune=("lr=1e20/1e-3",), tune_amount=8.0, images=3)  # fmt: skip
+    ablate.run(replace(tuning, part="probe"))
+    plan = load_plan(tuning)
+    for amount in (8.0, 64.0):
+        whole = replace(tuning, tune_amount=amount, out=str(tmp_path / f"{amount:g}"))
+        save_plan(whole, plan)
+        Here(whole, 1).run([trial_job(whole, trial) for trial in trials(whole, plan)], str)
+        save_plan(whole, plan)
+        scores = ablate.tuned(whole, plan, Here(whole, 9)).tuning["vilta"]
+        assert scores["lr=1e20"] == 0 < scores["lr=1e-3"]
+
+
 def test_what_cannot_be_tuned_is_said(config, compared):
     plan = load_plan(config)
     with pytest.raises(ValueError, match="begun before lr=1e-3 was tuned"):
@@ -347,6 +363,10 @@ def test_what_cannot_be_tuned_is_said(config, compared):
     elsewhere = replace(config, out=config.out + "-new")
     with pytest.raises(ValueError, match="batch_size decides what a run costs"):
         trials(replace(elsewhere, tune=("batch_size=4/8",)), plan)
+    matching = replace(elsewhere, arms=("meter", "vilta+itm_weight=0"), tune=("lr=1e-3",),
+                       tune_on="retrieval/matching")  # fmt: skip
+    with pytest.raises(ValueError, match=r"vilta\+itm_weight=0\+lr=1e-3 does not train matching"):
+        trials(matching, plan)
     settings = arm_settings(config, "vilta")
     with pytest.raises(ValueError, match="none is left to tune on"):
         Suite(replace(config, images=6), settings, build_task(settings), tuning=True)
@@ -388,6 +408,14 @@ def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
     )
 
 
+def test_a_task_must_have_items_to_compare_on(config, tmp_path):
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({"task": "vqa", "data": {"train": TRAIN}}))
+    whole = replace(config, out=str(tmp_path / "out"), tasks=(str(tmp_path / "task.yaml"),))
+    with pytest.raises(ValueError, match=r"task .*task\.yaml: data\.val must name held-out items"):
+        ablate.run(whole)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_changed_task_is_another_comparison(compared, config, tmp_path):
     """Its results are kept under its name; a plan of an older version has no hash of it."""
     copy = shutil.copytree(compared, tmp_path / "copy")
@@ -405,8 +433,8 @@ def test_a_changed_task_is_another_comparison(compared, config, tmp_path):
     assert load_plan(whole).tasks.keys() == set(whole.tasks)
     ablate.run(whole)
     before = {path: path.read_bytes() for path in (copy / "ablate.yaml", copy / "plan.json")}
-    for content in (task | {"epochs": 3}, task | {"run": {"release": "last"}}, {"task": "vqa"}):
-        (tmp_path / "task.yaml").write_text(yaml.safe_dump(content))
+    for change in ({"epochs": 3}, {"run": {"release": "last"}}, {"task": "vqa"}):
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | change))
         for asked in (whole, replace(whole, part="train vilta/seed-0")):
             with pytest.raises(ValueError, match=r"task .*task\.yaml are not .*another --out"):
                 ablate.run(asked)

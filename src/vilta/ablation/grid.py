@@ -294,11 +294,15 @@ def require_same_tasks(config: AblateConfig, plan: Plan) -> None:
 def task_hashes(config: AblateConfig) -> dict[str, str]:
     """Return a hash of the settings of each fine-tuning config, by its name.
 
-    Raises ``ValueError`` for one that cannot be read.
+    Raises ``ValueError`` for one that cannot be read, or has no items to compare models on.
     """
     found = {}
     for task in config.tasks:
         settings = default_config(find_shipped(task))
+        if not settings.data.val:
+            raise ValueError(
+                f"task {task}: data.val must name held-out items, on which models are compared"
+            )
         run = replace(settings.run, out="", seed=0, resume=False, overwrite=False)
         found[task] = _hash(replace(settings, start="", run=run))
     return found

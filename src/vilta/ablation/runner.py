@@ -33,7 +33,7 @@ class Job(NamedTuple):
     finish: Callable[[], None]
     """Called when all parts have ended well."""
     check: Callable[[], None] = lambda: None
-    """Called before each part; the job fails with the ``ValueError`` that it raises."""
+    """Called before each part. What the two raise, ``ValueError`` or ``OSError``, fails the job."""
 
 
 class Runner:
@@ -101,20 +101,23 @@ class Runner:
                 if self._stop.is_set():
                     return
                 if why:
-                    self.failed[job.name] = why
-                    self.say(f"{job.name} failed: {why}")
+                    self._fail(job, why)
                     return
-            job.finish()
-            self.say(f"{job.name} is finished")
+            if why := _reason(job.finish):
+                self._fail(job, why)
+            else:
+                self.say(f"{job.name} is finished")
         finally:
             self._slots.put(device)
 
+    def _fail(self, job: Job, why: str) -> None:
+        self.failed[job.name] = why
+        self.say(f"{job.name} failed: {why}")
+
     def _part_failed(self, job: Job, command: Sequence[str], device: str | None) -> str:
         """Run one part; return what it failed with, empty if it ended well."""
-        try:
-            job.check()
-        except ValueError as error:
-            return str(error)
+        if why := _reason(job.check):
+            return why
         if code := self._part(job, command, device):
             return _last_line(job.log).removeprefix("error: ") or f"exit code {code}"
         return ""
@@ -175,6 +178,15 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _reason(call: Callable[[], None]) -> str:
+    """Return what a call failed with, empty if it ended well."""
+    try:
+        call()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _devices() -> list[str]:

@@ -30,6 +30,7 @@ from vilta.ablation.grid import (
 from vilta.ablation.runner import Job, part_command
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
+from vilta.evaluation.retrieval import trained_stages
 from vilta.training.folder import METRICS, log_lines, replace_text
 
 FOLDER = "tuning"
@@ -60,8 +61,8 @@ def choices(config: AblateConfig) -> list[str]:
 def trials(config: AblateConfig, plan: Plan) -> list[Trial]:
     """Return the runs of the arms that are not tuned yet.
 
-    Raises ``ValueError`` for a setting that would change the budget, and for an arm some run of
-    which was begun before anything was tuned.
+    Raises ``ValueError`` for a setting that would change the budget, for an arm that ``tune_on``
+    does not measure, and for one some run of which was begun before anything was tuned.
     """
     folder = Path(config.out) / FOLDER
     found = []
@@ -70,6 +71,7 @@ def trials(config: AblateConfig, plan: Plan) -> list[Trial]:
             continue
         for choice in choices(config):
             _require_same_budget(config, arm, choice)
+            _require_measured(config, f"{arm}+{choice}")
             cell = Cell(folder, f"{arm}+{choice}", config.tune_seed)
             found.append(Trial(arm, choice, cell))
     waiting = {trial.arm for trial in found}
@@ -121,13 +123,17 @@ def chosen(config: AblateConfig, plan: Plan) -> Plan:
     )
 
 
+def keep_score(trial: Trial, score: float) -> None:
+    """Write the score of a run, which is over then; 0 for one that has diverged."""
+    content = {"score": score if math.isfinite(score) else 0.0}
+    replace_text(trial.cell.place / MEASURES, json.dumps(content) + "\n")
+
+
 def _score(config: AblateConfig, trial: Trial) -> None:
     """Keep the score of a finished run and drop the rest but its log."""
-    lines = [line for line in log_lines(trial.cell.run / METRICS) if "evaluation" in line]
-    score = lines[-1]["evaluation"][config.tune_on]
-    diverged = score is None or not math.isfinite(score)
-    content = {"score": 0.0 if diverged else score}
-    replace_text(trial.cell.place / MEASURES, json.dumps(content) + "\n")
+    if not trial.cell.measured:
+        lines = [line for line in log_lines(trial.cell.run / METRICS) if "evaluation" in line]
+        keep_score(trial, lines[-1]["evaluation"][config.tune_on])
     trial.cell.prune("records")
 
 
@@ -137,3 +143,12 @@ def _require_same_budget(config: AblateConfig, arm: str, choice: str) -> None:
         for name in names:
             if getattr(getattr(plain, part), name) != getattr(getattr(tried, part), name):
                 raise ValueError(f"tune: {name} decides what a run costs; make an arm of it")
+
+
+def _require_measured(config: AblateConfig, arm: str) -> None:
+    stages = trained_stages(arm_settings(config, arm).objective)
+    if config.tune_on == "retrieval/matching" and "matching" not in stages:
+        raise ValueError(
+            f"{arm} does not train matching; tune_on must be retrieval/mean_recall or "
+            "masked_words/with_image"
+        )

@@ -44,7 +44,14 @@ from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
 from vilta.ablation.start import start_hashes
 from vilta.ablation.suite import Suite, read_items
 from vilta.ablation.summary import summarise, without_nan
-from vilta.ablation.tuning import chosen, find_trial, trial_job, trial_settings, trials
+from vilta.ablation.tuning import (
+    chosen,
+    find_trial,
+    keep_score,
+    trial_job,
+    trial_settings,
+    trials,
+)
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.yaml_file import read_mapping, save_yaml
@@ -57,6 +64,7 @@ from vilta.report.comparison_text import comparison_markdown
 from vilta.screen import command, notes, results, say_next
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.folder import CONFIG, LOCK, METRICS, log_lines, replace_text
+from vilta.training.skipping import Diverged
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 PICTURE = 160
@@ -162,7 +170,11 @@ def do_part(config: AblateConfig) -> None:
     if what == "tune":
         trial = find_trial(config, plan, name.strip())
         settings = trial_settings(config, plan, trial)
-        pretrain(settings, lambda task: Suite(config, settings, task, tuning=True).of_pairs)
+        try:
+            pretrain(settings, lambda task: Suite(config, settings, task, tuning=True).of_pairs)
+        except Diverged as error:  # settings that are tried may be too bold
+            notes.print(f"{error}\nits score is 0")
+            keep_score(trial, 0.0)
         return
     cell = find_cell(config, name.strip())
     if what == "train":
