@@ -131,6 +131,7 @@ def many(tmp_path):
             lines.append(json.dumps({"file_name": f"gone-{i}.jpg", "captions": ["gone"]}))
             lines.append("no json")
     (root / "metadata.jsonl").write_text("\n".join(lines))
+    (root / "not-named.jpg").write_bytes(jpeg())
     return root
 
 
@@ -196,6 +197,43 @@ def test_an_interrupted_packing_goes_on_to_the_same_bytes(many, tmp_path, monkey
         "out",
         "whole",
     ]
+
+
+def stopped(source, out, monkeypatch, shards):
+    """Stop a packing that begins anew, or goes on, after some more shards."""
+    write, calls = packing.Writer.write, []
+
+    def wrapped(*args):
+        if len(calls) == shards:
+            raise Killed
+        calls.append(write(*args))
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(packing.Writer, "write", wrapped)
+        pack(str(source), PackConfig(out=str(out), shard_rows=4))
+
+
+CHANGES = {
+    "an item less": lambda lines: lines[1:],
+    "another order": lambda lines: lines[::-1],
+    "too few items": lambda lines: lines[:2],
+    "other captions": lambda lines: [line.replace("again", "once more") for line in lines],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_source_that_has_changed_is_not_gone_on_with(many, tmp_path, monkeypatch, change):
+    out, table = tmp_path / "out", many / "metadata.jsonl"
+    stopped(many, out, monkeypatch, 2)
+    lines = table.read_text().split("\n")
+    table.write_text("\n".join(CHANGES[change](lines)))
+    with pytest.raises(ValueError, match=r"has changed since; delete .*\.out\.partial to pack it"):
+        pack(str(many), PackConfig(out=str(out), shard_rows=4))
+    more = json.dumps({"file_name": "not-named.jpg", "captions": ["now it is"]})
+    table.write_text("\n".join([*lines, more]))  # as it was, up to where it was stopped
+    pack(str(many), PackConfig(out=str(out), shard_rows=4))
+    pack(str(many), PackConfig(out=str(tmp_path / "whole"), shard_rows=4))
+    assert content_of(out) == content_of(tmp_path / "whole")
 
 
 def test_a_killed_process_goes_on(tmp_path):

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vilta.data.sources.base import NOTHING, Read
+
 JOURNAL = "journal.jsonl"
 """Its first line describes what is packed; each further line is a finished shard."""
+VERSION = 2
+"""Of what the lines hold; a packing with a journal of another is begun anew."""
 
 
 @dataclass
 class Work:
     """What has been done so far: the lines of the journal, added up."""
 
-    items: int = 0
-    """Items of the source that were read for the finished shards."""
+    read: Read = NOTHING
+    """What was read of the source for the finished shards."""
     shards: list[str] = field(default_factory=list)
     images: dict[str, int] = field(default_factory=dict)
     """Row of each image by the hash of its bytes."""
@@ -29,7 +33,7 @@ class Work:
 
     def add(self, line: dict[str, Any]) -> None:
         """Take up a line of the journal."""
-        self.items = line["items"]
+        self.read = Read(**line["read"])
         self.shards += line["shards"]
         for digest in line["images"]:
             self.images.setdefault(digest, self.rows)
@@ -41,6 +45,7 @@ class Work:
 def begin(folder: Path, what: dict[str, Any]) -> Work:
     """Return what an interrupted packing of the same source has done, or start over."""
     work, journal = Work(), folder / JOURNAL
+    what = {"journal": VERSION, **what}
     if journal.is_file():
         first, *lines = journal.read_text(encoding="utf-8").split("\n")
         if first == json.dumps(what):

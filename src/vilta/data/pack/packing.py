@@ -40,6 +40,7 @@ from vilta.data.sources import (
     find_reader,
     nothing_usable,
 )
+from vilta.data.sources.base import Read, SourceChanged
 from vilta.decoding import decode_image
 from vilta.locking import only_writer
 from vilta.screen import Tell
@@ -52,6 +53,9 @@ JPEG_QUALITY = 90
 """Quality of images that are shrunk (our choice)."""
 IN_FLIGHT = 8
 """Images that wait for each worker; they bound the memory (our choice)."""
+
+Found = tuple[Read, PairRow | Skipped]
+"""A row, or what is skipped, with what was read of the source up to it."""
 
 
 def pack(source: str, config: PackConfig, progress: Tell | None = None) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def _packed(
         what = {"format": FORMAT, "source": source, "settings": _settings(config)}
         work = begin(folder, what)
         total = reader.total  # asked once: to count, some readers open every file
-        found = _checked(reader, config, work.items)
+        found = _checked(reader, config, work.read)
         if progress is not None:
             found = _counted(found, work.rows + len(work.skipped), total, progress)
         _write_shards(folder, found, work, config)
@@ -102,6 +106,11 @@ def _packed(
         if out.exists():
             out.rmdir()
         os.rename(folder, out)
+    except SourceChanged:
+        raise ValueError(
+            f"packing {source} was interrupted, and it has changed since; delete {folder} to pack "
+            "it anew"
+        ) from None
     except ValueError:
         shutil.rmtree(folder)  # the source is at fault, and would be again
         raise
@@ -115,21 +124,19 @@ def source_options(config: PackConfig | InspectConfig) -> SourceOptions:
     return SourceOptions(**flags, region_crops=crops)
 
 
-def _checked(
-    reader: Reader, config: PackConfig, start: int
-) -> Iterator[tuple[int, PairRow | Skipped]]:
+def _checked(reader: Reader, config: PackConfig, start: Read) -> Iterator[Found]:
     """Yield the rows whose image can be decoded and what is skipped, in order.
 
     All workers decode; Pillow lets threads run side by side.
     """
     workers = config.workers or os.cpu_count() or 1
 
-    def check(count: int, found: PairRow | Skipped) -> tuple[int, PairRow | Skipped]:
-        return count, found if isinstance(found, Skipped) else _check(found, config.short_side)
+    def check(read: Read, found: PairRow | Skipped) -> Found:
+        return read, found if isinstance(found, Skipped) else _check(found, config.short_side)
 
     source = reader.found(start)
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[tuple[int, PairRow | Skipped]]] = deque()
+        waiting: deque[Future[Found]] = deque()
         try:
             while True:
                 free = workers * IN_FLIGHT - len(waiting)
@@ -142,11 +149,11 @@ def _checked(
 
 
 def _counted(
-    found: Iterator[tuple[int, PairRow | Skipped]],
+    found: Iterator[Found],
     before: int,
     total: int | None,
     progress: Tell,
-) -> Iterator[tuple[int, PairRow | Skipped]]:
+) -> Iterator[Found]:
     """Tell ``progress`` of each row and each skipped one, after the ``before`` of a call before.
 
     What is skipped need not be in a reader's total, which grows with it where it is too small.
@@ -170,21 +177,19 @@ def _check(row: PairRow, short_side: int) -> PairRow | Skipped:
     return row
 
 
-def _write_shards(
-    folder: Path, found: Iterator[tuple[int, PairRow | Skipped]], work: Work, config: PackConfig
-) -> None:
+def _write_shards(folder: Path, found: Iterator[Found], work: Work, config: PackConfig) -> None:
     """Write what comes, shard by shard, each into the journal once it is on the disk."""
 
     def begin() -> Shard:
         return Shard(folder / f"shard-{len(work.shards)}.{config.format}")
 
-    def finish(shard: Shard, items: int) -> None:
-        line = shard.close(items)
+    def finish(shard: Shard, read: Read) -> None:
+        line = shard.close(read)
         append_line(folder / JOURNAL, line)
         work.add(line)
 
-    shard, count = begin(), work.items
-    for count, each in found:
+    shard, read = begin(), work.read
+    for read, each in found:
         if isinstance(each, Skipped):
             if config.strict:
                 raise ValueError(f"{each.source}: {each.reason}")
@@ -198,9 +203,9 @@ def _write_shards(
         work.images.setdefault(digest, work.rows + len(shard.images))
         shard.add(each, digest)
         if len(shard.images) == config.shard_rows:
-            finish(shard, count)
+            finish(shard, read)
             shard = begin()
-    finish(shard, count)
+    finish(shard, read)
 
 
 def _merge_captions(folder: Path, work: Work, config: PackConfig) -> None:

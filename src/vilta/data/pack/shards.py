@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vilta.data.sources import FEATURES, PairRow
+from vilta.data.sources.base import Read
 
 SCHEMA = FEATURES.arrow_schema
 BATCH_ROWS = 100
@@ -36,7 +38,7 @@ class Shard:
             self.writer.write(self.waiting)
             self.waiting = []
 
-    def close(self, items: int) -> dict[str, Any]:
+    def close(self, read: Read) -> dict[str, Any]:
         """Finish the file, and return the line of the journal."""
         if self.waiting:
             self.writer.write(self.waiting)
@@ -44,7 +46,7 @@ class Shard:
         if not self.images:
             self.path.unlink()
         return {
-            "items": items,
+            "read": asdict(read),
             "shards": [self.path.name] if self.images else [],
             "images": self.images,
             "skipped": self.skipped,

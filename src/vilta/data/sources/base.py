@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 from upath import UPath
-from xxhash import xxh3_128_intdigest
+from xxhash import xxh3_128, xxh3_128_intdigest
 
 from vilta.json_text import json_object
 from vilta.screen import counted, shown
@@ -65,6 +65,24 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """How far a source was read: the number of items, and a digest of their ids and captions.
+
+    The end counts as an item.
+    """
+
+    items: int
+    digest: str
+
+
+NOTHING = Read(items=0, digest="")
+
+
+class SourceChanged(Exception):
+    """What was read of a source is not there any more, or not the same."""
+
+
 class Reader(ABC):
     """Reads one source. ``what`` describes the source to the user."""
 
@@ -94,24 +112,34 @@ class Reader(ABC):
         """Yield the rows of the pair table; what cannot be used goes to ``skipped``."""
         return (found for _, found in self.found() if not isinstance(found, Skipped))
 
-    def found(self, start: int = 0) -> Iterator[tuple[int, PairRow | Skipped]]:
-        """Yield rows and what is skipped, in order, each with the number of items read up to it.
+    def found(self, start: Read = NOTHING) -> Iterator[tuple[Read, PairRow | Skipped]]:
+        """Yield rows and what is skipped, in order, each with what was read up to it.
 
-        The first ``start`` items are passed over: their images are not read.
+        What was read up to ``start`` is passed over: its images are not read. Raises
+        ``SourceChanged`` if it is not what it was.
         """
         seen: Counter[str] = Counter()
-        told = count = 0
-        for count, item in enumerate(self.items(), start=1):
-            row = self._row(item, seen, count > start)
-            if count > start:
-                yield from ((count, skipped) for skipped in self.skipped[told:])
+        told, read, digest = 0, NOTHING, xxh3_128()
+        for count, item in enumerate(chain(self.items(), (None,)), start=1):
+            row = None
+            if item is not None:  # None is the end, before which more may be skipped
+                captions = clean_captions(item.captions)
+                digest.update(repr((item.image_id, captions)).encode())
+                row = self._row(item, captions, seen, count > start.items)
+            read = Read(items=count, digest=digest.hexdigest())
+            if count == start.items and read != start:
+                raise SourceChanged
+            if count > start.items:
+                yield from ((read, skipped) for skipped in self.skipped[told:])
                 if row is not None:
-                    yield count, row
+                    yield read, row
             told = len(self.skipped)
-        yield from ((count, skipped) for skipped in self.skipped[told:])
+        if read.items < start.items:
+            raise SourceChanged
 
-    def _row(self, item: Item, seen: Counter[str], read: bool) -> PairRow | None:
-        captions = clean_captions(item.captions)
+    def _row(
+        self, item: Item, captions: list[str], seen: Counter[str], read: bool
+    ) -> PairRow | None:
         if not captions:
             self.skip(item.source, "no caption")
             return None
