@@ -222,6 +222,10 @@ def test_json_array_across_pieces(tmp_path, monkeypatch):
     (tmp_path / "b.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="is not a JSON array"):
         list(json_array(tmp_path / "b.json"))
+    for more in (' [{"id": 1}]', "\n" * 20 + "]", "x"):
+        (tmp_path / "c.json").write_text("[1, 2]" + more)
+        with pytest.raises(ValueError, match=r"^[^\n]*goes on after its list; make it one list"):
+            list(json_array(tmp_path / "c.json"))
 
 
 def download_table(folder, shard, jpg=False):

@@ -138,6 +138,14 @@ def test_encodings_are_named_or_marked(photos):
     assert captions(photos)[0] == {"a.jpg": ["un caf\xe9"]}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(photos, end):
+    text = f'file_name;caption{end}a.jpg;"one, two, three"{end}b.jpg;two, three{end}'
+    (photos / "captions.csv").write_bytes(text.encode())
+    expected = {"a.jpg": ["one, two, three"], "b.jpg": ["two, three"]}
+    assert captions(photos)[0] == captions(photos / "captions.csv")[0] == expected
+
+
 def test_breaks_of_lines_that_are_none(photos):
     """Unicode knows more of them than files do."""
     (photos / "captions.csv").write_text('file_name,caption\na.jpg,"one\u2028two\nthree"\n')

@@ -196,6 +196,7 @@ def json_array(path: Path) -> Iterator[Any]:
             while place < len(text) and text[place] in " \t\r\n,":
                 place += 1
             if text.startswith("]", place):
+                _check_end(text[place + 1 :], file, path)
                 return
             try:
                 value, place = decode(text, place)
@@ -206,6 +207,14 @@ def json_array(path: Path) -> Iterator[Any]:
                 text, place = text[place:] + more, 0
             else:
                 yield value
+
+
+def _check_end(text: str, file: TextIO, path: Path) -> None:
+    """Raise ``ValueError`` if anything follows, such as another list."""
+    while not text.strip():
+        if not (text := _read(file, path)):
+            return
+    raise ValueError(f"{path} goes on after its list; make it one list, or a .jsonl of its items")
 
 
 def _read(file: TextIO, path: Path) -> str:

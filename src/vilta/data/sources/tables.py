@@ -69,12 +69,17 @@ def lines_of(text: str) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)
 
 
+def _first_line(text: str) -> str:
+    """Return the first line that is not empty."""
+    return re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+
+
 def columns_of(path: Path, fits: Fits) -> list[str]:
     """Return the columns that the first line of a file names; it need not be a table."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
-    first = head.decode(encoding, "replace").lstrip("\r\n").partition("\n")[0]
+    first = _first_line(head.decode(encoding, "replace"))
     return _split(first, _delimiter(first, fits))
 
 
@@ -89,7 +94,7 @@ def separated_rows(
     Raises ``ValueError`` that names the line of a surplus field or an open quote.
     """
     text = decoded(path, encoding)
-    first = text.lstrip("\r\n").partition("\n")[0]
+    first = _first_line(text)
     delimiter = _delimiter(first, fits)
     try:
         rows = list(_csv(path, text, delimiter))
