@@ -199,7 +199,7 @@ def build_model(config: PretrainConfig) -> ViltaForPreTraining:
         image_std=std,
     )
     if settings.start:
-        take_weights(model, settings.start)
+        take_weights(model, settings.start, load_tokenizer(settings.text))
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     freeze_encoders(model, settings.freeze)
@@ -213,17 +213,22 @@ def freeze_encoders(model: ViltaPreTrainedModel, names: Iterable[str]) -> None:
         encoders[name].requires_grad_(False)
 
 
-def take_weights(model: ViltaForPreTraining, start: str) -> None:
-    """Give a model the weights of a pre-training run.
+def take_weights(
+    model: ViltaForPreTraining, start: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Give a model, which reads the words of ``tokenizer``, the weights of a pre-training run.
 
     All of them; of a run with another fusion only the encoders and what contrast compares through,
-    and a note says so. Raises ``ValueError`` if the run was fine-tuned for a task, or if even its
-    encoders or contrast are others, as they are where one fusion has layers of the text encoder.
+    and a note says so. Raises ``ValueError`` if the run was fine-tuned for a task, if it read other
+    words or pixels of another mean or deviation, or if even its encoders or contrast are others, as
+    they are where one fusion has layers of the text encoder.
     """
     kind = released_class(start)
     if kind != type(model).__name__:
         raise ValueError(f"model.start: {start} holds a {kind}; name a pre-training run")
-    before = ViltaForPreTraining.from_pretrained(model_folder(start))
+    folder = model_folder(start)
+    require_same_words(tokenizer, load_tokenizer(str(folder)), names=("model.text", "model.start"))
+    before = ViltaForPreTraining.from_pretrained(folder)
     others, needed = (
         [n for n in names if getattr(before.config, n) != getattr(model.config, n)]
         for names in (_FUSION, _NEEDED)
@@ -255,7 +260,7 @@ def _below_fusion(model: ViltaForPreTraining) -> list[nn.Module]:
     return [vilta.vision, vilta.image_norm, vilta.text, *model.compared_through()]
 
 
-_NEEDED = ("layout", "pooling", "contrastive_width")
+_NEEDED = ("layout", "pooling", "contrastive_width", "image_mean", "image_std")
 """Settings, beside the encoders, that everything but the fusion was trained for."""
 _FUSION = (
     "fusion",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from reliability.tiny_settings import model_settings, text_settings, write_image_encoder
+from reliability.tiny_settings import IMAGE, model_settings, text_settings, write_image_encoder
 from safetensors.torch import load_file
 from tiny_encoders import train_text_encoder
 
@@ -178,6 +178,28 @@ def test_a_start_that_does_not_fit_is_refused(
     with pytest.raises(ValueError, match=message):
         pretrain.run(replace(settings, model=model, run=run))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_read_other_words_or_other_pixels_is_refused(
+    settings, whole_run, text_model, tmp_path
+):
+    text = shutil.copytree(text_model, tmp_path / "text")
+    words = (text / "tokenizer.json").read_text()
+    swapped = {"red": "blue", "blue": "red"}
+    words = re.sub('"(red|blue)": ', lambda found: f'"{swapped[found[1]]}": ', words)
+    (text / "tokenizer.json").write_text(words)
+    image = tmp_path / "image.json"
+    image.write_text(json.dumps(IMAGE | {"image_mean": [0.48, 0.46, 0.41]}))
+    for change, message in (
+        ({"text": str(text)}, "model.start and model.text have different vocabularies.*'red'"),
+        ({"image": str(image)}, r"of another architecture \(image_mean\)"),
+        ({"image": str(image), "fusion_layers": 2}, r"of another architecture \(image_mean\)"),
+    ):
+        model = replace(settings.model, **change, start=str(whole_run))
+        run = replace(settings.run, out=str(tmp_path / "run"))
+        with pytest.raises(ValueError, match=message):
+            pretrain.run(replace(settings, model=model, run=run))
+        assert not (tmp_path / "run").exists()
 
 
 def test_the_albef_preset_splits_the_text_encoder_trains_and_goes_on(settings, tmp_path):

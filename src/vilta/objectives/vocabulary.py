@@ -133,18 +133,22 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary
     )
 
 
-def require_same_words(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raise ``ValueError`` unless teacher and student have the same word at every id.
+def require_same_words(
+    own: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    names: tuple[str, str] = ("student", "teacher"),
+) -> None:
+    """Raise ``ValueError`` unless two models have the same word at every id.
 
-    The message gives both sizes and the first word that differs.
+    The message gives both sizes and the first word that differs; ``names`` tells the models apart.
     """
-    ours, theirs = words_of(student), words_of(teacher)
-    for i, (own, other) in enumerate(zip_longest(ours, theirs)):
-        if own != other:
+    ours, theirs = words_of(own), words_of(other)
+    for i, (word, their) in enumerate(zip_longest(ours, theirs)):
+        if word != their:
             raise ValueError(
-                "teacher and student have different vocabularies "
-                f"({len(theirs)} and {len(ours)} words; "
-                f"word {i} is {other!r} and {own!r}); take a teacher with the student's tokenizer"
+                f"{names[1]} and {names[0]} have different vocabularies "
+                f"({len(theirs)} and {len(ours)} words; word {i} is {their!r} and {word!r}); "
+                "take two that share a tokenizer"
             )
 
 
