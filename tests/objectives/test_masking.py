@@ -132,6 +132,20 @@ def test_caption_without_words_keeps_its_tokens():
     assert selected[2].sum() == (word_ids[2] >= 0).sum()
 
 
+def test_words_that_a_tokenizer_leaves_out_may_be_more_than_tokens():
+    """Some drop what they do not know; the words around it keep their numbers."""
+    _, vocabulary = words_of("wordpiece")
+    word_ids = torch.tensor([[-1, 2, 7, 7, -1], [-1, 0, 40, -1, -1]])
+    ids = torch.full_like(word_ids, int(vocabulary.regular[0]))
+    noise = torch.rand(*ids.shape, 2)
+    _, selected = mask_words(ids, word_ids, noise, vocabulary, rate=1.0)
+    assert torch.equal(selected, word_ids >= 0)
+    _, selected = mask_words(ids, word_ids, noise, vocabulary, rate=0.5)
+    _, dense = mask_words(ids, torch.tensor([[-1, 0, 1, 1, -1], [-1, 0, 1, -1, -1]]), noise,
+                          vocabulary, rate=0.5)  # fmt: skip
+    assert torch.equal(selected, dense)
+
+
 def test_content_words_are_preferred_by_their_weight():
     tokenizer, vocabulary = words_of("wordpiece")
     rows = 20_000

@@ -25,9 +25,9 @@ def mask_words(
     replacement; a content word is ``content_weight`` times as likely to be drawn as a stop-word.
     All pieces of a drawn word are replaced: by the mask token, or with ``scheme="80-10-10"`` by
     the mask token, a random token or the token itself (arXiv 1810.04805). ``word_ids`` number a
-    caption's words from 0 and are -1 elsewhere. ``noise`` is uniform in [0, 1) and the only source
-    of randomness, so the result is a function of the arguments. A caption without words is
-    returned unchanged.
+    caption's words, each a run of tokens, in any way, and are -1 elsewhere. ``noise`` is uniform in
+    [0, 1) and the only source of randomness, so the result is a function of the arguments. A
+    caption without words is returned unchanged.
     """
     is_word = word_ids >= 0
     first = is_word & (word_ids != word_ids.roll(1, dims=1))
@@ -41,10 +41,12 @@ def mask_words(
     chosen = first & (rank < count)  # [B, L], first pieces only
 
     # Spread the choice from a word's first piece to all of its pieces; column 0 holds non-words.
+    # Counted anew: numbers have gaps where a tokenizer leaves out words that it does not know.
+    number = first.cumsum(dim=1) * is_word  # [B, L]
     by_word = torch.zeros(len(input_ids), input_ids.shape[1] + 1, dtype=torch.bool)
     by_word = by_word.to(input_ids.device)
-    by_word.scatter_(1, torch.where(chosen, word_ids + 1, 0), True)
-    selected = by_word.gather(1, word_ids + 1) & is_word  # [B, L]
+    by_word.scatter_(1, torch.where(chosen, number, 0), True)
+    selected = by_word.gather(1, number) & is_word  # [B, L]
 
     hidden = torch.full_like(input_ids, vocabulary.mask_id)
     if scheme == "80-10-10":
