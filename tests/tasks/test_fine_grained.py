@@ -228,6 +228,18 @@ def test_a_csv_of_ones_own_and_unknown_files(tmp_path):
         read(write_json(tmp_path / "empty.json", []))
 
 
+def test_a_csv_of_ones_own_is_no_published_set_whatever_it_is_called(tmp_path):
+    write_images(tmp_path, "1.jpg")
+    for stem, name in (("winoground", "csv-winoground"), ("valse", "csv-valse"), ("mine", "mine")):
+        path = tmp_path / f"{stem}.csv"
+        path.write_text(f"image,caption,edit,paraphrase\n1.jpg,{CAPTION},{WRONG},{REWORDED}\n")
+        rows = read(path).rows
+        metrics = fine_grained_metrics(
+            [scored([1, 0, 1], [2.0, -1.0, 0.5])], list(rows["set"]), list(rows["category"])
+        )
+        assert {n for n in metrics if stem in n} == {f"{name}/macro", f"{name}/all"}
+
+
 def test_the_oracle_agrees_with_the_scenes_items():
     items = read("scenes:30?seed=8&size=32")
     wanted = {"colour", "shape", "size", "texture", "relation", "count"}

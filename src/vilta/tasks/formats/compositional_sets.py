@@ -148,17 +148,27 @@ READERS: dict[str, Callable[[dict[str, Any], str, Path], list[ItemRow]]] = {
 ARO's own code holds the items of its order with ``caption_options`` in memory; no published file
 has them.
 """
+PUBLISHED = (
+    "aro-attribution",
+    "aro-order",
+    "aro-relation",
+    "sugarcrepe",
+    "sugarcrepe++",
+    "valse",
+    "winoground",
+)
+"""Sets that are measured as their authors do; a CSV of one's own may be called like one."""
 
 
 def _csv_rows(path: Path) -> list[ItemRow]:
     """Columns image, caption, edit; and paraphrase and category where there are such."""
-    rows = []
+    rows, name = [], f"csv-{path.stem}" if path.stem in PUBLISHED else path.stem
     for number, line in enumerate(csv_lines(path, ("image", "caption", "edit"))):
         texts, truth = [line["caption"], line["edit"]], [1, 0]
         if line.get("paraphrase"):
             texts, truth = [*texts, line["paraphrase"]], [1, 0, 1]
         category = line.get("category") or "all"
-        rows.append(row_of(str(number), [line["image"]], texts, truth, path.stem, category))
+        rows.append(row_of(str(number), [line["image"]], texts, truth, name, category))
     return rows
 
 
