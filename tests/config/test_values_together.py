@@ -10,6 +10,7 @@ from vilta.config.ranges import check_config
 
 ABLATE = AblateConfig(arms=("vilta", "meter"), baseline="meter", seeds=(0, 1), out="x")
 OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_start=0)
+MATCHING = replace(OBJECTIVE, mlm_weight=0.0, text_mlm_weight=0.0, itc_weight=0.0)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,8 @@ OBJECTIVE = ObjectiveConfig(itc_targets="pairs", queue_size=0, mlm_start=0, itm_
         (OBJECTIVE, {"queue_size": 64}, "queue_size is for itc_targets: momentum"),
         (OBJECTIVE, {"mlm_start": 1, "itc_weight": 0.0, "itm_start": 1}, "needs contrast"),
         (OBJECTIVE, {"mlm_start": 2, "itm_start": 1}, r"itm_start is 1; .* mlm_start \(2"),
+        (MATCHING, {"itm_weight": 0.0}, "no loss has a weight in the first step"),
+        (MATCHING, {"itm_start": 2}, "no loss has a weight in the first step"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(config, change, message):

@@ -228,6 +228,12 @@ class ObjectiveConfig:
                 f"objective.itm_start is {self.itm_start}; matching needs masked words, so set it "
                 f"to mlm_start ({self.mlm_start}) or more"
             )
+        at_once = self.mlm_weight + self.text_mlm_weight + self.itc_weight
+        if at_once == 0 and (self.itm_weight == 0 or self.itm_start > 0):
+            raise ValueError(
+                "objective: no loss has a weight in the first step; set one of mlm_weight, "
+                "text_mlm_weight and itc_weight above 0, or itm_weight with itm_start 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
