@@ -25,7 +25,7 @@ from vilta.training.checkpoint import (
     set_aside_newer,
     whole_state,
 )
-from vilta.training.folder import check_run_folder
+from vilta.training.folder import check_run_folder, replaced_folder
 from vilta.training.optimization import build_optimizer, build_schedule
 
 
@@ -267,6 +267,30 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, writer):
     assert find_checkpoint(tmp_path)[0].name == "step-00000001"
     load_weights(find_checkpoint(tmp_path)[0], ToyTask())
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_older_one(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    with replaced_folder(target) as temporary:
+        (temporary / "old").touch()
+
+    def fails(source, place, renamed=os.rename):
+        if Path(source).name == ".tmp-model":
+            raise OSError(5, "Input/output error")
+        renamed(source, place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", fails)
+        with pytest.raises(OSError, match="Input/output"), replaced_folder(target) as temporary:
+            (temporary / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["old"]
+    killed = tmp_path / ".tmp-old-model"  # what a killed process had no time to delete
+    killed.mkdir()
+    (killed / "older").touch()
+    with replaced_folder(target) as temporary:
+        (temporary / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")

@@ -1,7 +1,8 @@
 """Steps are queued one after another: what they report is read late, and changes nothing."""
 
+import time
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -44,6 +45,23 @@ def test_a_run_stopped_with_a_report_on_its_way_goes_on_bit_for_bit(tmp_path, mo
     assert metrics(tmp_path / "pieces") == metrics(tmp_path / "whole")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, pieces.state_dict()[name]), name
+
+
+def test_a_checkpoint_that_the_clock_asked_for_is_written_once(tmp_path, monkeypatch):
+    class Clock:
+        perf_counter = staticmethod(time.perf_counter)
+
+        @staticmethod
+        def monotonic():  # a minute a step
+            return 60.0 * task.steps
+
+    task = ToyTask()
+    monkeypatch.setattr(session, "comes_late", lambda device: True)
+    monkeypatch.setattr(session, "time", Clock)
+    train_toy(tmp_path, task, steps=30, save_every=0, evaluate_every=0, save_minutes=5.0, keep=99)
+    saved = [int(path.name[5:]) for path in sorted((tmp_path / "checkpoints").iterdir())]
+    apart = [after - before for before, after in pairwise(saved)]
+    assert len(saved) > 4 and min(apart[:-1]) > 5, saved  # the last step always writes one
 
 
 def test_a_run_whose_last_step_broke_learns_of_it(tmp_path, monkeypatch):

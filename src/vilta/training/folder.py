@@ -125,7 +125,8 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f"{_TEMPORARY}{target.name}"
     retired = target.parent / f"{_TEMPORARY}old-{target.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in (temporary, retired):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -137,6 +138,8 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         os.rename(temporary, target)
         _flush(target.parent)
     finally:
+        if retired.exists() and not target.exists():
+            os.rename(retired, target)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
 

@@ -305,7 +305,8 @@ class Session:
             ),
         )
         self.saved = (self.state.step, self.state.evaluated)
-        self.saved_at = time.monotonic()
+        # What asked for it is done, also where the next report has still to come.
+        self.saved_at, self.save_due = time.monotonic(), False
 
     def release(self) -> None:
         """Write ``model/`` of a saved run: the weights of its best evaluation, if there was one."""
