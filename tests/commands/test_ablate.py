@@ -128,6 +128,15 @@ def test_the_report_has_every_arm_and_seed(compared, config):
     assert "From seed 0, 1 the arms did NOT start alike: crops differ. From seed 2 " in said
 
 
+def test_one_arm_alone_has_a_report(compared, config, tmp_path):
+    """As of a comparison that was stopped after its first run."""
+    copy = shutil.copytree(compared, tmp_path / "copy")
+    ablate.run(replace(config, out=str(copy), arms=("vilta",), baseline="vilta", planned=()))
+    for name in ("report.html", "report.md"):
+        text = (copy / name).read_text()
+        assert "At the end of training" in text and "Arm by arm" not in text
+
+
 def test_the_command_named_next_adds_a_seed(compared, config, capsys):
     ablate.run(config)
     *_, last = capsys.readouterr().err.splitlines()

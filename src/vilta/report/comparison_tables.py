@@ -54,8 +54,10 @@ def _planned(summary: dict[str, Any]) -> Section:
     return Section("Planned comparisons", multiplicity(summary), tables, main=True)
 
 
-def _arm_by_arm(summary: dict[str, Any]) -> Section:
+def _arm_by_arm(summary: dict[str, Any]) -> Section | None:
     pairs = arm_by_arm(summary)
+    if not pairs:  # one arm is finished
+        return None
     shown = [kind for kind in KINDS if any(kind in changes for _, _, changes in pairs)]
     rows = [(arm, other, *(changes.get(k, "") for k in shown)) for arm, other, changes in pairs]
     text = (

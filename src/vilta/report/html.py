@@ -75,7 +75,7 @@ def table_element(title: str, table: Table) -> str:
         return "".join(f"<{kind}{own}>{escape(cell)}</{kind}>" for cell, own in pairs)
 
     head = cells("th", table.head)
-    following = [*table.rows[1:], ("-",)]
+    following = [*table.rows, ("-",)][1:]
     kinds = [
         "change" if not row[0] else "level" if not after[0] else ""
         for row, after in zip(table.rows, following, strict=True)
