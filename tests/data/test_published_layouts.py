@@ -390,6 +390,22 @@ def test_parquet_that_is_not_what_it_should_be(tmp_path):
         list(reader.rows())
 
 
+@pytest.mark.parametrize("column", ["caption", "split"])
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_two_columns_of_one_name_are_refused_in_one_line(tmp_path, form, column):
+    names = ["image", "caption", "split", column]
+    table = pa.table([pa.array([jpeg()]), *[pa.array(["x"])] * 3], names)
+    path = tmp_path / f"0.{form}"
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(ValueError, match=f"^[^\n]*two columns are called '{column}'"):
+        load_pairs(str(path))
+    assert find_reader(str(path)).count() == 0
+
+
 def test_a_data_set_by_the_name_that_datasets_knows(tmp_path, monkeypatch):
     """A folder of Parquet files is one; the hub's own names take the same way."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

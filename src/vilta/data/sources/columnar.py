@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
@@ -145,6 +146,8 @@ class ColumnarReader(Reader):
         """Return the column of images and those of captions, without which it is an error."""
         if "url" in map(str.lower, names) and not has_pairs(names, self.options):
             refuse_url_list(path, names)
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise ValueError(f"{path.name}: two columns are called {twice[0]!r}")
         image = image_column(names, self.options, path.name)
         return image, caption_columns(names, self.options, path.name)
 
@@ -293,7 +296,7 @@ def _splits_of(path: Place) -> set[str]:
                 return set()
             values = table.read(columns=[split]).column(0).unique().to_pylist()
     else:
-        named = ((b, split_column(b.schema.names)) for b in _batches(path))
-        parts = (batch.column(split) for batch, split in named if split in batch.schema.names)
+        named = ((batch, split_column(batch.schema.names)) for batch in _batches(path))
+        parts = (b.column(b.schema.names.index(s)) for b, s in named if s in b.schema.names)
         values = [value for part in parts for value in part.unique().to_pylist()]
     return {value for value in values if isinstance(value, str) and value}
