@@ -36,6 +36,7 @@ def test_every_example_is_run_here():
         "choose_caption.py",
         "search_photos.py",
         "negclip.py",
+        "draw_scenes.py",
     }
 
 
@@ -43,6 +44,14 @@ def test_every_example_is_run_here():
 def test_without_arguments_the_call_is_shown(name, folder, monkeypatch):
     with pytest.raises(SystemExit, match=f"python examples/{name} runs/mine "):
         run(name, folder, monkeypatch)
+
+
+def test_draw_scenes(folder, monkeypatch, capsys):
+    run("draw_scenes.py", folder, monkeypatch, "drawn", "3")
+    assert capsys.readouterr().out == "wrote 3 pictures to drawn\n"
+    drawn = sorted((folder / "drawn").iterdir())
+    assert [path.name for path in drawn] == [f"scene {i:03}.png" for i in range(3)]
+    assert all(Image.open(path).size == (96, 96) for path in drawn)
 
 
 def test_pretrain(folder, monkeypatch):

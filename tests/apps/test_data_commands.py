@@ -11,8 +11,10 @@ from tiny_models import CAPTIONS
 
 from vilta import Matcher
 from vilta.commands import clean, negatives
+from vilta.commands.inspect import next_command as inspect_next
 from vilta.config.apps import CleanConfig, NegativesConfig
-from vilta.data.sources import load_pairs
+from vilta.config.tools import InspectConfig
+from vilta.data.sources import find_reader, load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,9 @@ def test_clean_keeps_what_matches(tiny_run, pairs, tmp_path, capsys):
     wanted = {(f["image_id"], f["caption"]) for f in found if f["probability"] >= bar}
     assert {(row["image_id"], c) for row in kept for c in row["captions"]} == wanted
     assert kept.features == load_pairs(pairs).features
+    reader = find_reader(str(out / "kept"))
+    assert (reader.what, reader.total) == ("packed pairs", told["kept_images"])
+    assert inspect_next(str(out / "kept"), InspectConfig()).startswith("vilta pretrain ")
     table = load_pairs(pairs).cast_column("image", datasets.Image(decode=False))
     image_bytes = {row["image_id"]: row["image"]["bytes"] for row in table}
     kept = kept.cast_column("image", datasets.Image(decode=False))

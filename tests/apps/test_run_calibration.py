@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from small_run import noise, write_run
 from tiny_models import CAPTIONS
 
@@ -31,6 +32,20 @@ def test_calibration_is_kept_with_the_model_and_used(tmp_path):
     # The conformal threshold: of these six captions, at most none is flagged.
     found = [again.proofread(noise(i), GROUPS[i][0]) for i in range(6)]
     assert not any(each.flagged for each in found)
+
+
+def test_matching_that_tells_no_pair_apart_is_said(tiny_run):
+    matcher = Matcher(tiny_run, device="cpu")
+    images = [noise(0), *map(noise, range(5))]
+    pixels = [pixels_of([images[i] for i in range(6)], 32)]
+    with torch.no_grad():  # now a match is likelier the less matching takes it for one
+        scores = np.array([matcher.log_odds(image, CAPTIONS[:6]) for image in images])
+        last = matcher.model.itm_head.out
+        sign = 1 if np.diag(scores).mean() < scores.mean() else -1
+        last.weight *= sign
+    told = calibrate(matcher.model, matcher.tokenizer, pixels, GROUPS, "noise")
+    assert ("does not tell these pairs apart yet" in told) == ("temperature 100.00" in told)
+    assert "temperature 100.00" in told
 
 
 def test_a_run_without_matching_is_left_as_it_is(tmp_path):

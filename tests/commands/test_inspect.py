@@ -1,6 +1,7 @@
 import io
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,25 @@ def test_the_table_and_the_page(source, tmp_path, capsys):
     assert "picture &lt;b&gt;" in html and "picture <b>" not in html
     assert "http" not in html.replace("http-equiv", "") and "<script" not in html
     assert "4.png" in html and "50.0 %" in html
+
+
+def test_what_is_not_listed_is_counted(tmp_path, capsys):
+    here = write_pairs(tmp_path / "train", range(30))
+    for number in range(30):
+        (tmp_path / "train" / f"bad-{number}.png").write_bytes(b"<html>")
+        (tmp_path / "train" / f"bad-{number}.txt").write_text("broken")
+    for copy in range(5):
+        shutil.copy(tmp_path / "train" / "2.png", tmp_path / "train" / f"copy-{copy}.png")
+        (tmp_path / "train" / f"copy-{copy}.txt").write_text("a copy")
+    there = write_pairs(tmp_path / "val", range(25))
+    found = run(here, InspectConfig(against=there, out=str(tmp_path / "page.html")))
+    said = " ".join(capsys.readouterr().out.split())
+    shared = found["shared_images"]
+    assert shared >= 25
+    assert "of these by identical bytes 25" in said
+    assert f"and {shared - 10} more" in said, "shared images"
+    assert "and 20 more" in said, "broken ones"
+    assert "2 more" in said, "images of one group"
 
 
 def test_packed_pairs_are_trained_on_next(source, tmp_path, capsys):

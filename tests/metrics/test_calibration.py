@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vilta.metrics.calibration import (
+    TEMPERATURES,
     balanced,
     calibrated,
     calibration_pairs,
@@ -26,6 +27,12 @@ def test_fit_finds_the_temperature_and_bias_that_were_put_in(temperature, bias):
     found = fit(*drawn(temperature, bias))
     assert found.temperature == pytest.approx(temperature, rel=0.05)
     assert found.bias == pytest.approx(bias, abs=0.06)
+
+
+def test_scores_that_tell_nothing_get_the_highest_temperature():
+    match = torch.tensor([True, False] * 20)
+    found = fit(torch.where(match, -1.0, 1.0) + 0.1 * torch.randn(40), match)
+    assert found.temperature == TEMPERATURES[1]
 
 
 def test_the_error_falls_by_calibration_on_other_pairs():

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import flag_threshold, model_vocabulary, proofread
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
-from vilta.metrics.calibration import calibration_pairs, fit
+from vilta.metrics.calibration import TEMPERATURES, calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
 from vilta.model.modeling import WithMatching
 from vilta.screen import command, counted, notes
@@ -67,6 +67,8 @@ def calibrate(
         config.suspicion_threshold = threshold
         if threshold is not None:
             told += f", proofreading threshold {threshold:.2f}"
+    if found.temperature == TEMPERATURES[1]:
+        told += "; matching does not tell these pairs apart yet"
     return f"calibrated on {config.calibrated_on}: {told}"
 
 

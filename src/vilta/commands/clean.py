@@ -16,8 +16,10 @@ from vilta.apps.matcher import Matcher
 from vilta.apps.run_calibration import say_uncalibrated
 from vilta.config.apps import CleanConfig
 from vilta.config.ranges import check_config
+from vilta.data.pack.journal import write_json
 from vilta.data.samples import image_bytes
 from vilta.data.sources import load_pairs
+from vilta.data.sources.base import MANIFEST
 from vilta.report.html import data_uri, document
 from vilta.screen import command, notes, print_json, progress, results, say_next
 from vilta.training.folder import replace_text, replaced_folder, require_writable_folder
@@ -64,6 +66,11 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
         replace_text(folder / "worst.html", page(data, table, worst))
         if kept is not None:
             kept.save_to_disk(str(folder / "kept"))
+            about = {"rows": summary["kept_images"], "captions": summary["kept_pairs"]}
+            about |= {"source": data, "reader": f"pairs that match with {config.keep_above:g}"}
+            write_json(
+                folder / "kept" / MANIFEST, about
+            )  # packed data, of which each image is read
     if config.json:
         print_json(summary)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from html import escape
 from itertools import chain
@@ -184,11 +184,10 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         "identical bytes": copies,
         "similar picture": [g for g in looks if tuple(g) not in known],
     }
-    groups = [
-        (kind, ", ".join(found.names[row] for row in group[:4]))
-        for kind, of_kind in kinds.items()
-        for group in of_kind[:NAMED]
-    ]
+    groups: list[tuple[str, str]] = []
+    for kind, of_kind in kinds.items():
+        groups += [(kind, _some([found.names[row] for row in group])) for group in of_kind[:NAMED]]
+        groups += _and_more(of_kind)
     if groups:
         tables["duplicates"] = Table(("duplicates by", "images"), groups)
     bad = [*found.broken, *((s.source, s.reason) for s in reader.skipped)]
@@ -196,7 +195,7 @@ def _tables(reader: Reader, found: Inspection) -> dict[str, Table]:
         reasons = Counter(reason.split(":")[0] for _, reason in bad)
         rows = [(f"{count:,}", reason) for reason, count in reasons.most_common(NAMED)]
         tables["skipped"] = Table(("items", "reason"), rows)
-        tables["skipped, first items"] = Table(("item", "reason"), bad[:NAMED])
+        tables["skipped, first items"] = Table(("item", "reason"), [*bad[:NAMED], *_and_more(bad)])
     words = [(word, f"{count:,}") for word, count in found.words.most_common(FREQUENT)]
     tables["most frequent words"] = Table(("word", "count"), words)
     return tables
@@ -207,12 +206,26 @@ def _leakage(found: Inspection, other: Inspection, name: str) -> Table:
     images = same_images(found, other)
     share = 100 * len(images) / other.images
     captions = same_captions(found, other)
+    kinds = Counter(how for *_, how in images)
     rows = [
         ("images", f"{len(images):,} of {other.images:,} ({share:.1f} %) of {name}"),
+        *((f"of these by {kind}", f"{count:,}") for kind, count in kinds.items()),
         ("distinct captions", f"{captions:,} of {len(other.by_caption):,}"),
+        *((how, f"{here} = {there}") for here, there, how in images[:NAMED]),
+        *_and_more(images),
     ]
-    rows += [(how, f"{here} = {there}") for here, there, how in images[:NAMED]]
     return Table(("", "in both"), rows)
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names of a group of images, and how many more there are."""
+    more = [f"{len(names) - 4:,} more"] * (len(names) > 4)
+    return ", ".join([*names[:4], *more])
+
+
+def _and_more(every: Sequence[object]) -> list[tuple[str, str]]:
+    """Return a row that counts those of a list that are not named."""
+    return [("", f"and {len(every) - NAMED:,} more")] * (len(every) > NAMED)
 
 
 def _page(reader: Reader, found: Inspection, tables: dict[str, Table], sheet: ContactSheet) -> str:

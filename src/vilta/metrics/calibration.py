@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+TEMPERATURES = (0.05, 100.0)
+"""Temperatures beyond these mean that matching learned everything, or nothing."""
 BINS = 10
 """Bins of equal width for the calibration error and the diagram (15 in arXiv 1706.04599)."""
 ALIKE = 10
@@ -80,8 +82,7 @@ def fit(log_odds: Float[Tensor, "N"], match: Bool[Tensor, "N"]) -> Calibration:
 
     with torch.enable_grad():
         optimizer.step(loss)
-    # A temperature beyond these mean that matching learned nothing, or everything.
-    return Calibration((-slope).exp().clamp(0.05, 100).item(), bias.item())
+    return Calibration((-slope).exp().clamp(*TEMPERATURES).item(), bias.item())
 
 
 def reliability(
