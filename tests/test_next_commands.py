@@ -116,7 +116,7 @@ def test_what_follows_a_text_encoder(given, place, val, then):
     assert given(*words, "--model.heads", "2", *SMALL[-6:], "-o", "text")[-len(then) :] == then
 
 
-def test_a_data_set_is_cleaned_and_packed(given, place):
+def test_a_data_set_is_cleaned_and_trained_on(given, place):
     run, photos = str(write_run(place / "a run")), place / "photos"
     photos.mkdir()
     for index in range(3):
@@ -124,9 +124,9 @@ def test_a_data_set_is_cleaned_and_packed(given, place):
         (photos / f"{index}.txt").write_text("a red ball")
     _, *words = given("clean", run, "photos", "-o", "cleaned", "--keep-above", "0.0001")
     assert words == ["inspect", "cleaned/kept"]
-    _, *words = given(*words)
-    assert words == ["pack", "cleaned/kept", "--out", "data/NAME"]
-    assert given(*words)[1:] == ["inspect", "data/NAME"]
+    trains = ["pretrain", "--data.train", "cleaned/kept", "--run.out", "runs/mine"]
+    assert given(*words)[1:] == trains
+    assert given("pack", "photos", "--out", "data/NAME")[1:] == ["inspect", "data/NAME"]
 
 
 def test_a_fine_tuning_is_evaluated(given, place, capsys):
