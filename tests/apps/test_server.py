@@ -141,7 +141,7 @@ def test_the_time_of_a_request_is_that_of_all_its_captions(matcher, monkeypatch)
         raise UnknownWords
 
     monkeypatch.setattr(matcher, "heat_maps", slow)
-    app = server.build_app(matcher, limits=Limits(seconds=1.0))
+    app = server.build_app(matcher, limits=Limits(seconds=3.0))
     data = {"captions": CAPTIONS * 20, "heat_maps": "true"}
     with TestClient(app, base_url="http://localhost") as client:
         assert client.post("/v1/match", files=[image()], data=data).status_code == 503

@@ -263,7 +263,10 @@ def test_a_pair_table_without_some_captions(tmp_path, captions):
     )
     reader = find_reader(str(tmp_path))
     kept = [["a dog"]] if captions and "a dog" in captions else []
-    assert reader.table()["captions"][:] == [["a cat"], *kept]
+    table = reader.table()
+    assert table["captions"][:] == [["a cat"], *kept]
+    assert table.cache_files, "its images stay on the disk"
+    assert table.features == FEATURES and table[0]["image_id"] == "0"
     assert [s.reason for s in reader.skipped] == ["no caption"] * (1 - len(kept))
 
 

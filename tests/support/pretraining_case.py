@@ -30,7 +30,8 @@ def make_batch(task, captions=CAPTIONS, images=None, rate=0.4, seed=0):
     ids, mask, word_ids = encoded(TOKENIZER, list(captions))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(*ids.shape, 2, generator=generator)
-    masked, selected = mask_words(ids, word_ids, noise, task.words.tables(), rate=rate)
+    words = task.words.tables().to("cpu")  # where a collator makes its batches
+    masked, selected = mask_words(ids, word_ids, noise, words, rate=rate)
     images = list(range(len(captions))) if images is None else images
     return Batch(
         pixel_values=pixels_of(len(captions), seed=seed)[torch.tensor(images)],

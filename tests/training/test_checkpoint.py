@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_older_one(tmp_path, monk
         with pytest.raises(OSError, match="Input/output"), replaced_folder(target) as temporary:
             (temporary / "new").touch()
     assert [path.name for path in target.iterdir()] == ["old"]
-    killed = tmp_path / ".tmp-old-model"  # what a killed process had no time to delete
+    killed = tmp_path / ".tmp-replaced-model"  # what a killed process had no time to delete
     killed.mkdir()
     (killed / "older").touch()
     with replaced_folder(target) as temporary:

@@ -166,10 +166,10 @@ def under_torchrun(processes: int, runs: dict, on_each: int = 0, device: str = "
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", sharing_case.__file__]
     root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    paths = [str(root / "src"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [*command, json.dumps(runs), str(on_each), device],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

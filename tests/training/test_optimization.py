@@ -5,6 +5,7 @@ import torch
 from toy_training import ToyTask
 
 from vilta.config import OptimizationConfig
+from vilta.training import muon
 from vilta.training.muon import Muon
 from vilta.training.optimization import build_optimizer, build_schedule, clip_gradient
 
@@ -75,6 +76,33 @@ def test_muon_is_torchs_in_float32(monkeypatch):
             torch.testing.assert_close(own, reference, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*(optimizer.state_dict()["state"] for optimizer in made))
     made[1].load_state_dict(made[0].state_dict())  # a run may go on with either
+
+
+def test_muon_takes_bf16_only_where_a_unit_is_fast_in_it(monkeypatch):
+    matrices = torch.randn(2, 24, 16)
+    found = {}
+    for unit in ("", "AVX512-BF16", "AMX", "tensor cores"):
+        monkeypatch.setattr(muon, "native_bf16", lambda device, unit=unit: unit)
+        found[unit] = muon.orthogonalised(matrices, (3.4445, -4.775, 2.0315), 5, 1e-7)
+        assert found[unit].dtype == torch.float32
+    assert torch.equal(found[""], found["AVX512-BF16"])
+    assert torch.equal(found["AMX"], found["tensor cores"])
+    assert 0 < (found["AMX"] - found[""]).abs().max() < 0.05
+
+
+def test_muon_steps_many_matrices_a_few_at_a_time(monkeypatch):
+    starts = [torch.randn(6, 4) for _ in range(5)]
+    gradients = [torch.randn(6, 4) for _ in range(5)]
+    found = []
+    for at_once in (1, 2 * 24, 2**25):
+        monkeypatch.setattr(muon, "AT_ONCE", at_once)
+        parameters = [torch.nn.Parameter(start.clone()) for start in starts]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        Muon([{"params": parameters, "lr": 0.1}]).step()
+        found.append(torch.stack([*parameters]).detach())
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
 
 
 def groups_of(task: ToyTask, **changes):

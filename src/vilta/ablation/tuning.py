@@ -123,9 +123,9 @@ def chosen(config: AblateConfig, plan: Plan) -> Plan:
     )
 
 
-def keep_score(trial: Trial, score: float) -> None:
+def keep_score(trial: Trial, score: float | None) -> None:
     """Write the score of a run, which is over then; 0 for one that has diverged."""
-    content = {"score": score if math.isfinite(score) else 0.0}
+    content = {"score": score if score is not None and math.isfinite(score) else 0.0}
     replace_text(trial.cell.place / MEASURES, json.dumps(content) + "\n")
 
 

@@ -68,9 +68,7 @@ def run(run_folder: str, data: str, config: CleanConfig) -> None:
             kept.save_to_disk(str(folder / "kept"))
             about = {"rows": summary["kept_images"], "captions": summary["kept_pairs"]}
             about |= {"source": data, "reader": f"pairs that match with {config.keep_above:g}"}
-            write_json(
-                folder / "kept" / MANIFEST, about
-            )  # packed data, of which each image is read
+            write_json(folder / "kept" / MANIFEST, about)
     if config.json:
         print_json(summary)
     else:

@@ -275,7 +275,7 @@ class OptimizationConfig:
     """`auto` measures both on this machine with products of the model's own sizes and takes the
     faster; a resumed run keeps the format it started with. On a GPU float32 means TF32."""
     compile: bool = False
-    """Use torch.compile; the first steps are slow."""
+    """Use torch.compile: the first steps take minutes, and no gain was seen on a CPU or a GPU."""
     shard: bool = False
     """Split trained weights, gradients and AdamW's moments among the processes (FSDP2), for models
     that are large beside a device's memory: 4 + 16 / N bytes a weight on each of N in place of 16.

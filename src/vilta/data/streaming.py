@@ -45,8 +45,9 @@ class StreamedPairs(SampleMaker):
         self.shards, self.name = list(shards), name
         self.lanes = min(config.lanes, len(self.shards))
         self._open: dict[int, _Lane] = {}
-        self.lengths: dict[str, int] = {}
-        """How many pairs each shard has, as far as that was counted."""
+        self._lengths: dict[str, int] = {}
+        self.barren: set[str] = set()
+        """Shards of which a reading has yielded nothing, whatever was counted."""
 
     def mixed(self, batch_size: int) -> int:
         """Return how many lanes a micro-batch draws from."""
@@ -104,10 +105,14 @@ class StreamedPairs(SampleMaker):
 
     def count(self, shard: str) -> int:
         """Return how many pairs a shard has; it is counted once."""
-        if shard not in self.lengths:
+        if shard not in self._lengths:
             stored = stored_count(shard)
-            self.lengths[shard] = shard_reader(shard).count() if stored is None else stored
-        return self.lengths[shard]
+            self._lengths[shard] = shard_reader(shard).count() if stored is None else stored
+        return self._lengths[shard]
+
+    def may_have_pairs(self) -> bool:
+        """Whether any shard is left that has yielded some, or may."""
+        return any(self.count(shard) for shard in self.shards if shard not in self.barren)
 
 
 class _Lane:
@@ -136,7 +141,7 @@ class _Lane:
         for turn in count():
             epoch, place = divmod(self.lane + turn * self.pairs.lanes, len(shards))
             shard = shards[int(permutation(seed, len(shards), epoch)[place])]
-            if empty > len(shards) and not any(map(self.pairs.count, shards)):
+            if empty > len(shards) and not self.pairs.may_have_pairs():
                 raise BadData(f"{self.pairs.name}: no shard has a usable pair")
             if start and start >= (number := self.pairs.count(shard)):
                 start -= number
@@ -162,5 +167,5 @@ class _Lane:
                     first.reason,
                 )
             if not found:
-                self.pairs.lengths[shard] = 0  # whatever a file beside it says
+                self.pairs.barren.add(shard)
             empty = 0 if found else empty + 1

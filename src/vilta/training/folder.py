@@ -124,8 +124,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f"{_TEMPORARY}{target.name}"
-    retired = target.parent / f"{_TEMPORARY}old-{target.name}"
-    for left in (temporary, retired):  # by a killed process
+    retired = target.parent / f"{_TEMPORARY}replaced-{target.name}"
+    if retired.exists() and not target.exists():  # a process was killed in between
+        os.rename(retired, target)
+    for left in (temporary, retired):
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:

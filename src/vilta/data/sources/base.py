@@ -197,6 +197,11 @@ class Reader(ABC):
         while rows:  # freed as they are copied
             parts.append(datasets.Dataset.from_list(rows[:1000], features=FEATURES))
             del rows[:1000]
+        self.warn_of_skipped()
+        return datasets.concatenate_datasets(parts)
+
+    def warn_of_skipped(self) -> None:
+        """Say how many items were skipped, if any were."""
         if self.skipped:
             first = self.skipped[0]
             log.warning(
@@ -206,7 +211,6 @@ class Reader(ABC):
                 first.source,
                 first.reason,
             )
-        return datasets.concatenate_datasets(parts)
 
 
 def clean_captions(captions: Any) -> list[str]:

@@ -21,8 +21,10 @@ from vilta.data.sources.base import (
     Reader,
     chosen_split,
     chosen_splits,
+    clean_captions,
     listed,
     manifest_of,
+    nothing_usable,
 )
 from vilta.data.sources.columns import caption_columns, captions_in, image_column, split_column
 from vilta.data.sources.files import read_json
@@ -96,11 +98,22 @@ class TableReader(Reader):
             return super().table()
         if _names_files(self.content):  # which must lie below the folder, and are looked for there
             return super().table()
-        if _lacks_captions(self.content):
-            return super().table()
         if len(self.content) == 0:
             raise ValueError(f"{self.name} ({self.what}) is empty")
-        return self.content
+        return self._with_captions() if _lacks_captions(self.content) else self.content
+
+    def _with_captions(self) -> datasets.Dataset:
+        """Return the rows that have captions, with these alone; the images stay mapped."""
+        captions = [clean_captions(texts) for texts in self.content["captions"][:]]
+        rows = [row for row, texts in enumerate(captions) if texts]
+        for row in sorted(set(range(len(captions))) - set(rows)):
+            self.skip(f"{self.name}#{row}", "no caption")
+        if not rows:
+            raise ValueError(nothing_usable(self, self.skipped))
+        self.warn_of_skipped()
+        table = self.content.select(rows).remove_columns("captions")
+        table = table.add_column("captions", [captions[row] for row in rows])
+        return table.select_columns([*FEATURES]).cast(FEATURES)
 
 
 def _names_files(content: datasets.Dataset) -> bool:
