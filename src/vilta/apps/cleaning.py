@@ -11,6 +11,7 @@ import torch
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.pair_rows import Progress, readable_rows
+from vilta.data.sources.base import rows_with_captions
 from vilta.model.fusion import Pairs
 
 SCHEMA = pa.schema(
@@ -63,9 +64,7 @@ def kept_pairs(table: datasets.Dataset, pairs: pa.Table, above: float) -> datase
         [caption for caption in group if caption in keep[number]]
         for number, group in zip(numbers, captions, strict=True)
     ]
-    features = table.features
-    kept = table.select(numbers).remove_columns("captions").add_column("captions", left)
-    return kept.select_columns(list(features)).cast(features)
+    return rows_with_captions(table, numbers, left)
 
 
 def _lines(

@@ -224,6 +224,14 @@ def clean_captions(captions: Any) -> list[str]:
     return [text for text in texts if text]
 
 
+def rows_with_captions(
+    table: datasets.Dataset, rows: list[int], captions: list[list[str]]
+) -> datasets.Dataset:
+    """Return rows of a pair table with other captions; images are not read for it."""
+    chosen = table.select(rows).remove_columns("captions").add_column("captions", captions)
+    return chosen.select_columns([*table.features]).cast(table.features)
+
+
 def as_text(name: str) -> str:
     """Return a file's name as valid Unicode; bytes that are not are written out, as ``\\xe9``."""
     return _NO_TEXT.sub(lambda found: shown(found[0]), name)

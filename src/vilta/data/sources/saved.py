@@ -25,6 +25,7 @@ from vilta.data.sources.base import (
     listed,
     manifest_of,
     nothing_usable,
+    rows_with_captions,
 )
 from vilta.data.sources.columns import caption_columns, captions_in, image_column, split_column
 from vilta.data.sources.files import read_json
@@ -111,9 +112,7 @@ class TableReader(Reader):
         if not rows:
             raise ValueError(nothing_usable(self, self.skipped))
         self.warn_of_skipped()
-        table = self.content.select(rows).remove_columns("captions")
-        table = table.add_column("captions", [captions[row] for row in rows])
-        return table.select_columns([*FEATURES]).cast(FEATURES)
+        return rows_with_captions(self.content, rows, [captions[row] for row in rows])
 
 
 def _names_files(content: datasets.Dataset) -> bool:
