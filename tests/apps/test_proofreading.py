@@ -9,7 +9,7 @@ from tiny_models import CAPTIONS, text_alone, tiny_tokenizer
 
 from vilta import Matcher
 from vilta.apps.proofreading import UNFLAGGED, flag_threshold
-from vilta.apps.words import find_words, read_until, say_unread
+from vilta.apps.words import find_words, read_until, say_unread, unknown_words
 
 CAPTION = "a small unbelievable ball, lies."
 
@@ -128,3 +128,14 @@ def test_a_word_that_is_cut_in_two_is_none(kind, capsys):
             read = max(place for word in words for place in word.tokens) + 1
             cut += len(words) < len(every) and read < tokens.shape[1] - 1
     assert cut
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe", "unigram"])
+def test_words_that_are_not_in_the_vocabulary_are_told(kind, capsys):
+    tokenizer = tiny_tokenizer(kind)
+    known = kind == "byte-bpe"  # it can spell every word
+    assert unknown_words(tokenizer, "a мяч and a ball and a мяч") == ([] if known else ["мяч"])
+    assert unknown_words(tokenizer, CAPTIONS[0]) == unknown_words(tokenizer, "") == []
+    say_unread(tokenizer, ["a мяч", "a ball", "a щит"], 40)
+    said = capsys.readouterr().err
+    assert said == ("" if known else "note: the model's vocabulary does not have: мяч, щит\n")

@@ -223,8 +223,9 @@ def test_what_is_not_read_of_a_caption_is_told(client, matcher):
     checked = client.post("/v1/proofread", files=[image()], data={"caption": long}).json()
     assert found["unread"] == checked["unread"] and found["unread"].endswith(" end")
     assert len(long) == checked["words"][-1]["end"] + 1 + len(found["unread"])
-    (found,) = client.post("/v1/match", files=[image()], data={"captions": "a ball"}).json()
-    assert found["unread"] == ""
+    data = {"captions": "a мяч and a ball"}
+    (found,) = client.post("/v1/match", files=[image()], data=data).json()
+    assert (found["unread"], found["unknown"]) == ("", ["мяч"])
 
 
 def test_errors_tell_nothing_of_the_request_or_the_machine(client):

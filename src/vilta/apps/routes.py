@@ -100,9 +100,9 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
             chances = await service.ask(service.match, (pixels, captions))
             for caption, chance in zip(captions, chances, strict=True):
                 words = await service.ask(service.heat_maps, (pixels, caption)) if heat_maps else []
-                unread = service.unread(caption)
+                left_out = service.left_out(caption)
                 answers.append(
-                    types.Match(caption=caption, probability=chance, unread=unread, words=words)
+                    types.Match(caption=caption, probability=chance, words=words, **left_out)
                 )
         return answers
 
@@ -127,8 +127,8 @@ def _about_words(router: APIRouter, service: Service) -> None:
         (pixels,) = await service.pixels([image])
         found = await service.ask(service.proofread, (pixels, caption))
         words = [types.CheckedWord(**asdict(word)) for word in found.words]
-        unread = service.unread(caption)
-        return types.Checked(caption=caption, corrected=found.corrected, unread=unread, words=words)
+        left_out = service.left_out(caption)
+        return types.Checked(caption=caption, corrected=found.corrected, words=words, **left_out)
 
 
 def _about_photos(router: APIRouter, service: Service) -> None:

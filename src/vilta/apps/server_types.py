@@ -37,11 +37,12 @@ class WordShare(BaseModel):
 
 
 class Match(BaseModel):
-    """How well a caption matches; ``unread`` is its end, beyond the tokens that the model reads."""
+    """How well a caption matches; see ``Checked`` for what of it the model does not read."""
 
     caption: str
     probability: float
     unread: str
+    unknown: list[str]
     words: list[WordShare] = []
 
 
@@ -75,11 +76,16 @@ class CheckedWord(BaseModel):
 
 
 class Checked(BaseModel):
-    """A proofread caption; ``unread`` is its end, beyond the tokens that the model reads."""
+    """A proofread caption.
+
+    ``unread`` is its end, beyond the tokens that the model reads; ``unknown`` are words that are
+    not in the model's vocabulary.
+    """
 
     caption: str
     corrected: str
     unread: str
+    unknown: list[str]
     words: list[CheckedWord]
 
 

@@ -21,7 +21,7 @@ from vilta.apps.matcher import Matcher, Ranked
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.proofreading import Guess, Proofreading
 from vilta.apps.server_types import WordShare
-from vilta.apps.words import UnknownWords, read_until
+from vilta.apps.words import UnknownWords, read_until, unknown_words
 from vilta.data.transforms import evaluation_tensor
 from vilta.decoding import formats_of
 from vilta.model.fusion import Pairs
@@ -114,11 +114,11 @@ class Service:
         except UnknownWords:
             return []
 
-    def unread(self, caption: str) -> str:
-        """Return the end of a caption that the model does not read."""
-        matcher = self.matcher
-        longest = matcher.model.config.max_text_tokens
-        return caption[read_until(matcher.tokenizer, caption, longest) :].strip()
+    def left_out(self, caption: str) -> dict[str, Any]:
+        """Return what of a caption the model does not read: its end, and unknown words."""
+        tokenizer, longest = self.matcher.tokenizer, self.matcher.model.config.max_text_tokens
+        unread = caption[read_until(tokenizer, caption, longest) :].strip()
+        return {"unread": unread, "unknown": unknown_words(tokenizer, caption)}
 
     def search_for(self, items: Sequence[tuple[Query, int]]) -> list[list[Found]]:
         """Search the folder for each request."""

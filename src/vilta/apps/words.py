@@ -68,8 +68,19 @@ def read_until(tokenizer: PreTrainedTokenizerBase, caption: str, longest: int) -
     return end if end == every.word_to_chars(numbers[-1])[1] else start
 
 
+def unknown_words(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[str]:
+    """Return the words, as written, that the tokenizer has no token for: read as one unknown."""
+    encoded = tokenizer(caption, add_special_tokens=False, verbose=False)
+    tokens = zip(encoded["input_ids"], encoded.word_ids(), strict=True)
+    numbers = {number: None for token, number in tokens if token == tokenizer.unk_token_id}
+    words = [caption[slice(*encoded.word_to_chars(number))].strip() for number in numbers]
+    return list(dict.fromkeys(words))
+
+
 def say_unread(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], longest: int) -> None:
-    """Tell the user which captions are longer than the model reads, and where they are cut."""
+    """Tell the user which words of captions the model does not know, and where they are cut."""
+    if unknown := {word: None for text in captions for word in unknown_words(tokenizer, text)}:
+        notes.print(f"note: the model's vocabulary does not have: {', '.join(unknown)}")
     for caption in captions:
         if words := caption[read_until(tokenizer, caption, longest) :].split():
             notes.print(

@@ -12,6 +12,7 @@ from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.run_calibration import say_uncalibrated
+from vilta.apps.words import say_unread
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document, require_html
@@ -66,6 +67,8 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
     if asked.terms:
         say_uncalibrated(matcher)
+        said = [asked.text, *asked.plus, *asked.minus]
+        say_unread(matcher.tokenizer, said, matcher.model.config.max_text_tokens)
     well = [each for each in found if not each.probability < threshold]
     if asked.terms and matcher.matching:  # photos that were not re-ranked have no probability
         well = [each for each in well if not np.isnan(each.probability)]

@@ -126,8 +126,10 @@ function matched(found) {
 }
 
 function unread(found) {
-  if (!found.unread) return [];
-  return [element("div", { class: "unread" }, `too long for the model, not read: ${found.unread}`)];
+  const said = [];
+  if (found.unknown.length) said.push(`not in the model's vocabulary: ${found.unknown.join(", ")}`);
+  if (found.unread) said.push(`too long for the model, not read: ${found.unread}`);
+  return said.map((line) => element("div", { class: "unread" }, line));
 }
 
 function checked(found) {
