@@ -62,6 +62,17 @@ def test_aro_asks_about_a_part_of_the_image(tmp_path):
     assert part.getextrema() == ((255, 255), (0, 0), (0, 0))
 
 
+def test_a_number_sign_in_a_file_name_asks_for_no_part(tmp_path):
+    write_images(tmp_path, "dog #1.png", "cat#2.png", "cat.png")
+    names = ["dog #1.png", "cat#2.png", "cat#2.png#0,0,3,4"]
+    lines = ["image,caption,edit", *(f'"{name}",{CAPTION},{WRONG}' for name in names)]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    images = read(tmp_path / "own.csv").images
+    for name in names[:2]:
+        assert images.read(name) == (tmp_path / name).read_bytes()
+    assert Image.open(io.BytesIO(images.read(names[2]))).size == (3, 4)
+
+
 def test_aro_order_is_made_from_the_published_captions(tmp_path):
     coco, flickr = "val2014/COCO_val2014_000000391895.jpg", "flickr30k-images/1007129816.jpg"
     write_images(tmp_path, coco, flickr)

@@ -7,6 +7,7 @@ SugarCrepe (arXiv 2306.14610), SugarCrepe++ (arXiv 2406.11171), ARO (arXiv 2210.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from vilta.tasks.formats.json_lines import field, json_lines, list_field
 
 LARGEST_BOX = 1_000_000
 """Pixels of a side of a box; no image is larger."""
+PART = re.compile(r"(.+)#(-?\d+,-?\d+,-?\d+,-?\d+)", re.DOTALL)
+"""A key that asks for a part of an image; any other # belongs to the name of a file."""
 AGREED = 2
 """Annotators of three who must have chosen VALSE's caption (its authors' rule)."""
 
@@ -193,11 +196,11 @@ class CroppedImages:
         self.images, self.name = images, images.name
 
     def __contains__(self, key: str) -> bool:
-        return key.partition("#")[0] in self.images
+        return _name_and_box(key)[0] in self.images
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an image, or its part as PNG."""
-        name, _, box = key.partition("#")
+        name, box = _name_and_box(key)
         data = self.images.read(name)
         if not box:
             return data
@@ -206,3 +209,8 @@ class CroppedImages:
         file = io.BytesIO()
         part.save(file, "PNG", compress_level=1)
         return file.getvalue()
+
+
+def _name_and_box(key: str) -> tuple[str, str]:
+    part = PART.fullmatch(key)
+    return (part[1], part[2]) if part else (key, "")
