@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from vilta.commands import ablate, convert, export, finetune, report, serve
+from vilta.commands import ablate, convert, evaluate, export, finetune, report, serve
 from vilta.config import RunConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.apps import ServeConfig
 from vilta.config.finetune import FinetuneConfig
-from vilta.config.tools import ConvertConfig, ExportConfig, ReportConfig
+from vilta.config.tools import ConvertConfig, EvaluateConfig, ExportConfig, ReportConfig
 
 
 def refused(problem, run, *arguments):
@@ -52,6 +52,22 @@ def test_an_export_that_differs_from_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "largest_difference", lambda *arguments: 0.5)
     config = ExportConfig(out=str(tmp_path / "onnx"))
     refused("differs from torch by 5.0e-01", export.run, "runs/x", config)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "fine-grained", "masked-words"])
+def test_a_submission_of_a_task_that_has_none(task):
+    config = EvaluateConfig(task=task, data="DATA", submission="answers.json")
+    # Not that there is no such run, or no such data: both are looked for after it.
+    refused(f"{task} has no submission format; leave --submission out", evaluate.run, "x", config)
+
+
+def test_what_only_tasks_heed():
+    for flag in ({"submission": "answers.json"}, {"images": "photos"}, {"folds": 5}):
+        problem = f"x is measured as pre-training, without --{next(iter(flag))}; name a --task"
+        config = EvaluateConfig(task="pretraining", data="DATA", **flag)
+        refused(problem, evaluate.run, "x", config)
+    config = EvaluateConfig(task="fine-grained", data="DATA", folds=5)
+    refused("fine-grained is not averaged over parts; leave --folds out", evaluate.run, "x", config)
 
 
 def test_fine_tuning_without_a_task():

@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 import torch
 from PIL import Image
@@ -68,6 +70,8 @@ def test_without_labels_it_is_answered_but_not_learnt(tmp_path):
     assert Task.unanswered(items) == ["0", "1"]
     with pytest.raises(ValueError, match=r"2 of 2 items .* add the column label"):
         Task.require_answers(items)
+    answers = Task.submission(None, ["good", "bad, very"], items)
+    assert list(csv.reader(answers.splitlines())) == [["0", "good"], ["1", "bad, very"]]
 
 
 def test_one_label_alone_is_refused(tmp_path):

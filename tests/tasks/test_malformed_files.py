@@ -1,11 +1,9 @@
 """What is wrong with a file of items is said in one line that names the file."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.formats.compositional_sets import read_set
 from vilta.tasks.registry import find_task
 
@@ -118,8 +116,6 @@ def test_values_of_other_types_found_by_the_fuzzer(tmp_path, task, item, problem
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_sets_and_a_task_without_a_server(tmp_path):
+def test_a_folder_without_sets(tmp_path):
     with pytest.raises(ValueError, match="holds no JSON files"):
         read_set(str(tmp_path))
-    with pytest.raises(ValueError, match="mine has no official submission format"):
-        FinetuningTask.submission(SimpleNamespace(name="mine"), [], None)

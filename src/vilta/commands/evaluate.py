@@ -83,6 +83,7 @@ def refuse_old_spelling(run_folder: str, config: EvaluateConfig) -> None:
 
 def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str, Any]:
     """Measure a pre-training run: retrieval, masked words, matching, and more on scenes."""
+    refuse_task_flags(run_folder, config)
     out = Path(config.out or result_path(run_folder, "evaluation", config.data))
     require_writable(out)
     device = choose_device(config.device)
@@ -149,11 +150,13 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     """Measure a downstream task by its official rules, and write its submission file if asked."""
     device = choose_device(config.device)
     kind = find_task(name)
+    if config.submission and kind.submission is FinetuningTask.submission:
+        raise ValueError(f"{name} has no submission format; leave --submission out")
     trained = read_run(run_folder)
     require_head(kind, name, run_folder)
     own = trained is not None and trained.task == name
     settings = trained.settings.held_out() if trained and own else kind.settings_class()
-    settings = with_flags(settings, config)
+    settings = with_flags(name, settings, config)
     with progress(f"reading {shown(config.data)}"):
         items = kind.read(config.data, config.images, settings)
     if not config.submission:
@@ -227,6 +230,16 @@ def evaluate_task(name: str, run_folder: str, config: EvaluateConfig) -> dict[st
     return result
 
 
+def refuse_task_flags(run_folder: str, config: EvaluateConfig) -> None:
+    """Refuse what the measures of pre-training would pass over."""
+    for flag in ("images", "submission", "folds"):
+        if getattr(config, flag):
+            raise ValueError(
+                f"{run_folder} is measured as pre-training, without --{flag}; name a --task, or "
+                f"leave --{flag} out"
+            )
+
+
 def require_head(kind: type[FinetuningTask], name: str, run_folder: str) -> None:
     """Refuse a run whose head is not the one that the task answers with."""
     if not kind.needs_head:
@@ -240,13 +253,15 @@ def require_head(kind: type[FinetuningTask], name: str, run_folder: str) -> None
     )
 
 
-def with_flags(settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
-    """Return the settings, overridden by the flags of this command that are also settings."""
+def with_flags(name: str, settings: TaskSettings, config: EvaluateConfig) -> TaskSettings:
+    """Return a task's settings, overridden by the flags of this command that are also settings."""
     flags: dict[str, Any] = {"top_k": config.top_k, "full": config.full}
-    if config.folds:
-        flags["folds"] = config.folds
     known = {field.name for field in fields(settings)}
-    return replace(settings, **{name: flag for name, flag in flags.items() if name in known})
+    if config.folds:
+        if "folds" not in known:
+            raise ValueError(f"{name} is not averaged over parts; leave --folds out")
+        flags["folds"] = config.folds
+    return replace(settings, **{key: flag for key, flag in flags.items() if key in known})
 
 
 def earlier_evaluations(out: Path, run_folder: str, config: EvaluateConfig) -> list[str]:

@@ -157,8 +157,8 @@ class FinetuningTask(Task):
         raise NotImplementedError
 
     def submission(self, predictions: Any, items: Any) -> str:
-        """Return the answers in the format of the official server or evaluator."""
-        raise ValueError(f"{self.name} has no official submission format")
+        """Return the answers in the format of the official server or evaluator, if it has one."""
+        raise NotImplementedError
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model and its processor, to be loaded by ``from_pretrained``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -82,6 +84,13 @@ class LabellingTask(FinetuningTask):
         self.require_answers(items)
         right = [a == b for a, b in zip(items.rows["label"], predictions, strict=True)]
         return label_metrics(predictions, items) | by_kind(items, right)
+
+    def submission(self, predictions: list[str], items: Any) -> str:
+        """Return the lines ``id,label``, which NLVR2's official script reads."""
+        file = io.StringIO()
+        lines = zip(items.rows["id"], predictions, strict=True)
+        csv.writer(file, lineterminator="\n").writerows(lines)
+        return file.getvalue()
 
 
 def label_metrics(predictions: list[str], examples: Examples) -> dict[str, float]:

@@ -71,11 +71,6 @@ class VisualReasoning(LabellingTask):
         metrics = nlvr2_metrics(list(items.rows["id"]), answers, truth)
         return metrics | by_kind(items, right)
 
-    def submission(self, predictions: list[str], items: Any) -> str:
-        """Return the lines ``identifier,prediction`` that the official script reads."""
-        pairs = zip(items.rows["id"], predictions, strict=True)
-        return "".join(f"{name},{answer}\n" for name, answer in pairs)
-
 
 def _identifier(item: dict[str, Any], path: str) -> str:
     name = str(field(item, "identifier", path))

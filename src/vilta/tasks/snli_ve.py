@@ -79,11 +79,6 @@ class VisualEntailment(LabellingTask):
         """Return the three labels, in METER's order."""
         return LABELS
 
-    def submission(self, predictions: list[str], items: Any) -> str:
-        """Return the lines ``id,label``; there is no official server."""
-        pairs = zip(items.rows["id"], predictions, strict=True)
-        return "".join(f"{name},{answer}\n" for name, answer in pairs)
-
 
 def _row(item: dict[str, Any], number: int, path: str, premise: bool) -> ItemRow:
     image = next((item[name] for name in IMAGE_FIELDS if name in item), None)
