@@ -35,13 +35,17 @@ def test_calibration_is_kept_with_the_model_and_used(tmp_path):
     assert not any(each.flagged for each in found)
 
 
-@pytest.mark.parametrize("temperature", [2.0, TEMPERATURES[1]])
-def test_matching_that_tells_no_pair_apart_is_said(tmp_path, monkeypatch, temperature):
+LOWEST, HIGHEST = TEMPERATURES
+
+
+@pytest.mark.parametrize("temperature", [LOWEST, 2.0, HIGHEST])
+def test_a_temperature_at_its_bound_is_said(tmp_path, monkeypatch, temperature):
     matcher = Matcher(write_run(tmp_path / "run"), device="cpu")
     pixels = [pixels_of([noise(i) for i in range(6)], 32)]
     monkeypatch.setattr(run_calibration, "fit", lambda *_: Calibration(temperature, 0.0))
     told = calibrate(matcher.model, matcher.tokenizer, pixels, GROUPS, "noise")
-    assert told.endswith("does not tell these pairs apart yet") == (temperature > 2)
+    assert told.endswith("does not tell these pairs apart yet") == (temperature == HIGHEST)
+    assert ("the lowest temperature" in told) == (temperature == LOWEST)
 
 
 def test_a_run_without_matching_is_left_as_it_is(tmp_path):

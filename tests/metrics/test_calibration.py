@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from vilta.metrics.calibration import (
     TEMPERATURES,
@@ -33,6 +34,29 @@ def test_scores_that_tell_nothing_get_the_highest_temperature():
     match = torch.tensor([True, False] * 20)
     found = fit(torch.where(match, -1.0, 1.0) + 0.1 * torch.randn(40), match)
     assert found.temperature == TEMPERATURES[1]
+
+
+@pytest.mark.parametrize("centre", [-0.7, 2.0, 30.0])
+def test_scores_too_close_for_the_lowest_temperature_get_its_best_bias(centre):
+    match = torch.arange(900) % 3 == 0
+    noise = torch.randn(900, generator=torch.Generator().manual_seed(0))
+    log_odds = centre + 0.01 * match + 0.005 * noise
+    found = fit(log_odds, match)
+    assert found.temperature == TEMPERATURES[0]
+
+    def loss(bias):
+        chance = torch.sigmoid(log_odds.double() / TEMPERATURES[0] + bias)
+        return F.binary_cross_entropy(chance, match.double(), balanced(match).double())
+
+    around = loss(found.bias)
+    assert around < loss(found.bias - 0.05) and around < loss(found.bias + 0.05)
+
+
+def test_a_constant_in_all_scores_goes_into_the_bias():
+    log_odds, match = drawn(0.1, 0.0)
+    plain, moved = fit(log_odds, match), fit(log_odds.double() + 40, match)
+    assert moved.temperature == pytest.approx(plain.temperature, rel=1e-3)
+    assert moved.bias == pytest.approx(plain.bias - 40 / plain.temperature, rel=1e-3)
 
 
 def test_the_error_falls_by_calibration_on_other_pairs():

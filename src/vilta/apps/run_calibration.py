@@ -67,8 +67,11 @@ def calibrate(
         config.suspicion_threshold = threshold
         if threshold is not None:
             told += f", proofreading threshold {threshold:.2f}"
-    if found.temperature == TEMPERATURES[1]:
+    lowest, highest = TEMPERATURES
+    if found.temperature == highest:
         told += "; matching does not tell these pairs apart yet"
+    elif found.temperature == lowest:
+        told += "; the lowest temperature: scores lie close together, or tell every pair apart"
     return f"calibrated on {config.calibrated_on}: {told}"
 
 

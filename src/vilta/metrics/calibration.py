@@ -8,6 +8,7 @@ contrast finds most alike. So 0.8 says: of such pairs with this score, four in f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TEMPERATURES = (0.05, 100.0)
-"""Temperatures beyond these mean that matching learned everything, or nothing."""
+"""Beyond these, scores lie very close together, or matching learned everything, or nothing."""
 BINS = 10
 """Bins of equal width for the calibration error and the diagram (15 in arXiv 1706.04599)."""
 ALIKE = 10
@@ -70,19 +71,30 @@ def fit(log_odds: Float[Tensor, "N"], match: Bool[Tensor, "N"]) -> Calibration:
     """
     weight = balanced(match).double()
     x, y = log_odds.double(), match.double()
+    centre = (weight * x).mean()  # around it the search for both is well conditioned
+    x = x - centre
     slope = torch.zeros((), dtype=torch.double, requires_grad=True)  # log of 1 / temperature
     bias = torch.zeros((), dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([slope, bias], max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits(slope.exp() * x + bias, y, weight)
-        value.backward()
-        return value
+    def improve(*parameters: Tensor) -> None:
+        optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return Calibration((-slope).exp().clamp(*TEMPERATURES).item(), bias.item())
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = F.binary_cross_entropy_with_logits(slope.exp() * x + bias, y, weight)
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+
+    improve(slope, bias)
+    best = (-slope).exp().item()
+    temperature = min(max(best, TEMPERATURES[0]), TEMPERATURES[1])
+    if temperature != best:  # with another temperature goes another bias
+        slope.data.fill_(-math.log(temperature))
+        improve(bias)
+    return Calibration(temperature, bias.item() - centre.item() / temperature)
 
 
 def reliability(
