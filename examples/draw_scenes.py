@@ -13,9 +13,11 @@ from vilta.scenes import draw, make_scene
 
 def main(folder: str, count: str) -> None:
     place = Path(folder)
+    if place.exists():
+        sys.exit(f"{folder} exists already; name a new folder")
     place.mkdir(parents=True)
     for index in range(int(count)):
-        pixels = draw(make_scene(seed=3, index=index))  # the demo has seeds 0 to 2
+        pixels = draw(make_scene(seed=2, index=index))  # the demo learns from seeds 0 and 1
         Image.fromarray(pixels).save(place / f"scene {index:03}.png")
     print(f"wrote {count} pictures to {folder}")
 

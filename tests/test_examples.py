@@ -4,13 +4,15 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from vilta import cli
-from vilta.scenes import captions, draw, make_scene
+from vilta.scenes import captions, draw, is_true, make_scene
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,18 @@ def test_draw_scenes(folder, monkeypatch, capsys):
     drawn = sorted((folder / "drawn").iterdir())
     assert [path.name for path in drawn] == [f"scene {i:03}.png" for i in range(3)]
     assert all(Image.open(path).size == (96, 96) for path in drawn)
+    with pytest.raises(SystemExit, match="drawn exists already; name a new folder"):
+        run("draw_scenes.py", folder, monkeypatch, "drawn", "3")
+
+
+def test_the_readme_speaks_of_the_pictures_that_are_drawn(folder, monkeypatch):
+    """Its picture is what its captions say, so that a search for them can find it."""
+    run("draw_scenes.py", folder, monkeypatch, "many", "62")
+    scene = make_scene(seed=2, index=61)
+    assert (np.asarray(Image.open(folder / "many/scene 061.png")) == draw(scene)).all()
+    assert "photos/scene 061.png" in (ROOT / "README.md").read_text()
+    assert is_true(scene, "a red ball above a red cross")
+    assert not is_true(scene, "a red ball above a blue cross")
 
 
 def test_pretrain(folder, monkeypatch):
