@@ -115,6 +115,14 @@ def test_no_items_is_one_line(folder):
         examples_from([], ImageFolder(folder), "items")
 
 
+def test_texts_that_are_no_unicode_and_fields_of_some_items(folder):
+    """JSON may hold half of a surrogate pair; pairs have it replaced, too."""
+    content = [*rows("b.png", text="a red \ud83d"), rows("b.png")[0] | {"kind": "colour"}]
+    items = examples_from(content, ImageFolder(folder), "items")
+    assert items.rows["texts"][0] == ["a red ?"]
+    assert items.rows["kind"][:] == [None, "colour"]
+
+
 def test_a_sample_is_a_function_of_epoch_and_row(folder):
     items = examples_from(rows("train/a.png", "b.png"), ImageFolder(folder), "items")
     one, other = (samples(items, train=True, augmentation="crop") for _ in range(2))

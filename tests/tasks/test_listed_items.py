@@ -1,6 +1,7 @@
 """Items as ALBEF, BLIP, VizWiz, GQA, A-OKVQA and TextVQA publish them, field for field."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,9 @@ from task_case import write_images, write_json
 
 from vilta.config.finetune import TaskSettings
 from vilta.metrics.nlvr2 import nlvr2_metrics
+from vilta.metrics.vqa_accuracy import soft_scores
 from vilta.tasks.formats.question_files import read_questions
+from vilta.tasks.label_task import by_kind
 from vilta.tasks.nlvr2 import VisualReasoning
 from vilta.tasks.snli_ve import EntailmentSettings, VisualEntailment
 from vilta.tasks.vqa import VisualQuestionAnswering, VqaSettings
@@ -104,6 +107,28 @@ def test_lists_of_questions(kind, images, tmp_path):
         assert others[0]["answers"] == ["net"] * 10 and others[0]["id"] == "1"
 
 
+def test_a_few_answers_count_like_ten(images, tmp_path):
+    item = {"image": "image/b.jpg", "question": "What is this?"}
+    for answers, second in ((["dog"] * 2, 0), (["dog"] * 3, 0), (["dog", "puppy"], 100)):
+        path = write_json(tmp_path / "vqa.json", [item | {"answer": answers}] * 2)
+        items = VisualQuestionAnswering.read(path, images, VqaSettings())
+        metrics = VisualQuestionAnswering.evaluate(
+            SimpleNamespace(require_answers=lambda items: None), ["dog", "puppy"], items
+        )
+        assert metrics["accuracy"] == (100 + second) / 2
+        scores = soft_scores(items.rows[0]["answers"])
+        assert scores == dict.fromkeys(answers, 1.0)
+
+
+@pytest.mark.parametrize("order", [("q1", "q2"), ("q2", "q1")])
+def test_kinds_that_only_some_questions_have(order, images, tmp_path):
+    query = LISTED["gqa"]["02930152"]
+    each = {"q1": query, "q2": {k: v for k, v in query.items() if k != "types"}}
+    path = write_json(tmp_path / "gqa.json", {name: each[name] for name in order})
+    items = VisualQuestionAnswering.read(path, images, VqaSettings())
+    assert by_kind(items, [name == "q1" for name in order]) == {"kind/query": 100.0}
+
+
 def test_questions_without_answers_are_secret(images, tmp_path):
     item = {k: v for k, v in LISTED["albef"][0].items() if k != "answer"}
     items = VisualQuestionAnswering.read(
@@ -150,10 +175,11 @@ def test_albefs_list_of_nlvr2_is_the_official_one(tmp_path):
         rows_of(VisualReasoning, write_json(tmp_path / "nlvr_dev.json", items))
 
 
-def test_a_list_of_nlvr2_of_ones_own_photos_can_be_measured(tmp_path):
+@pytest.mark.parametrize("third", ["my-dog.jpg", "2024-01-05.jpg"])
+def test_a_list_of_nlvr2_of_ones_own_photos_can_be_measured(third, tmp_path):
     """Their names tell no pair; the same sentence counts as one, as in the official sets."""
-    write_images(tmp_path / "photos", "1.jpg", "2.jpg", "my-dog.jpg")
-    pairs = [("1.jpg", "2.jpg", "both"), ("2.jpg", "my-dog.jpg", "both"), ("1.jpg", "2.jpg", "one")]
+    write_images(tmp_path / "photos", "1.jpg", "2.jpg", third)
+    pairs = [("1.jpg", "2.jpg", "both"), (third, "2.jpg", "both"), ("1.jpg", "2.jpg", "one")]
     items = [
         {"sentence": sentence, "label": "True", "images": [left, right]}
         for left, right, sentence in pairs

@@ -22,6 +22,7 @@ from vilta.data.images import Images, PairImages, require_images
 from vilta.data.order import Key
 from vilta.data.samples import ImageMaker
 from vilta.data.sources import load_pairs
+from vilta.data.sources.base import valid_text
 from vilta.seeds import generator_for
 from vilta.types import Example, ExampleBatch
 
@@ -99,10 +100,21 @@ def shared_images(first: Examples | PairItems, second: Examples | PairItems) -> 
 
 
 def examples_from(rows: list[dict[str, Any]], images: Images, name: str) -> Examples:
-    """Return the examples of plain rows, held as a table; ``ValueError`` if there are none."""
+    """Return the examples of plain rows, held as a table; ``ValueError`` if there are none.
+
+    A column that only some rows have is None in the others; texts become valid Unicode.
+    """
     if not rows:
         raise ValueError(f"{name}: no items")
-    return Examples(rows=datasets.Dataset.from_list(rows), images=images, name=name)
+    columns = dict.fromkeys(chain.from_iterable(rows))
+    content = {column: [_valid(row.get(column)) for row in rows] for column in columns}
+    return Examples(rows=datasets.Dataset.from_dict(content), images=images, name=name)
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return valid_text(value)
+    return [_valid(each) for each in value] if isinstance(value, list) else value
 
 
 class ExampleDataset(ImageMaker):

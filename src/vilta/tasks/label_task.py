@@ -110,6 +110,6 @@ def by_kind(examples: Examples, right: list[bool]) -> dict[str, float]:
     """Return the share of right answers in percent for each ``kind``, where rows have one."""
     if "kind" not in examples.rows.column_names:
         return {}
-    kinds: list[str] = list(examples.rows["kind"])
-    total, hits = Counter(kinds), Counter(k for k, hit in zip(kinds, right, strict=True) if hit)
+    told = [(k, hit) for k, hit in zip(examples.rows["kind"], right, strict=True) if k is not None]
+    total, hits = Counter(kind for kind, _ in told), Counter(kind for kind, hit in told if hit)
     return {f"kind/{kind}": 100 * hits[kind] / n for kind, n in sorted(total.items())}

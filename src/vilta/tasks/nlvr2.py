@@ -106,8 +106,8 @@ def _listed_rows(items: list[dict[str, Any]], path: str) -> list[ItemRow]:
             raise ValueError(f"{path}: an item has {len(images)} images, where two are compared")
         sentence = str(field(item, "sentence", path))
         name = _identifier(item, path) if "identifier" in item else ""
-        pair = PurePosixPath(images[0]).stem.removesuffix("-img0")
-        if pair.count("-") != 2:  # not split-set-pair
+        pair, _, left = PurePosixPath(images[0]).stem.rpartition("-")
+        if left != "img0" or pair.count("-") != 2:  # not split-set-pair
             pair = f"list-0-{number}"
         known = sentences.setdefault(pair.rpartition("-")[0], {})
         rows.append(

@@ -48,7 +48,7 @@ class VqaSettings(TaskSettings):
 
 
 class VisualQuestionAnswering(LabellingTask):
-    """Rows: ``answers`` (ten; none where secret), ``most_given`` of them, ``answer_type``."""
+    """Rows: ``answers`` (ten or more; none if secret), ``most_given`` of them, ``answer_type``."""
 
     name = "vqa"
     model_class = ViltaForVisualQuestionAnswering

@@ -220,8 +220,13 @@ def clean_captions(captions: Any) -> list[str]:
     if not isinstance(captions, list | tuple):
         return []
     texts = [c.replace("\0", " ") for c in captions if isinstance(c, str)]
-    texts = [" ".join(text.encode("utf-8", "replace").decode().split()) for text in texts]
+    texts = [" ".join(valid_text(text).split()) for text in texts]
     return [text for text in texts if text]
+
+
+def valid_text(text: str) -> str:
+    """Return a text with ``?`` for what is no Unicode: JSON may hold half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def rows_with_captions(

@@ -7,6 +7,7 @@ TextVQA; a CSV of one's own.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,8 @@ QUESTIONS, ANNOTATIONS = "_questions.json", "_annotations.json"
 OPEN_ENDED = "OpenEnded_"
 """Part of the question files' names that the annotation files' names lack."""
 ANNOTATORS = 10
-"""Where a data set gives one answer to a question, that answer counts as all ten annotators'."""
+"""Where a data set gives fewer answers to a question, they are repeated to as many or more: one
+counts as all ten annotators'."""
 IMAGE_FIELDS = ("image", "imageId", "image_id")
 """Where a list names its image: ALBEF's and VizWiz's, GQA's, A-OKVQA's and TextVQA's."""
 ANSWER_FIELDS = ("answers", "direct_answers", "answer")
@@ -97,7 +99,7 @@ def question_row(
                 "is normalised by VQA's rules (articles and punctuation go); spell it out, or use "
                 "the task classification"
             )
-        answers = normalised * ANNOTATORS if len(normalised) == 1 else normalised
+        answers = normalised * math.ceil(ANNOTATORS / max(1, len(normalised)))
     most_given = Counter(answers).most_common(1)[0][0] if answers else ""
     return {
         "id": name,
