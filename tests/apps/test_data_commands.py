@@ -1,17 +1,19 @@
 """`vilta clean` and `vilta negatives` on a tiny random run."""
 
 import json
+import shutil
 
 import datasets
 import numpy as np
 import pyarrow.parquet
 import pytest
-from small_run import noise
+from small_run import noise, write_run
 from tiny_models import CAPTIONS
 
 from vilta import Matcher
 from vilta.commands import clean, negatives
 from vilta.commands.inspect import next_command as inspect_next
+from vilta.config import ObjectiveConfig
 from vilta.config.apps import CleanConfig, NegativesConfig
 from vilta.config.tools import InspectConfig
 from vilta.data.sources import find_reader, load_pairs
@@ -126,6 +128,30 @@ def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys
     negatives.run(str(tiny_run), pairs, config)
     assert read(again) == found
     assert "-> " in capsys.readouterr().out
+
+
+def test_a_negative_is_written_and_scored_as_it_reads(pairs, tmp_path):
+    """Of a run that changes several words at once too, and at the beginning of a sentence."""
+    objective = ObjectiveConfig(
+        soft_labels="none",
+        filter_ratio=1e9,
+        teacher_filter_ratio=0.0,
+        max_changes=3,
+        content_weight=1.0,
+    )
+    run = write_run(tmp_path / "run", objective=objective)
+    data = shutil.copytree(pairs, tmp_path / "data")
+    for index in range(6):
+        (data / f"{index}.txt").write_text(f"{CAPTIONS[0]} and {CAPTIONS[1]}.".title())
+    out = tmp_path / "negatives.parquet"
+    negatives.run(str(run), str(data), NegativesConfig(out=str(out), per_caption=4, filter="none"))
+    matcher, found = Matcher(run, device="cpu"), read(out)
+    for line in found:
+        assert line["word"][0].isupper() and line["instead"][0].isupper()
+        assert line["negative"].startswith(line["caption"][: line["start"]] + line["instead"])
+        chance = matcher.match(data / line["image_id"], line["negative"])
+        assert line["negative_match"] == pytest.approx(float(chance[0]), abs=1e-4)
+    assert len(found) > 20 and np.ptp([line["negative_match"] for line in found]) > 0.01
 
 
 @pytest.mark.parametrize(

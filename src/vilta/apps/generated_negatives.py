@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vilta.apps.pair_rows import Progress, Rows, readable_rows
+from vilta.apps.words import with_capital_of
 from vilta.data.collate import PairCollator
 from vilta.evaluation.match_probability import match_probabilities
 from vilta.tasks.pretraining import PretrainingTask
@@ -113,7 +114,6 @@ def _generated(
     soft = task.soft_labels(batch)
     found = task.generate_negatives(batch, expected, soft, filter_name)
     true = match_probabilities(task.model, batch.input_ids, batch.attention_mask, image_states)
-    false = match_probabilities(task.model, found.input_ids, batch.attention_mask, image_states)
     assert expected.logits is not None
     by_text, by_image = (
         logits.float().softmax(dim=1)
@@ -134,7 +134,7 @@ def _generated(
         caption, (start, end) = samples[row].caption, offsets[row][place]
         start = end - len(caption[start:end].lstrip())  # some tokenizers include the space
         new, old = int(found.input_ids[row, place]), int(batch.input_ids[row, place])
-        instead = task.tokenizer.decode([new]).strip()
+        instead = with_capital_of(caption[start:end], task.tokenizer.decode([new]).strip())
         line = {
             "caption": caption,
             "negative": caption[:start] + instead + caption[end:],
@@ -146,8 +146,33 @@ def _generated(
             "image_probability": by_image[at, new].item(),
             "word_image_probability": by_image[at, old].item(),
             "match": true[row],
-            "negative_match": false[row],
             "filter": filter_name,
         }
         lines.append((row, line))
+    _score(task, lines, image_states)
     return lines
+
+
+def _score(
+    task: PretrainingTask,
+    lines: Sequence[tuple[int, dict[str, Any]]],
+    image_states: Float[Tensor, "B P C"],
+) -> None:
+    """Add ``negative_match``: of each negative as it is written, not of the tokens it is made of.
+
+    Where several words of a caption were changed, each line has one of them.
+    """
+    if not lines:
+        return
+    texts = task.tokenizer(
+        [line["negative"] for _, line in lines],
+        padding=True,
+        truncation=True,
+        max_length=task.model.config.max_text_tokens,
+        return_tensors="pt",
+    ).to(image_states.device)
+    rows = torch.tensor([row for row, _ in lines], device=image_states.device)
+    ids, mask = texts["input_ids"], texts["attention_mask"]
+    chances = match_probabilities(task.model, ids, mask, image_states[rows])
+    for (_, line), chance in zip(lines, chances, strict=True):
+        line["negative_match"] = chance

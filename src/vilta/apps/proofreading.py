@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.apps.words import Word, find_words, masked_rows
+from vilta.apps.words import Word, find_words, masked_rows, with_capital_of
 from vilta.model import ViltaForPreTraining
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
@@ -249,9 +249,7 @@ def _match_rise(
     texts, owner = [caption], []
     for i, (word, tokens) in enumerate(zip(words, alternatives, strict=True)):
         for token in tokens:
-            other = tokenizer.decode([token]).strip()
-            if word.text[0].isupper():  # as the first word of a sentence is written
-                other = other[:1].upper() + other[1:]
+            other = with_capital_of(word.text, tokenizer.decode([token]).strip())
             texts.append(caption[: word.start] + other + caption[word.end :])
             owner.append((i, other))
     encoded = tokenizer(

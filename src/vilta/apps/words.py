@@ -89,6 +89,11 @@ def say_unread(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], long
             )
 
 
+def with_capital_of(word: str, instead: str) -> str:
+    """Write a replacement with the capital letter of the word, as at the start of a sentence."""
+    return instead[:1].upper() + instead[1:] if word[:1].isupper() else instead
+
+
 def masked_rows(
     tokenizer: PreTrainedTokenizerBase, tokens: Int[Tensor, "1 L"], words: Sequence[Word]
 ) -> Int[Tensor, "W L"]:
