@@ -23,6 +23,7 @@ from vilta.model import (
 from vilta.model.configuration import read_config
 from vilta.tasks.label_task import LabellingTask
 from vilta.tasks.vqa import VqaSettings
+from vilta.training.folder import log_lines
 
 WORDS = "what is it a light dark picture of red green grey thing yes no".split()  # noqa: SIM905
 FAST = ["--run.device", "cpu", "--data.workers", "0", "--optimization.batch-size", "4"]
@@ -180,6 +181,31 @@ def test_a_calibration_is_not_that_of_the_model_it_is_fine_tuned_to(start, tmp_p
     assert {name: getattr(found, name) for name in given} == {
         name: getattr(ViltaConfig(), name) for name in given
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "after"),
+    [
+        ("retrieval", "matching", "combined"),
+        ("fine-grained", "matching", "matching"),
+        ("fine-grained", "contrastive", "combined"),
+    ],
+)
+def test_a_run_ranks_by_the_heads_of_its_start_and_its_own(start, tmp_path, task, before, after):
+    place, out = tmp_path / "before", tmp_path / "run"
+    shutil.copytree(start, place)
+    config = place / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"ranking": before}))
+    run(
+        [
+            *("finetune", task, "--from", str(place), "--run.out", str(out), *FAST),
+            *("--data.train", f"scenes:12?{TINY}1", "--data.val", f"scenes:6?{TINY}2"),
+            *("--epochs", "0", "--optimization.steps", "1"),
+        ]
+    )
+    assert read_config(out / "model").ranking == after
+    if task == "retrieval":
+        assert "combined/mean_recall" in log_lines(out / "metrics.jsonl")[-1]["evaluation"]
 
 
 def test_a_retrieval_run_is_calibrated_and_again_on_demand(learnt, tmp_path, capsys):

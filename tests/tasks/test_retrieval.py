@@ -74,6 +74,21 @@ def test_each_stage_has_its_own_mean_and_the_choice_is_by_the_best(tmp_path):
     assert metrics["mean_recall"] == pytest.approx(max(means))
 
 
+@pytest.mark.parametrize("ranking", ["contrastive", "matching"])
+def test_a_model_with_one_trained_head_is_measured_by_it_alone(tmp_path, ranking):
+    task, items = task_of(tmp_path, top_k=1)
+    task.model.config.ranking = ranking
+    loader = loader_of(task, items)
+    whole = gallery_of(task, loader)
+    match = match_scores(task.model, whole, torch.ones_like(whole.relevant))  # no first stage
+    expected = retrieval_metrics(whole.similarity, match, whole.relevant)[ranking]
+    metrics = task.evaluate(task.predict(loader), items)
+    for way, values in expected.items():
+        for name, value in values.items():
+            assert metrics.pop(f"{ranking}/{way}/{name}") == pytest.approx(value)
+    assert metrics.keys() == {f"{ranking}/mean_recall", "mean_recall"}
+
+
 def test_pairs_hold_their_images_and_a_first_stage_proposes_something(tmp_path):
     with pytest.raises(ValueError, match=r"contains its own images; drop --data\.images"):
         Task.read("scenes:4?seed=1&size=32", "photos", RetrievalSettings())

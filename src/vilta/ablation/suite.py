@@ -135,15 +135,14 @@ class Suite:
         ``mean_recall`` is the average of R@1/5/10 both ways by the ranking that says most: matching
         and contrast together where both were trained, else matching.
         """
-        model, objective = self.task.model, self.task.objective
-        ranking = trained_ranking(objective)
+        model, ranking = self.task.model, trained_ranking(self.task.objective)
         images = encode_images(model, (batch.pixel_values for batch in loader))
         captions = [[group[0]] for group in self.pairs["captions"]]
         gallery = encode_gallery(model, self.task.tokenizer, images, captions)
         every = torch.ones_like(gallery.similarity, dtype=torch.bool)
         match = None if ranking == "contrastive" else match_scores(model, gallery, every)
-        found = flat_retrieval_metrics(gallery, match)
-        trained = [name for name in trained_stages(objective) if name in RANKINGS]
+        found = flat_retrieval_metrics(gallery, match, ranking)
+        trained = [name for name in trained_stages(ranking) if name in RANKINGS]
         means = {name: found[f"{name}/mean_recall"] for name in trained}
         return {**means, "mean_recall": means[ranking]}
 

@@ -30,7 +30,7 @@ from vilta.ablation.grid import (
 from vilta.ablation.runner import Job, part_command
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
-from vilta.evaluation.retrieval import trained_stages
+from vilta.evaluation.retrieval import trained_ranking
 from vilta.training.folder import METRICS, log_lines, replace_text
 
 FOLDER = "tuning"
@@ -146,8 +146,8 @@ def _require_same_budget(config: AblateConfig, arm: str, choice: str) -> None:
 
 
 def _require_measured(config: AblateConfig, arm: str) -> None:
-    stages = trained_stages(arm_settings(config, arm).objective)
-    if config.tune_on == "retrieval/matching" and "matching" not in stages:
+    ranking = trained_ranking(arm_settings(config, arm).objective)
+    if config.tune_on == "retrieval/matching" and ranking == "contrastive":
         raise ValueError(
             f"{arm} does not train matching; tune_on must be retrieval/mean_recall or "
             "masked_words/with_image"

@@ -150,6 +150,8 @@ def start_model(
         }.items()
         if size
     }
+    if kind.trained_heads - {read_config(folder).ranking}:
+        changes["ranking"] = "combined"  # what the start has trained, and what is trained here
     labels = kind.labels(items, config.settings)
     if labels:
         refuse_other_labels(kind, folder, labels)

@@ -38,9 +38,8 @@ def trained_ranking(objective: ObjectiveConfig) -> str:
     return "combined" if objective.itc_weight > 0 else "matching"
 
 
-def trained_stages(objective: ObjectiveConfig) -> tuple[str, ...]:
-    """Return the ways to rank that a run has trained."""
-    ranking = trained_ranking(objective)
+def trained_stages(ranking: str) -> tuple[str, ...]:
+    """Return all ways to rank of a model whose ``config.ranking`` this is."""
     return STAGES if ranking == "combined" else (ranking,)
 
 
@@ -221,9 +220,13 @@ def average_recall(stage: dict[str, dict[str, float]]) -> float:
 
 
 def flat_retrieval_metrics(
-    gallery: Gallery, match: Float[Tensor, "N T"] | None
+    gallery: Gallery, match: Float[Tensor, "N T"] | None, ranking: str
 ) -> dict[str, float]:
-    """Return ``retrieval_metrics`` of a gallery by flat names, and the mean recalls."""
-    stages = retrieval_metrics(gallery.similarity, match, gallery.relevant)
+    """Return ``retrieval_metrics`` of a gallery by flat names, and the mean recalls.
+
+    Those of the stages that a model with this ``config.ranking`` has trained.
+    """
+    ranked = retrieval_metrics(gallery.similarity, match, gallery.relevant)
+    stages = {stage: ranked[stage] for stage in trained_stages(ranking)}
     means = {f"{name}/mean_recall": average_recall(stage) for name, stage in stages.items()}
     return {**flat(stages), **means, "mean_recall": mean_recall(stages)}

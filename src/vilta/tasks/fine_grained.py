@@ -87,6 +87,7 @@ class FineGrainedMatching(FinetuningTask):
     settings: FineGrainedSettings
     selection_metric = "both_sides"
     needs_head = False
+    trained_heads = frozenset({"matching"})
     most = 0
 
     @classmethod

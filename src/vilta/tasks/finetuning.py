@@ -41,6 +41,8 @@ class FinetuningTask(Task):
     """Whether a pre-trained model must be fine-tuned before it can do the task at all."""
     trainable: ClassVar[bool] = True
     """Whether there is anything to fine-tune; else it is only measured."""
+    trained_heads: ClassVar[frozenset[str]] = frozenset()
+    """Those of ``contrastive`` and ``matching``, which compare images with texts, that it trains."""
     settings_class: ClassVar[type[TaskSettings]] = TaskSettings
     """What ``settings`` are of; a task with settings of its own extends ``TaskSettings``."""
     answers_in: ClassVar[str] = ""

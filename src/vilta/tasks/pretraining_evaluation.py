@@ -17,6 +17,7 @@ from vilta.evaluation.retrieval import (
     match_scores,
     mean_recall,
     retrieval_metrics,
+    trained_ranking,
     trained_stages,
 )
 from vilta.evaluation.scenes import negative_truth, scene_metrics
@@ -63,7 +64,7 @@ def evaluate_pretraining(
         say("encoding", 0, 1)
         images = encode_images(model, (batch.pixel_values for batch in loader))
         gallery = encode_gallery(model, tokenizer, images, pairs["captions"])
-        stages = trained_stages(task.objective)
+        stages = trained_stages(trained_ranking(task.objective))
         match = None
         if "matching" in stages:
             every = full or "contrastive" not in stages

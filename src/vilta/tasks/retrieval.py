@@ -58,6 +58,7 @@ class ImageTextRetrieval(ComparingTask, FinetuningTask):
     settings: RetrievalSettings
     selection_metric = "mean_recall"
     needs_head = False
+    trained_heads = frozenset({"contrastive", "matching"})
 
     @classmethod
     def read(cls, path: str, images: str, settings: TaskSettings) -> PairItems:
@@ -118,18 +119,16 @@ class ImageTextRetrieval(ComparingTask, FinetuningTask):
         """Hold the temperature within its bound."""
         self.model.itc_head.clamp_scale()
 
-    def save_pretrained(self, folder: str) -> None:
-        """Write the model, which ranks by both heads from now on, and its processor."""
-        self.model.config.ranking = "combined"
-        super().save_pretrained(folder)
-
     @torch.no_grad()
     def predict(self, loader: Iterable[Batch]) -> Float[Tensor, "N P C"]:
         """Return the image states, in the order of the table."""
         return encode_images(self.model, (batch.pixel_values for batch in loader))
 
     def evaluate(self, predictions: Float[Tensor, "N P C"], items: Any) -> dict[str, float]:
-        """Return recall both ways; with ``folds`` the mean over parts (COCO 1k: five)."""
+        """Return recall both ways, of the stages that the model has trained.
+
+        With ``folds`` the mean over parts (COCO 1k: five).
+        """
         captions = items.rows["captions"]
         gallery = encode_gallery(self.model, self.tokenizer, predictions, captions)
         settings = self.settings
@@ -137,10 +136,12 @@ class ImageTextRetrieval(ComparingTask, FinetuningTask):
         return {name: sum(f[name] for f in folds) / len(folds) for name in folds[0]}
 
     def _figures(self, gallery: Gallery) -> dict[str, float]:
-        every = gallery.similarity.numel()
-        top_k = every if self.settings.full else self.settings.top_k
-        wanted = candidate_pairs(gallery.similarity, top_k)
-        return flat_retrieval_metrics(gallery, match_scores(self.model, gallery, wanted))
+        ranking, match = self.model.config.ranking, None
+        if ranking != "contrastive":
+            every = self.settings.full or ranking == "matching"  # nothing else names candidates
+            top_k = gallery.similarity.numel() if every else self.settings.top_k
+            match = match_scores(self.model, gallery, candidate_pairs(gallery.similarity, top_k))
+        return flat_retrieval_metrics(gallery, match, ranking)
 
 
 def split_gallery(gallery: Gallery, folds: int) -> list[Gallery]:
