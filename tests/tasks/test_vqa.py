@@ -59,6 +59,18 @@ def test_the_published_layout(tmp_path):
     assert list(items.rows["answer_type"]) == ["yes/no", "other", "number"]
 
 
+def test_a_folder_with_a_plus_in_its_name(tmp_path):
+    (tmp_path / "c").mkdir()
+    folder = tmp_path / "c++"
+    write_images(folder, "a.png")
+    for name in ("x.csv", "y+z.csv"):
+        (folder / name).write_text("image,question,answer\na.png,what is it,dog\n")
+    assert len(read(f"{folder}/x.csv")) == len(read(f"{folder}/y+z.csv")) == 1
+    assert len(read(f"{folder}/x.csv?encoding=latin-1+{folder}/y+z.csv+{folder}/x.csv")) == 3
+    with pytest.raises(ValueError, match=r"no such file or folder: \S*/gone.csv$"):
+        read(f"{folder}/x.csv+{folder.parent}/gone.csv+{folder}/x.csv")
+
+
 def test_several_files_are_joined(tmp_path):
     first, second = write_official(tmp_path), write_official(tmp_path, "val2014")
     assert len(read(f"{first}+{second}", str(tmp_path))) == 6

@@ -86,7 +86,7 @@ class FinetuningTask(Task):
             raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
         rows: list[ItemRow] = []
         places: dict[str, str] = {}
-        for part in path.split("+"):
+        for part in _joined(path):
             if (named := scenes_named(part)) is not None:
                 rows += cls.scenes(named, settings)
                 places[f"scenes:{named.size}"] = part
@@ -166,3 +166,19 @@ class FinetuningTask(Task):
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
+
+
+def _joined(path: str) -> list[str]:
+    """Split at ``+``, but not within the name of what is there: ``c++/a.json+b.json``."""
+    pieces, parts = path.split("+"), []
+    while pieces:
+        longest = range(len(pieces), 1, -1)
+        count = next((n for n in longest if _is_there(pieces[:n])), 1)
+        parts.append("+".join(pieces[:count]))
+        pieces = pieces[count:]
+    return parts
+
+
+def _is_there(pieces: list[str]) -> bool:
+    *whole, last = pieces
+    return os.path.exists("+".join([*whole, last.partition("?")[0]]))
