@@ -59,6 +59,21 @@ def test_copies_are_one_photo(search, photo_folder):
     assert len(photos) == 6 and sorted(p.copies for p in photos) == [1, 1, 1, 1, 1, 2]
 
 
+def test_one_photo_is_found_and_all_are_counted_without_a_list(search, photo_folder):
+    assert (search.index.count(), search.index.path(0)) == (0, None)
+    shutil.copy(photo_folder / "photo 0.png", photo_folder / "copy of it.png")
+    search.update()
+    (photo_folder / "photo 3.png").unlink()
+    search.update()
+    photos = search.index.photos()
+    assert search.index.count() == len(photos) == 5
+    places = [search.index.path(row) for row in range(len(search.index.vectors()) + 1)]
+    assert places.count(None) == 2
+    assert {photo.row: photo.path for photo in photos} == {
+        row: path for row, path in enumerate(places) if path is not None
+    }
+
+
 def test_what_cannot_be_read_is_told_and_odd_names_are_no_hindrance(search, photo_folder):
     (photo_folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
     (photo_folder / "empty.png").write_bytes(b"")

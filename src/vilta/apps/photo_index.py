@@ -175,6 +175,17 @@ class PhotoIndex:
         )
         return [Photo(self.folder / os.fsdecode(path), row, count) for path, row, count in rows]
 
+    def count(self) -> int:
+        """Return the number of ``photos``."""
+        query = "SELECT COUNT(DISTINCT digest) FROM files JOIN vectors USING (digest)"
+        return self._db.execute(query).fetchone()[0]
+
+    def path(self, row: int) -> Path | None:
+        """Return the path of the photo with this row, or None if there is none."""
+        query = "SELECT MIN(path) FROM files JOIN vectors USING (digest) WHERE row = ?"
+        (path,) = self._db.execute(query, (row,)).fetchone()
+        return None if path is None else self.folder / os.fsdecode(path)
+
     def skipped(self) -> list[tuple[Path, str]]:
         """Return the files that are not in the index, and why."""
         rows = self._db.execute("SELECT path, reason FROM files WHERE reason <> '' ORDER BY path")

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, UploadFile
 from pydantic import WithJsonSchema
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vilta.apps import server_types as types
@@ -69,14 +68,14 @@ def _about_pairs(router: APIRouter, service: Service) -> None:
     matcher = service.matcher
 
     @router.get("/model")
-    async def model() -> types.About:
+    def model() -> types.About:  # in a thread, as every route that reads the index
         """Describe the model and the photos that are served."""
         return types.About(
             image_size=matcher.image_size,
             max_text_tokens=matcher.model.config.max_text_tokens,
             calibrated=matcher.calibrated,
             search_threshold=matcher.search_threshold,
-            photos=len(service.search.index.photos()) if service.search else 0,
+            photos=service.search.index.count() if service.search else 0,
         )
 
     @router.post("/embed")
@@ -148,13 +147,13 @@ def _about_photos(router: APIRouter, service: Service) -> None:
         ]
 
     @router.get("/photos/{photo}", response_class=Response)
-    async def photo(photo: Annotated[int, Path(ge=0, le=2**31, examples=[0])]) -> Response:
+    def photo(photo: Annotated[int, Path(ge=0, le=2**31, examples=[0])]) -> Response:
         """Return a thumbnail of a photo, as JPEG."""
-        place = {each.row: each.path for each in _folder(service).index.photos()}.get(photo)
+        place = _folder(service).index.path(photo)
         if place is None:
             raise HTTPException(404)
         try:
-            picture = await run_in_threadpool(_thumbnail, place)
+            picture = _thumbnail(place)
         except ValueError:  # deleted or damaged since the folder was indexed
             raise HTTPException(404) from None
         return Response(picture, media_type="image/jpeg")

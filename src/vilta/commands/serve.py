@@ -41,7 +41,7 @@ def run(run_folder: str, config: ServeConfig) -> None:
             search = PhotoSearch(matcher, Path(config.folder), index)
             with progress("indexing") as tell:
                 search.update(tell)
-            notes.print(f"{counted(len(search.index.photos()), 'photo is', 'photos are')} indexed")
+            notes.print(f"{counted(search.index.count(), 'photo is', 'photos are')} indexed")
         hosts = frozenset({*LOCAL, config.host, *config.allow_host})
         limits = Limits(
             bytes=config.max_bytes,
