@@ -2,9 +2,18 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from vilta.data.inspection import inspect_pairs, look_of, repeated, same_captions, same_images
+from vilta.data.inspection import (
+    ImageHashes,
+    inspect_pairs,
+    look_of,
+    repeated,
+    same_captions,
+    same_images,
+)
 
 
 def picture(seed, size=(60, 40), kind="PNG", quality=90):
@@ -38,6 +47,18 @@ def test_everything_is_counted():
     assert found.repeated_captions() == 1  # spelling and punctuation aside
     assert [source for source, _ in found.broken] == ["c"]
     assert inspect_pairs([]).median_size() == (0, 0)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 255), max_size=20), st.integers(0, 255))
+def test_a_hash_is_found_by_a_slow_comparison_of_bits(looks, margin):
+    """Many agree in a part, as pictures with an even margin do."""
+    hashes, added = ImageHashes(), []
+    for look in [*looks, *(look ^ margin << 4 for look in looks)]:
+        near = [other for other in added if (look ^ other).bit_count() < 4]
+        found = hashes.find(look)
+        assert found in near if near else found is None
+        hashes.add(look)
+        added.append(look)
 
 
 def test_the_same_picture_is_found_at_any_size_and_quality():

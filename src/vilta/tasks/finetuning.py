@@ -42,7 +42,7 @@ class FinetuningTask(Task):
     trainable: ClassVar[bool] = True
     """Whether there is anything to fine-tune; else it is only measured."""
     trained_heads: ClassVar[frozenset[str]] = frozenset()
-    """Those of ``contrastive`` and ``matching``, which compare images with texts, that it trains."""
+    """Those of ``contrastive`` and ``matching``, which compare images and texts, that it trains."""
     settings_class: ClassVar[type[TaskSettings]] = TaskSettings
     """What ``settings`` are of; a task with settings of its own extends ``TaskSettings``."""
     answers_in: ClassVar[str] = ""
