@@ -166,7 +166,7 @@ def test_another_fusion_starts_above_the_encoders_of_a_run(
         ({"pooling": "mean"}, r"of another architecture \(pooling\)"),
         ({"contrastive_width": 6}, r"of another architecture \(contrastive_width\)"),
         ({"start": "text"}, "name a pre-training run"),
-        ({"start": "nowhere"}, "neither a run nor a released model"),
+        ({"start": "nowhere"}, "no such folder: nowhere; vilta pretrain makes a run"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(

@@ -218,6 +218,19 @@ def test_a_resumed_run_keeps_its_precision_unless_told_otherwise(tmp_path, capsy
     assert "float32 (as the run began)" in capsys.readouterr().err
 
 
+def test_a_resumed_run_tells_which_settings_are_others(tmp_path, capsys):
+    train_toy(tmp_path, steps=2)
+    train_toy(tmp_path, steps=2, resume=True)
+    assert "other settings" not in capsys.readouterr().err
+    train_toy(tmp_path, steps=4, lr=1e-3, resume="auto")
+    told = "other settings than before: optimization.steps: 2 -> 4, optimization.lr: 0.01 -> 0.001"
+    assert told in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "config.yaml").write_text("{")
+    train_toy(tmp_path, steps=5, lr=1e-3, resume=True)
+    train_toy(tmp_path, steps=5, lr=1e-3, resume=True)
+    assert "other settings" not in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> tuple[Path, str]:
     """The folders of two runs under torchrun, and what the processes printed."""

@@ -44,7 +44,8 @@ def check_name(source: str) -> None:
     parts = Path(source).parts
     local = len(parts) > 1 and (Path(parts[0]).is_dir() or parts[0] == "runs")
     if local or not HUB_ID.fullmatch(source) or source.startswith("."):
-        raise ValueError(f"no such folder: {source}")
+        hint = "; a finished run has one" if parts[-1:] == ("model",) else ""
+        raise ValueError(f"no such folder: {source}{hint}")
 
 
 @lru_cache(maxsize=1)

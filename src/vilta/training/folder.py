@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vilta.config import RunConfig
-from vilta.config.yaml_file import read_mapping, save_yaml
+from vilta.config.yaml_file import read_mapping, save_yaml, to_dict
 from vilta.json_text import json_object, parse_json
 from vilta.screen import command
 
@@ -34,6 +34,8 @@ def model_folder(start: str) -> Path:
     Raises ``ValueError`` in one line if there is none; of a run, with the command that finishes it.
     """
     folder = Path(start)
+    if not folder.exists():
+        raise ValueError(f"no such folder: {start}; vilta pretrain makes a run")
     for place in (folder / MODEL, folder):
         if (place / "config.json").is_file():
             return place
@@ -91,6 +93,31 @@ def check_run_folder(run: RunConfig) -> bool:
     return False
 
 
+def changed_settings(run: RunConfig, config: Any) -> list[str]:
+    """Say which settings are not those that the run was last started with: ``name: old -> new``."""
+    try:
+        old = _flat(read_mapping(Path(run.out) / CONFIG))
+    except (ValueError, OSError):  # it is written anew
+        return []
+    new = _flat(to_dict(_as_kept(config)))
+    both = [name for name in new if name in old]  # another version may have had others
+    return [f"{name}: {old[name]} -> {new[name]}" for name in both if old[name] != new[name]]
+
+
+def _as_kept(config: Any) -> Any:
+    """Return a config without what is allowed for one start alone."""
+    asked_anew = replace(config.run, resume=False, overwrite=False, accept_other_data=False)
+    return replace(config, run=asked_anew)
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{above}{name}.") if inner else {above + name: value}
+    return flat
+
+
 def claim_run_folder(run: RunConfig, config: Any) -> None:
     """Make the folder ready and write ``config`` into it; one process calls this.
 
@@ -111,8 +138,7 @@ def claim_run_folder(run: RunConfig, config: Any) -> None:
                 remove_folder(path)
             else:
                 path.unlink(missing_ok=True)
-    asked_anew = replace(config.run, resume=False, overwrite=False, accept_other_data=False)
-    save_yaml(replace(config, run=asked_anew), folder / CONFIG)
+    save_yaml(_as_kept(config), folder / CONFIG)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 

@@ -192,6 +192,8 @@ def _claimed(
         source, damaged = checkpoint.find_checkpoint(out)
         state = _resumed_state(source, fresh, run)
         notes += [f"{line}; going on from {source.name}" for line in damaged]
+        if changed := folder.changed_settings(run, config):
+            notes.append(f"other settings than before: {', '.join(changed)}")
         if state.best is not None:
             try:
                 checkpoint.best_checkpoint(out, state)
