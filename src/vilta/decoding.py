@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,8 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
+
+from vilta.muting import muted
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is opened at all; Pillow has more decoders than a data set needs (our choice)."""
@@ -188,9 +189,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise ValueError("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF, odd ICC profiles: the pixels decide
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with muted:  # broken EXIF, odd ICC profiles: the pixels decide
             file = io.BytesIO(without_long_texts(data))
             with Image.open(file, formats=formats_of(data)) as image:
                 _check_size(*image.size)
