@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -69,3 +70,31 @@ def test_drawing(tiny_run):
     png = draw_heat_maps(picture, matcher.heat_maps(picture, CAPTION), "95 % $match$")
     drawn = Image.open(io.BytesIO(png))
     assert drawn.format == "PNG" and drawn.width > 600
+
+
+def test_a_long_caption_and_one_without_a_font_are_drawn(tiny_run):
+    """All of the probability can be seen, and nothing is said about letters."""
+    picture = noise(0, (60, 90))
+    found = Matcher(tiny_run, device="cpu").heat_maps(picture, CAPTION)
+
+    def margins(caption):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drawn = np.asarray(
+                Image.open(io.BytesIO(draw_heat_maps(picture, found, f"95%  {caption}")))
+            )
+        ink = (drawn[:50, :, :3] < 128).any(axis=(0, 2)).nonzero()[0]
+        return ink[0], drawn.shape[1] - ink[-1]
+
+    assert min(margins("ball\nball")) >= 4 and min(margins("a small ball on the grass " * 40)) >= 4
+    assert margins("一只小球" * 100)[0] >= 4
+
+
+def test_maps_are_drawn_where_gradients_are_off(tiny_run):
+    """Gradients are on inside, even for a model that was loaded where torch keeps none at all."""
+    wanted = Matcher(tiny_run, device="cpu").heat_maps(noise(0), CAPTION)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            found = Matcher(tiny_run, device="cpu").heat_maps(noise(0), CAPTION)
+        np.testing.assert_array_equal(found.maps, wanted.maps)
+        assert found.contribution == wanted.contribution

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from transformers import PreTrainedTokenizerBase
 from vilta.apps.words import Word, find_words, masked_rows
 from vilta.model.fusion import Layer
 from vilta.model.modeling import WithMatching
+from vilta.muting import muted
 
 COLUMNS = 5
 """Panels in a row of the picture."""
+TITLE_WIDTH, TITLE_LINES = 125, 3
+"""Letters in a line above them, and lines; the rest is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class HeatMaps:
         return self.maps / np.maximum(self.maps.max(axis=(1, 2), keepdims=True), 1e-12)
 
 
+@torch.inference_mode(False)  # else `enable_grad` below would have no effect
 def heat_maps(
     model: WithMatching,
     tokenizer: PreTrainedTokenizerBase,
@@ -95,7 +100,8 @@ def draw_heat_maps(
     panels = list(range(len(found.words))) if shown is None else list(shown)
     rows = math.ceil((len(panels) + 1) / COLUMNS)
     figure = Figure(figsize=(2.1 * COLUMNS, 2.45 * rows + 0.35), layout="constrained")
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    lines = textwrap.wrap(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" ...")
+    figure.suptitle("\n".join(lines), x=0.005, ha="left", fontsize=10, parse_math=False)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     maps = found.scaled().astype(np.float32)
     for axes in grid:
@@ -110,7 +116,8 @@ def draw_heat_maps(
         label = f"{found.words[index]}  {found.contribution[index]:+.1f}"
         axes.set_title(label, fontsize=9, parse_math=False)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
+    with muted:  # letters that the font lacks are drawn as boxes
+        figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
