@@ -2,6 +2,7 @@ import asyncio
 import io
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL.PngImagePlugin import PngInfo
 from small_run import noise
 
 from vilta import Matcher
@@ -22,16 +24,16 @@ from starlette.testclient import TestClient
 from vilta.apps import server
 from vilta.apps.batching import ModelThread, QueueFull
 from vilta.apps.guards import HEADERS
-from vilta.apps.service import Limits
+from vilta.apps.service import Limits, NoImage
 from vilta.apps.words import UnknownWords
 from vilta.training import stopping
 
 CAPTIONS = ["two dogs", "a small red ball"]
 
 
-def png(seed=0, size=(40, 50)):
+def png(seed=0, size=(40, 50), **about):
     file = io.BytesIO()
-    noise(seed, size).save(file, "PNG")
+    noise(seed, size).save(file, "PNG", **about)
     return file.getvalue()
 
 
@@ -200,7 +202,72 @@ def test_what_is_too_much_or_no_image_is_refused(client, files, data, status):
     text = server.ERRORS[status]
     if files and status == 422 and files[0][1][1] != png():
         text = "the image cannot be read; send a JPEG, PNG, WebP, BMP, GIF or TIFF file"
-    assert answer.json() == {"error": text} or status == 413
+    assert answer.json()["error"] in (text, *server.TOO_MUCH.values()) or status == 413
+
+
+def test_a_png_with_a_long_text_is_a_picture(client):
+    """As image generators write them: their whole workflow, which Pillow refuses to read."""
+    about = PngInfo()
+    about.add_text("workflow", "x" * 2_000_000, zip=True)
+    data = {"captions": "a ball"}
+    answers = [
+        client.post("/v1/match", files=[image(sent)], data=data).json()
+        for sent in (png(), png(pnginfo=about))
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_photo_that_needs_an_extra_is_an_image_that_cannot_be_read(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    heic = b"\0\0\0\x18ftypheic" + bytes(100)
+    answer = client.post("/v1/match", files=[image(heic)], data={"captions": "a ball"})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == server.REASONS[NoImage]
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "reason"),
+    [
+        ("match", {"captions": "x" * 2001}, "a text has more than 2,000 characters"),
+        ("match", {"captions": ["x"] * 65}, "there are more than 64 texts or 32 images"),
+        ("fill", {"text": "a red ball " * 20 + "___"}, "the text has no blank (___) among"),
+        ("fill", {"text": "a <mask> ball"}, "the text has no blank (___) among"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_told(client, path, data, reason):
+    answer = client.post(f"/v1/{path}", files=[image()], data=data)
+    assert answer.status_code == 422 and answer.json()["error"].startswith(reason)
+
+
+def test_a_model_without_matching_says_so(matcher, monkeypatch):
+    monkeypatch.setattr(matcher, "matching", False)
+    with TestClient(server.build_app(matcher), base_url="http://localhost") as client:
+        for path, data in {"match": {"captions": "a"}, "proofread": {"caption": "a"}}.items():
+            answer = client.post(f"/v1/{path}", files=[image()], data=data)
+            assert answer.status_code == 422
+            assert "was trained without (matching" in answer.json()["error"]
+        assert client.post("/v1/embed", data={"texts": "a"}).is_success
+
+
+def test_an_index_that_was_replaced_or_lost_is_told(matcher, photo_folder, tmp_path):
+    search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
+    search.update()
+    app = server.build_app(matcher, search)
+    client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+    with client, sqlite3.connect(tmp_path / "index" / "photos.sqlite") as index:
+        index.execute("UPDATE about SET value = 'another' WHERE name = 'model'")
+        index.commit()
+        for answer in (
+            client.post("/v1/search", data={"query": "a ball"}),
+            client.get("/v1/photos/0"),
+        ):
+            assert answer.status_code == 503
+            assert "start the server again" in answer.json()["error"]
+        index.execute("DROP TABLE files")  # nobody could foresee that
+        index.commit()
+        answer = client.get("/v1/model")
+        assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+        assert HEADERS.items() <= dict(answer.headers).items()
 
 
 def test_a_person_is_told_what_to_do(client, matcher, monkeypatch):
@@ -241,7 +308,8 @@ def test_errors_tell_nothing_of_the_request_or_the_machine(client):
     assert [a.status_code for a in answers] == [422, 422, 422, 422, 422, 404, 405]
     for answer in answers:
         assert set(answer.json()) == {"error"}
-        assert answer.json()["error"] in {*server.ERRORS.values(), *server.REASONS.values()}
+        known = {*server.ERRORS.values(), *server.REASONS.values(), *server.TOO_MUCH.values()}
+        assert answer.json()["error"] in known
         assert "secret" not in answer.text
 
 

@@ -27,6 +27,10 @@ PAIRS_PER_CALL = 256
 """Pairs in one fusion call; our choice."""
 
 
+class NotTrained(ValueError):
+    """The model was trained without what this needs: matching, or contrast."""
+
+
 @dataclass(frozen=True)
 class Ranked:
     """A candidate: its index in the input, its score, and the probability of a match."""
@@ -263,7 +267,7 @@ class Matcher:
 
     def _need(self, trained: bool, what: str, weight: str) -> None:
         if not trained:
-            raise ValueError(
+            raise NotTrained(
                 f"this needs {what}, but {self.name} was trained without (objective.{weight} is 0)"
             )
 

@@ -47,6 +47,10 @@ Progress = Callable[[int, int], None]
 """Called with the number of new files done and their total."""
 
 
+class ReplacedIndex(ValueError):
+    """Another process has made the index anew, for another model or folder."""
+
+
 class Photo(NamedTuple):
     """A photo of the index, under the first of its paths."""
 
@@ -181,7 +185,11 @@ class PhotoIndex:
         return self._db.execute(query).fetchone()[0]
 
     def path(self, row: int) -> Path | None:
-        """Return the path of the photo with this row, or None if there is none."""
+        """Return the path of the photo with this row, or None if there is none.
+
+        Raises ``ReplacedIndex`` if its rows are those of another folder.
+        """
+        self._require_own()
         query = "SELECT MIN(path) FROM files JOIN vectors USING (digest) WHERE row = ?"
         (path,) = self._db.execute(query, (row,)).fetchone()
         return None if path is None else self.folder / os.fsdecode(path)
@@ -194,7 +202,7 @@ class PhotoIndex:
     def vectors(self) -> Float16[np.ndarray, "N W"]:
         """Return all rows, mapped into memory; ``Photo.row`` is an index into them.
 
-        Raises ``ValueError`` if another model has replaced the index since.
+        Raises ``ReplacedIndex`` if another model has replaced it since.
         """
         self._require_own()
         rows = self._rows()
@@ -212,7 +220,7 @@ class PhotoIndex:
     def _require_own(self) -> None:
         """Refuse to go on with an index that another process has made anew for another model."""
         if self._recorded() != self._about:
-            raise ValueError(
+            raise ReplacedIndex(
                 f"the index in {self._place} was replaced, for another model or folder; "
                 "give each a place of its own with --index"
             )

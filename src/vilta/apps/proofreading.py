@@ -69,6 +69,10 @@ class NoWordHead(ValueError):
     """The model was fine-tuned for a task, and predicts no words."""
 
 
+class NoBlank(ValueError):
+    """A text has no blank, or none that the model reads."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proofreading:
     """A caption, word by word."""
@@ -149,7 +153,7 @@ def fill_blanks(
 ) -> list[list[Guess]]:
     """Return the ``top_k`` likeliest words for each blank of ``text``, given the encoded image.
 
-    Raises ``ValueError`` if there is no blank.
+    Raises ``NoBlank`` if there is none.
     """
     model = _with_words(model)
     longest = model.config.max_text_tokens
@@ -158,7 +162,7 @@ def fill_blanks(
     ids = tokens["input_ids"].to(model.device)
     at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
     if len(at) == 0:
-        raise ValueError(f"no blank in {text!r}; write {BLANK} where a word is missing")
+        raise NoBlank(f"no blank in {text!r}; write {BLANK} where a word is missing")
     with_image, _ = _word_logits(model, ids, image_states)
     chances = with_image[0, at].softmax(dim=1).topk(min(top_k, with_image.shape[-1]), dim=1)
     return [

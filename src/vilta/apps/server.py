@@ -20,13 +20,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vilta.apps.batching import QueueFull
-from vilta.apps.guards import Guard
-from vilta.apps.matcher import Matcher
+from vilta.apps.guards import HEADERS, Guard
+from vilta.apps.matcher import Matcher, NotTrained
+from vilta.apps.photo_index import ReplacedIndex
 from vilta.apps.photo_search import PhotoSearch
-from vilta.apps.proofreading import NoWordHead
-from vilta.apps.routes import routes
+from vilta.apps.proofreading import BLANK, NoBlank, NoWordHead
+from vilta.apps.routes import CHARACTERS, TEXTS, routes
 from vilta.apps.server_types import Problem
-from vilta.apps.service import Limits, NoImage, Service, TooManyPixels
+from vilta.apps.service import Limits, NoImage, Service, TooManyImages, TooManyPixels
 from vilta.apps.words import UnknownWords
 from vilta.training.stopping import FirstRequest
 
@@ -46,12 +47,22 @@ ERRORS = {
     503: "busy; try again later",
 }
 """The error text of each status; none reveals anything about the request or this machine."""
-REASONS = {
+REASONS: dict[type[Exception], str] = {
     NoImage: "the image cannot be read; send a JPEG, PNG, WebP, BMP, GIF or TIFF file",
+    TooManyImages: "there are too many images in one request",
     UnknownWords: "the caption has no word that the model knows",
+    NoBlank: f"the text has no blank ({BLANK}) among the words that the model reads",
     NoWordHead: "this model predicts no words; serve the pre-training run",
+    NotTrained: "this needs what the model was trained without (matching or contrast)",
+    ReplacedIndex: "the index of photos is another's now; start the server again",
+    ValueError: "the model cannot answer this request",
 }
-"""The error text where status 422 has a reason that a person at the page can act on."""
+"""The error text where there is a reason that a person at the page can act on."""
+TOO_MUCH = {
+    "string_too_long": f"a text has more than {CHARACTERS:,} characters",
+    "too_long": f"there are more than {TEXTS} texts or {Limits.images} images",
+}
+"""The error text of a form that is too large, by the type of pydantic's error."""
 
 
 class Server(uvicorn.Server):
@@ -93,16 +104,16 @@ def build_app(
         status: {"model": Problem} for status in ERRORS if status != 500
     }
     app = FastAPI(title="vilta", docs_url=None, redoc_url=None, lifespan=lifespan, responses=errors)
-    for error, status in {
+    statuses = dict.fromkeys(REASONS, 422) | {
         QueueFull: 503,
         TimeoutError: 503,
-        RequestValidationError: 422,
-        ValueError: 422,
+        ReplacedIndex: 503,
         TooManyPixels: 413,
-    }.items():
-        app.add_exception_handler(error, _fixed_answer(status))
-    for reason, text in REASONS.items():
-        app.add_exception_handler(reason, _fixed_answer(422, text))
+        Exception: 500,
+    }
+    for error, status in statuses.items():
+        app.add_exception_handler(error, _fixed_answer(status, REASONS.get(error, ERRORS[status])))
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_status)
     add_page(app)
     app.include_router(routes(service))
@@ -122,9 +133,18 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(path, served(name, kind), include_in_schema=False)
 
 
-def _fixed_answer(status: int, text: str = "") -> Callable[[Request, Exception], JSONResponse]:
-    """Return a handler that answers with a fixed text, by default that of the status."""
-    return lambda request, error: JSONResponse({"error": text or ERRORS[status]}, status)
+def _fixed_answer(status: int, text: str) -> Callable[[Request, Exception], JSONResponse]:
+    """Return a handler that answers with a fixed text.
+
+    It adds the headers itself: the answer to an unforeseen error passes by the guard.
+    """
+    return lambda request, error: JSONResponse({"error": text}, status, headers=HEADERS)
+
+
+def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = (TOO_MUCH[each["type"]] for each in error.errors() if each["type"] in TOO_MUCH)
+    return JSONResponse({"error": next(found, ERRORS[422])}, 422)
 
 
 def _answer_status(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from fastapi import UploadFile
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from vilta.apps.proofreading import Guess, Proofreading
 from vilta.apps.server_types import WordShare
 from vilta.apps.words import UnknownWords, read_until, unknown_words
 from vilta.data.transforms import evaluation_tensor
-from vilta.decoding import formats_of
+from vilta.decoding import formats_of, without_long_texts
 from vilta.model.fusion import Pairs
 
 Pixels = UInt8[Tensor, "3 S S"]
@@ -49,6 +49,10 @@ class TooManyPixels(Exception):
     """An image is larger than is decoded here."""
 
 
+class TooManyImages(ValueError):
+    """A request has more images than are taken."""
+
+
 class NoImage(ValueError):
     """An upload cannot be read as an image."""
 
@@ -63,10 +67,10 @@ class Service:
     async def pixels(self, uploads: Sequence[UploadFile]) -> list[Pixels]:
         """Return the pixels of each upload.
 
-        Raises ``ValueError`` for too many uploads, ``NoImage`` and ``TooManyPixels`` for one.
+        Raises ``TooManyImages``, or ``NoImage`` or ``TooManyPixels`` for one of them.
         """
         if len(uploads) > self.limits.images:
-            raise ValueError("too many images")
+            raise TooManyImages
         return [await run_in_threadpool(self._decode, await each.read()) for each in uploads]
 
     async def ask(self, run: Callable[[Sequence[Any]], Sequence[Any]], item: Any) -> Any:
@@ -127,10 +131,11 @@ class Service:
 
     def _decode(self, data: bytes) -> Pixels:
         try:
-            with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
+            file = io.BytesIO(without_long_texts(data))
+            with Image.open(file, formats=formats_of(data)) as image:
                 if image.width * image.height > self.limits.pixels:
                     raise TooManyPixels
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (ValueError, OSError, SyntaxError) as error:
             raise NoImage from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise TooManyPixels from None
