@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import warnings
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +33,14 @@ QUERIES, BLANKS, NEGATIVES = 5, 6, 12
 
 Length = int | float
 """In hundredths of an inch; type sizes are in points."""
+
+
+@contextmanager
+def _quiet_about_glyphs() -> Iterator[None]:
+    """What matplotlib's font lacks is a box here, and legible on the page: no warning of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 class Sheet:
@@ -80,7 +91,7 @@ class Sheet:
         size, line, left, used = 10.5, 19.0, 0.0, 1
         space = self._width("a b", size, False) - self._width("ab", size, False)
         for piece in pieces:
-            for word in _words_with_space(piece.text):
+            for word in self._words(piece, size, width):
                 wide = self._width(word.strip() or "", size, piece.mark)
                 left += space if word[0].isspace() and left else 0
                 if left and left + wide > width:
@@ -104,17 +115,37 @@ class Sheet:
                 FancyBboxPatch((x, y), part * width, height, shape, color=fill, lw=0)
             )
 
+    @_quiet_about_glyphs()
     def png(self) -> bytes:
         """Return the sheet as a PNG file."""
         file = io.BytesIO()
         self.figure.savefig(file, format="png", dpi=150)
         return file.getvalue()
 
+    def _words(self, piece: Piece, size: float, width: Length) -> Iterator[str]:
+        """Yield the words, one wider than a line in several parts (Chinese has no spaces)."""
+        for word in _words_with_space(piece.text):
+            rest = word
+            while (end := self._fitting(rest, size, piece.mark, width)) < len(rest):
+                yield rest[:end]
+                rest = rest[end:]
+            yield rest
+
+    def _fitting(self, word: str, size: float, bold: bool, width: Length) -> int:
+        """Return how many of a word's characters a line holds, at least one."""
+
+        def wide(end: int) -> float:
+            return self._width(word[:end].strip(), size, bold)
+
+        whole = len(word)
+        return whole if wide(whole) <= width else max(1, bisect(range(1, whole), width, key=wide))
+
     @property
     def _size(self) -> tuple[float, float]:
         width, height = self.figure.get_size_inches()
         return width * UNIT, height * UNIT
 
+    @_quiet_about_glyphs()
     def _width(self, words: str, size: float, bold: bool) -> float:
         font = FontProperties(size=size, weight="bold" if bold else "normal")
         wide, _, _ = self.renderer.get_text_width_height_descent(words, font, ismath=False)
