@@ -70,11 +70,16 @@ def test_the_contents_lead_to_each_section():
     assert len(set(headings)) == len(headings)
 
 
-def test_the_readme_s_intervals_are_those_of_95_percent():
+def findings(page):
+    """What a page says of the methods compared."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return text.split("### Methods compared")[-1].split("###")[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/findings.md"])
+def test_the_intervals_of_the_findings_are_those_of_95_percent(page):
     """An interval of a planned comparison is wider, as all of them hold together: it says so."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("### Methods compared")[1].split("###")[0]
-    told = re.findall(r"\(([-+]?\d+\.\d) to ([-+]?\d+\.\d)(.*?)\)", section, re.DOTALL)
+    told = re.findall(r"\(([-+]?\d+\.\d)\s+to\s+([-+]?\d+\.\d)(.*?)\)", findings(page), re.DOTALL)
     reports = [TABLE, *(ROOT / "benchmarks/results/ablate").glob("*.md")]
     lines = [line for report in reports for line in report.read_text().splitlines()]
     planned = re.compile(r"[-|] .* [<>] .* on ")
