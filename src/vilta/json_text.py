@@ -1,8 +1,10 @@
-"""JSON that others may have written, or that a full disk has cut short."""
+"""JSON that others may have written, or that a full disk has cut short; numbers that it lacks."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -32,3 +34,19 @@ def json_object(file: File) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested content with None for NaN and infinity, which JSON lacks; keys become text."""
+    if isinstance(value, Mapping):
+        return {str(name): without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(value: Any) -> Any:
+    """Return nested metrics that were read from JSON with NaN for each number that it lacked."""
+    if isinstance(value, Mapping):
+        return {name: with_nan(each) for name, each in value.items()}
+    return math.nan if value is None else value

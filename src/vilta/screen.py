@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import shlex
 import sys
@@ -28,6 +27,8 @@ from rich.progress import (
 )
 from rich.table import Column
 from rich.text import Text
+
+from vilta.json_text import without_nan
 
 results = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -68,9 +69,10 @@ def free_folder(name: str) -> str:
 
 def print_json(line: Mapping[str, Any]) -> None:
     """Print one line of JSON to stdout; numbers that are not finite become null."""
-    text = json.dumps(_finite(line), ensure_ascii=False)
+    line = without_nan(line)
+    text = json.dumps(line, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # a file's name need not be text
-        text = json.dumps(_finite(line))
+        text = json.dumps(line)
     results.file.write(text + "\n")
 
 
@@ -88,14 +90,6 @@ def _escaped(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # a byte that is not text
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draws_bars() -> bool:

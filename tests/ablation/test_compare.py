@@ -17,8 +17,9 @@ from vilta.ablation.compare import (
 )
 from vilta.ablation.grid import ArmPlan, Plan, noisy, steps_for
 from vilta.ablation.records import Point, Records, RunRecord
-from vilta.ablation.summary import summarise, without_nan
+from vilta.ablation.summary import summarise
 from vilta.config.ablate import AblateConfig
+from vilta.json_text import without_nan
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_tables import share_shown
 from vilta.report.comparison_text import comparison_markdown, comparison_section

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,27 @@ def test_the_task_of_the_guide_works_as_it_stands(start, data, monkeypatch):
     evaluate(out, data, task="memes:Memes")
     result = json.loads((out / "memes-Memes-test.json").read_text())
     assert result["task"] == "memes:Memes" and "accuracy" in result["metrics"]
+
+
+def test_a_metric_may_be_undefined_now_and_then(start, data, monkeypatch):
+    code = """
+        from vilta.tasks.classification import Classification
+
+        class Correlation(Classification):
+            name, selection_metric = "correlation", "rho"
+            values = [float("nan"), 0.5, 0.25]
+
+            def evaluate(self, predictions, items):
+                return {"rho": self.values.pop(0) if self.values else float("nan")}
+    """
+    (data / "mine.py").write_text(textwrap.dedent(code))
+    monkeypatch.chdir(data)
+    out = finetune(start, data, "--epochs", "3", task="mine:Correlation")
+    card = (out / "model" / "README.md").read_text()
+    assert "chose step 6 by `rho`" in card and "| `rho` | 0.5 |" in card
+    evaluate(out, data)
+    text = (out / "mine-Correlation-test.json").read_text()
+    assert "NaN" not in text and json.loads(text)["metrics"] == {"rho": None}
 
 
 def test_what_finetune_refuses(start, data, capsys):

@@ -303,6 +303,20 @@ def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):
     assert load_run(make_run(tmp_path / "alone"))[2] == "none needed"
 
 
+def test_what_is_no_number_is_none_in_the_report_either(tmp_path):
+    path = make_run(tmp_path / "run")
+    evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
+    (file,) = (tmp_path / "run").glob("evaluation-*.json")
+    evaluation = json.loads(file.read_text())
+    evaluation["metrics"]["validation"]["itm"] = None  # as NaN is written
+    file.write_text(json.dumps(evaluation))
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
+        log.write('\n{"step": 30, "evaluation": {"retrieval/mean_recall": null}}\n')
+    run(path, ReportConfig(examples=2))
+    text = (tmp_path / "run" / "metrics.json").read_text()
+    assert "NaN" not in text and json.loads(text)["validation/itm"] is None
+
+
 def test_newest_evaluation_counts(tmp_path):
     path = make_run(tmp_path / "run")
     stale = tmp_path / "run" / "evaluation-a.json"

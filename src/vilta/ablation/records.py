@@ -11,6 +11,7 @@ from typing import Any
 from vilta.ablation.grid import ITEMS, MEASURES, START, Cell, Plan, all_arms
 from vilta.ablation.start import differences
 from vilta.config.ablate import AblateConfig
+from vilta.json_text import with_nan
 from vilta.training.folder import METRICS, log_lines
 
 UNITS = ("samples", "seconds", "flops")
@@ -98,11 +99,10 @@ def _read_run(config: AblateConfig, plan: Plan, cell: Cell) -> RunRecord:
             "seconds": arm.cost(arm.seconds, step),
             "flops": arm.cost(arm.flops, step),
         }
-        metrics = {k: math.nan if v is None else v for k, v in line["evaluation"].items()}
-        points.append(Point(cost=cost, metrics=metrics))
+        points.append(Point(cost=cost, metrics=line["evaluation"]))
     final = _json(cell.place / MEASURES) if cell.measured else {}
     tuned = {task: cell.tuned(task) for task in config.tasks}
-    found = {task: _json(path) for task, path in tuned.items() if path.is_file()}
+    found = {task: with_nan(_json(path)) for task, path in tuned.items() if path.is_file()}
     tasks = {f"tasks/{task}/{v['metric']}": v["value"] for task, v in found.items()}
     return RunRecord(
         arm=cell.arm,

@@ -122,15 +122,6 @@ def looked_at(measures: dict[str, dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def without_nan(value: Any) -> Any:
-    """Return nested content with None for NaN and infinity, which JSON lacks; keys become text."""
-    if isinstance(value, dict):
-        return {str(k): without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _tuned(config: AblateConfig, plan: Plan) -> dict[str, Any] | None:
     """Return how the arms were tuned; None if they were not."""
     if not plan.tuning:

@@ -43,7 +43,7 @@ from vilta.ablation.records import read_records
 from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
 from vilta.ablation.start import start_hashes
 from vilta.ablation.suite import Suite, read_items
-from vilta.ablation.summary import summarise, without_nan
+from vilta.ablation.summary import summarise
 from vilta.ablation.tuning import (
     chosen,
     find_trial,
@@ -56,6 +56,7 @@ from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.config.yaml_file import read_mapping, save_yaml
 from vilta.decoding import decode_image
+from vilta.json_text import without_nan
 from vilta.locking import only_writer
 from vilta.pretraining_run import pretrain
 from vilta.report.comparison import comparison_page
@@ -301,7 +302,7 @@ def finish(config: AblateConfig, cell: Cell) -> None:
         lines = [line for line in log_lines(folder / METRICS) if "evaluation" in line]
         name = read_mapping(folder / CONFIG)["run"]["selection_metric"]
         content = {"metric": name, "value": lines[-1]["evaluation"][name], "task": task}
-        replace_text(cell.tuned(task), json.dumps(content) + "\n")
+        replace_text(cell.tuned(task), json.dumps(without_nan(content)) + "\n")
     cell.prune(config.keep)
 
 

@@ -34,7 +34,7 @@ from vilta.finished_run import (
     say_missing_teacher,
     task_of,
 )
-from vilta.json_text import json_object
+from vilta.json_text import json_object, without_nan
 from vilta.model.modeling import WithMatching
 from vilta.report.metrics import metric_tables
 from vilta.report.model_card import update_card
@@ -288,7 +288,7 @@ def task_loader(
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
     """Write the metrics and their conditions as JSON, and update the run's model card."""
-    replace_text(out, json.dumps(result, indent=2) + "\n")
+    replace_text(out, json.dumps(without_nan(result), indent=2) + "\n")
     notes.print(f"wrote {out}")
     try:
         update_card(result["run"])

@@ -10,6 +10,7 @@ from typing import Any
 from vilta.config.ranges import check_config
 from vilta.config.tools import ReportConfig
 from vilta.finished_run import load_run, recorded_path, say_missing_teacher
+from vilta.json_text import without_nan
 from vilta.metrics.names import flat
 from vilta.report.curves import DARK, draw_curves
 from vilta.report.epochs import by_epoch, epoch_table
@@ -75,7 +76,8 @@ def run(run_folder: str, config: ReportConfig) -> dict[str, Any]:
         temporary = out.parent / f".tmp-{name}"
         temporary.write_bytes(png)
         os.replace(temporary, out.parent / name)
-    replace_text(Path(run_folder) / SUMMARY, json.dumps(everything, indent=2) + "\n")
+    text = json.dumps(without_nan(everything), indent=2)
+    replace_text(Path(run_folder) / SUMMARY, text + "\n")
     replace_text(out, page)
     notes.print(f"wrote {out}, {', '.join(pictures)} next to it, and {Path(run_folder) / SUMMARY}")
     notes.print(f"open {shown(out)} in a browser")

@@ -6,6 +6,7 @@ What the record does not contain is given as unknown, licences above all: nothin
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from vilta.data.sources.base import manifest_of
 from vilta.finished_run import recorded_path, same_place
-from vilta.json_text import json_object
+from vilta.json_text import json_object, with_nan
 from vilta.metrics.names import flat
 from vilta.model.places import check_name
 from vilta.training.folder import CONFIG, METRICS, MODEL, log_lines, replace_text
@@ -228,7 +229,8 @@ def _metrics(run: Run) -> Iterator[str]:
     if last:
         best = measured[-1] if measured else None
     else:
-        best = max(measured, key=lambda line: line["evaluation"][chosen_by], default=None)
+        finite = [line for line in measured if math.isfinite(line["evaluation"][chosen_by])]
+        best = max(finite, key=lambda line: line["evaluation"][chosen_by], default=None)
     tables = {chosen_on: best["evaluation"]} if best else {}
     for path in sorted(run.folder.glob("*.json")):
         content = json_object(path)
@@ -236,7 +238,7 @@ def _metrics(run: Run) -> Iterator[str]:
         if isinstance(values, dict) and "data" in content:
             known = [name for name in tables if same_place(name, content["data"], run.folder)]
             # More exact than what training measured.
-            tables[known[0] if known else content["data"]] = flat(values)
+            tables[known[0] if known else content["data"]] = flat(with_nan(values))
     for data, values in tables.items():
         note = ""
         if best and same_place(data, chosen_on, run.folder):
@@ -247,7 +249,7 @@ def _metrics(run: Run) -> Iterator[str]:
 
 def _metric_table(values: dict[str, Any]) -> str:
     shown = {name: value for name, value in values.items() if SHOWN.search(name)} or values
-    rows = [(f"`{name}`", f"{value:.4g}") for name, value in shown.items() if _is_number(value)]
+    rows = [(f"`{name}`", f"{value:.4g}") for name, value in shown.items() if _is_finite(value)]
     return _table(("metric", "value"), rows)
 
 
@@ -296,8 +298,9 @@ def _name(source: str) -> str:
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

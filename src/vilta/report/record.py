@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilta.json_text import parse_json
+from vilta.json_text import parse_json, with_nan
 from vilta.metrics.names import flat
 from vilta.screen import command
 from vilta.training.folder import METRICS, log_lines
@@ -50,7 +50,7 @@ def read_record(run_folder: str) -> Record:
     if not found:
         raise ValueError(f"{run_folder} was not evaluated yet; run: {evaluating}")
     try:
-        evaluation = parse_json(found[-1].read_text(encoding="utf-8"))
+        evaluation = with_nan(parse_json(found[-1].read_text(encoding="utf-8")))
         with_names_of_today(evaluation)
     except (ValueError, AttributeError):
         evaluation = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from vilta.config import RunConfig
 from vilta.config.yaml_file import read_mapping, save_yaml, to_dict
-from vilta.json_text import json_object, parse_json
+from vilta.json_text import json_object, parse_json, with_nan
 from vilta.screen import command
 
 CONFIG = "config.yaml"
@@ -230,7 +229,7 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(line, dict) and "step" in line:
-                lines.append({k: math.nan if v is None else v for k, v in line.items()})
+                lines.append(with_nan(line))
     return lines
 
 

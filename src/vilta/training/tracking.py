@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
-from vilta.json_text import parse_json
+from vilta.json_text import parse_json, without_nan
 from vilta.screen import draws_bars, notes
 from vilta.training.folder import EVENTS, METRICS, replace_text
 
@@ -141,7 +141,7 @@ class Tracker:
 
     def _write(self, line: dict[str, Any]) -> None:
         """Append one line; JSON has no NaN, so such a metric becomes null."""
-        self._lines.write(json.dumps(_without_nan(line)) + "\n")
+        self._lines.write(json.dumps(without_nan(line)) + "\n")
         self._lines.flush()
 
 
@@ -178,13 +178,6 @@ def _drop_lines_after(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     replace_text(path, "".join(kept))
-
-
-def _without_nan(value: Any) -> Any:
-    """Return ``value`` with every non-finite float replaced by None."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _event(name: str, group: str) -> str:
