@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from vilta.muting import muted
 from vilta.report.caption_examples import (
     CaptionExamples,
     Guess,
@@ -33,14 +32,6 @@ QUERIES, BLANKS, NEGATIVES = 5, 6, 12
 
 Length = int | float
 """In hundredths of an inch; type sizes are in points."""
-
-
-@contextmanager
-def _quiet_about_glyphs() -> Iterator[None]:
-    """What matplotlib's font lacks is a box here, and legible on the page: no warning of each."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        yield
 
 
 class Sheet:
@@ -115,11 +106,11 @@ class Sheet:
                 FancyBboxPatch((x, y), part * width, height, shape, color=fill, lw=0)
             )
 
-    @_quiet_about_glyphs()
     def png(self) -> bytes:
         """Return the sheet as a PNG file."""
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=150)
+        with muted:  # a letter that the font does not have is a box; the page has the text
+            self.figure.savefig(file, format="png", dpi=150)
         return file.getvalue()
 
     def _words(self, piece: Piece, size: float, width: Length) -> Iterator[str]:
@@ -145,10 +136,10 @@ class Sheet:
         width, height = self.figure.get_size_inches()
         return width * UNIT, height * UNIT
 
-    @_quiet_about_glyphs()
     def _width(self, words: str, size: float, bold: bool) -> float:
         font = FontProperties(size=size, weight="bold" if bold else "normal")
-        wide, _, _ = self.renderer.get_text_width_height_descent(words, font, ismath=False)
+        with muted:
+            wide, _, _ = self.renderer.get_text_width_height_descent(words, font, ismath=False)
         return wide / self.figure.dpi * UNIT
 
 
