@@ -177,6 +177,16 @@ def test_a_photo_that_was_deleted_or_damaged_is_not_found(matcher, photo_folder,
         assert {each["photo"] for each in found} == {2, 3, 4, 5}
 
 
+def test_a_search_has_a_few_terms(matcher, photo_folder, tmp_path):
+    search = PhotoSearch(matcher, photo_folder, tmp_path / "index")
+    search.update()
+    with TestClient(server.build_app(matcher, search), base_url="http://localhost") as client:
+        assert client.post("/v1/search", data={"query": "a ball" + " +a" * 7}).is_success
+        answer = client.post("/v1/search", data={"query": "a ball" + " +a -b" * 4})
+        assert answer.status_code == 422
+        assert answer.json() == {"error": "a search has at most 8 terms"}
+
+
 def test_without_a_folder_there_is_no_search(client):
     assert client.post("/v1/search", data={"query": "x"}).status_code == 404
     assert client.get("/v1/photos/0").status_code == 404

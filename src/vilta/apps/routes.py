@@ -18,8 +18,9 @@ from vilta.apps.image_input import open_image
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.service import Limits, Service
 
-CHARACTERS, TEXTS = 2000, 64
-"""Maximum length of a text (it is truncated to the model's tokens), and number of texts."""
+CHARACTERS, TEXTS, TERMS = 2000, 64, 8
+"""Maximum length of a text (it is truncated to the model's tokens), number of texts, and of terms
+of a search: each is matched with as many photos as a search re-ranks."""
 THUMBNAIL = 400
 """Longest side of a photo that is sent, in pixels."""
 
@@ -39,7 +40,7 @@ SearchText = Annotated[
     Form(
         max_length=CHARACTERS,
         pattern=r"\S",
-        description="A text, with further terms after + and -.",
+        description=f"A text, with further terms after + and -; {TERMS} in all.",
         examples=["a red ball +a blue ring -a green star"],
     ),
 ]
@@ -53,6 +54,10 @@ Blanks = Annotated[
     ),
 ]
 Top = Annotated[int, Form(ge=1, le=100)]
+
+
+class TooManyTerms(ValueError):
+    """A search has more terms than are taken."""
 
 
 def routes(service: Service) -> APIRouter:
@@ -134,8 +139,10 @@ def _about_photos(router: APIRouter, service: Service) -> None:
     @router.post("/search")
     async def search(query: SearchText, top: Top = 12) -> list[types.FoundPhoto]:
         """Search the served folder of photos; 404 if there is none."""
-        folder = _folder(service)
-        found: Sequence[Found] = await service.ask(service.search_for, (Query.parse(query), top))
+        folder, asked = _folder(service), Query.parse(query)
+        if len(asked.terms) > TERMS:
+            raise TooManyTerms
+        found: Sequence[Found] = await service.ask(service.search_for, (asked, top))
         return [
             types.FoundPhoto(
                 photo=each.row,

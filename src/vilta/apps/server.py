@@ -25,7 +25,7 @@ from vilta.apps.matcher import Matcher, NotTrained
 from vilta.apps.photo_index import ReplacedIndex
 from vilta.apps.photo_search import PhotoSearch
 from vilta.apps.proofreading import BLANK, NoBlank, NoWordHead
-from vilta.apps.routes import CHARACTERS, TEXTS, routes
+from vilta.apps.routes import CHARACTERS, TERMS, TEXTS, TooManyTerms, routes
 from vilta.apps.server_types import Problem
 from vilta.apps.service import Limits, NoImage, Service, TooManyImages, TooManyPixels
 from vilta.apps.words import UnknownWords
@@ -50,6 +50,7 @@ ERRORS = {
 REASONS: dict[type[Exception], str] = {
     NoImage: "the image cannot be read; send a JPEG, PNG, WebP, BMP, GIF or TIFF file",
     TooManyImages: "there are too many images in one request",
+    TooManyTerms: f"a search has at most {TERMS} terms",
     UnknownWords: "the caption has no word that the model knows",
     NoBlank: f"the text has no blank ({BLANK}) among the words that the model reads",
     NoWordHead: "this model predicts no words; serve the pre-training run",
