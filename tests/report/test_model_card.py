@@ -84,6 +84,33 @@ def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run)
     assert "`retrieval/mean_recall` |" not in card
 
 
+def test_each_task_that_was_measured_on_the_same_data_has_its_table(run):
+    for name, about in (
+        ("evaluation-val", {"metrics": {"retrieval": {"matching": {"R@1": 41.5}}}}),
+        ("masked-words-val", {"task": "masked-words", "metrics": {"words/gain": 7.5}}),
+    ):
+        (run / f"{name}.json").write_text(json.dumps({"run": "mine", "data": "data/val", **about}))
+    card = write_card(run).read_text()
+    assert row(card, "`retrieval/matching/R@1`", "41.5") and row(card, "`words/gain`", "7.5")
+    assert "On data/val, which chose step 20" in card
+    assert "On data/val, by `masked-words`, which chose step 20" in card
+
+
+def test_what_chose_the_weights_and_all_that_a_task_measures_are_shown(tmp_path):
+    chosen = {"selection_metric": "validation/itc"}
+    plain = make_run(tmp_path / "plain", tiny_vilta(), objective={}, run=chosen)
+    card = write_card(plain).read_text()
+    assert row(card, "`validation/itc`", "1.25") and "chose step 10 by `validation/itc`" in card
+    model = ViltaForVisualReasoning(tiny_config(num_labels=2))
+    tuned = make_run(tmp_path / "tuned", model, task="nlvr2")
+    metrics = {"consistency": 30.0, "accuracy/hot dog": 50.0, "accuracy/yes|no": 60.0}
+    content = {"run": "tuned", "data": "test1", "task": "nlvr2", "metrics": metrics}
+    (tuned / "nlvr2-test1.json").write_text(json.dumps(content))
+    card = write_card(tuned).read_text()
+    assert row(card, "`consistency`", "30") and row(card, "`accuracy/hot dog`", "50")
+    assert row(card, r"`accuracy/yes\|no`", "60") and "On test1.\n" in card
+
+
 def test_the_card_of_a_last_step_claims_no_choice(tmp_path):
     last = {"selection_metric": "retrieval/mean_recall", "release": "last"}
     card = write_card(make_run(tmp_path / "mine", tiny_vilta(), objective={}, run=last)).read_text()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -322,9 +323,13 @@ def test_newest_evaluation_counts(tmp_path):
     stale = tmp_path / "run" / "evaluation-a.json"
     stale.write_text("{}")
     os.utime(stale, (1, 1))
-    evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
-    run(path, ReportConfig(examples=2))
-    os.utime(stale)
+    config = EvaluateConfig(data="scenes:3?size=32", device="cpu")
+    evaluate.run(path, config)
+    newest = tmp_path / "run" / "evaluation-retrieval.json"
+    evaluate.run(path, replace(config, task="retrieval", out=str(newest)))
+    os.utime(newest, (2**32, 2**32))  # a task's metrics are others, whatever their file is called
+    assert run(path, ReportConfig(examples=2))["evaluation"] != str(newest)
+    os.utime(stale, (2**32, 2**32))
     with pytest.raises(ValueError, match=r"evaluation-a\.json is not an evaluation"):
         run(path, ReportConfig())
 

@@ -33,7 +33,7 @@ SCENES = re.compile(r"scenes(:|$)")
 SHOWN = re.compile(
     r"(R@\d+|mean_recall|accuracy[\w/]*|top[15]|edit\w*|colour\w*|paraphrase|score)$"
 )
-"""Metrics that the card shows; losses and statistics of training stay in the run."""
+"""Metrics of pre-training that the card shows; losses and statistics stay in the run."""
 PIPELINES = {
     "pretrain": "zero-shot-image-classification",
     "retrieval": "zero-shot-image-classification",
@@ -231,25 +231,27 @@ def _metrics(run: Run) -> Iterator[str]:
     else:
         finite = [line for line in measured if math.isfinite(line["evaluation"][chosen_by])]
         best = max(finite, key=lambda line: line["evaluation"][chosen_by], default=None)
-    tables = {chosen_on: best["evaluation"]} if best else {}
+    tables = {(chosen_on, run.kind): best["evaluation"]} if best else {}
     for path in sorted(run.folder.glob("*.json")):
         content = json_object(path)
         values = content.get("metrics") or content.get("figures")
-        if isinstance(values, dict) and "data" in content:
-            known = [name for name in tables if same_place(name, content["data"], run.folder)]
+        data, task = content.get("data"), str(content.get("task", run.kind))
+        if isinstance(values, dict) and isinstance(data, str):
+            known = [(d, t) for d, t in tables if t == task and same_place(d, data, run.folder)]
             # More exact than what training measured.
-            tables[known[0] if known else content["data"]] = flat(with_nan(values))
-    for data, values in tables.items():
-        note = ""
+            tables[known[0] if known else (data, task)] = flat(with_nan(values))
+    for (data, task), values in tables.items():
+        note = "" if task == run.kind else f", by `{task}`"
         if best and same_place(data, chosen_on, run.folder):
-            note = f", which chose step {best['step']} by `{chosen_by}`: not a test result"
-            note = "; the last step was released, none was chosen on these" if last else note
+            chose = f", which chose step {best['step']} by `{chosen_by}`: not a test result"
+            note += "; the last step was released, none was chosen on these" if last else chose
+        if task in ("pretrain", "text"):
+            values = {n: v for n, v in values.items() if n == chosen_by or SHOWN.search(n)}
         yield f"On {_name(data)}{note}.\n\n{_metric_table(values)}\n"
 
 
 def _metric_table(values: dict[str, Any]) -> str:
-    shown = {name: value for name, value in values.items() if SHOWN.search(name)} or values
-    rows = [(f"`{name}`", f"{value:.4g}") for name, value in shown.items() if _is_finite(value)]
+    rows = [(f"`{name}`", f"{value:.4g}") for name, value in values.items() if _is_finite(value)]
     return _table(("metric", "value"), rows)
 
 

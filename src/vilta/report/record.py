@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilta.json_text import parse_json, with_nan
+from vilta.json_text import json_object, parse_json, with_nan
 from vilta.metrics.names import flat
 from vilta.screen import command
 from vilta.training.folder import METRICS, log_lines
@@ -46,7 +46,8 @@ def read_record(run_folder: str) -> Record:
     """
     folder = Path(run_folder)
     evaluating = command("evaluate", run_folder, "--data", "DATA")
-    found = sorted(folder.glob(EVALUATIONS), key=lambda path: path.stat().st_mtime)
+    paths = sorted(folder.glob(EVALUATIONS), key=lambda path: path.stat().st_mtime)
+    found = [path for path in paths if "task" not in json_object(path)]  # --out may name any file
     if not found:
         raise ValueError(f"{run_folder} was not evaluated yet; run: {evaluating}")
     try:
