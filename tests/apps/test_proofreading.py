@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import noise, write_run
 from tiny_models import CAPTIONS, text_alone, tiny_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vilta import Matcher
 from vilta.apps.proofreading import UNFLAGGED, flag_threshold
@@ -39,6 +40,29 @@ def test_each_word_is_judged_with_the_image_and_without(fusion, tmp_path):
     p, q = float(chances[0, tokens[0, 2]]), float(alone[tokens[0, 2]])
     assert found.words[1].with_image == pytest.approx(math.log(p / (1 - p)), abs=1e-3)
     assert found.words[1].without_image == pytest.approx(math.log(q / (1 - q)), abs=1e-3)
+
+
+def test_words_are_predicted_where_they_are_hidden_alone(matcher):
+    """At every position of every row they would be a gigabyte for a long caption."""
+    model, most = matcher.model, 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal most
+            found = func(*args, **(kwargs or {}))
+            if not func.is_view and getattr(found, "shape", ())[-1:] == (size,):
+                most = max(most, found.numel() // size)
+            return found
+
+    size = len(model.get_input_embeddings().weight)
+    tokens, words = find_words(matcher.tokenizer, CAPTION, 24)
+    with Largest():
+        matcher.proofread(noise(0), CAPTION)
+    assert most == sum(len(word.tokens) for word in words) < len(words) * tokens.shape[1]
+    most = 0
+    with Largest():
+        assert len(matcher.fill(noise(0), "a ___ ball ___")) == 2
+    assert most == 2
 
 
 def test_suspicion_adds_the_gain_of_matching_and_what_the_image_takes_away(matcher):

@@ -116,7 +116,10 @@ def proofread(
         vocabulary = model_vocabulary(model, tokenizer)
     tokens, words = find_words(tokenizer, caption, model.config.max_text_tokens)
     tokens = tokens.to(model.device)
-    with_image, alone = _word_logits(model, masked_rows(tokenizer, tokens, words), image_states)
+    rows = masked_rows(tokenizer, tokens, words)
+    at = [row * rows.shape[1] + place for row, word in enumerate(words) for place in word.tokens]
+    both = _word_logits(model, rows, image_states, torch.tensor(at, device=rows.device))
+    with_image, alone = (logits.split([len(word.tokens) for word in words]) for logits in both)
     own, own_alone = (_of_word(logits, tokens, words) for logits in (with_image, alone))
     likeliest = _alternatives(with_image, own, tokens, words, vocabulary)
     rise = _match_rise(model, tokenizer, image_states, caption, words, likeliest)
@@ -163,8 +166,8 @@ def fill_blanks(
     at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
     if len(at) == 0:
         raise NoBlank(f"no blank in {text!r}; write {BLANK} where a word is missing")
-    with_image, _ = _word_logits(model, ids, image_states)
-    chances = with_image[0, at].softmax(dim=1).topk(min(top_k, with_image.shape[-1]), dim=1)
+    with_image, _ = _word_logits(model, ids, image_states, at)
+    chances = with_image.softmax(dim=1).topk(min(top_k, with_image.shape[-1]), dim=1)
     return [
         [Guess(tokenizer.decode([w]).strip(), p) for w, p in zip(*row, strict=True)]
         for row in zip(chances.indices.tolist(), chances.values.tolist(), strict=True)
@@ -197,33 +200,37 @@ def _with_words(model: WithMatching) -> ViltaForPreTraining:
 
 
 def _word_logits(
-    model: ViltaForPreTraining, rows: Int[Tensor, "R L"], image_states: Float[Tensor, "1 P C"]
-) -> tuple[Float[Tensor, "R L V"], Float[Tensor, "R L V"]]:
-    """Vocabulary logits of every position, with the image and without it."""
+    model: ViltaForPreTraining,
+    rows: Int[Tensor, "R L"],
+    image_states: Float[Tensor, "1 P C"],
+    at: Int[Tensor, "M"],
+) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M V"]]:
+    """Vocabulary logits at ``at``, a flat index into ``R * L``, with the image and without it.
+
+    At every position they would be a gigabyte for a caption of 50 tokens and RoBERTa's words.
+    """
     mask = torch.ones_like(rows)
     text_states = model.vilta.encode_text(rows, mask)
     pairs = Pairs(torch.arange(len(rows), device=rows.device), rows.new_zeros(len(rows)))
     fused = model.vilta.fuse(text_states, mask, image_states, pairs).text
-    every = torch.arange(rows.numel(), device=rows.device)
-    alone = model.predict_words_from_text(model.vilta.read_alone(text_states, mask, every))
-    with_image = model.predict_words(fused.flatten(0, 1), text_states.flatten(0, 1))
-    return with_image.view(*rows.shape, -1).float(), alone.view(*rows.shape, -1).float()
+    alone = model.predict_words_from_text(model.vilta.read_alone(text_states, mask, at))
+    with_image = model.predict_words(fused.flatten(0, 1)[at], text_states.flatten(0, 1)[at])
+    return with_image.float(), alone.float()
 
 
 def _of_word(
-    logits: Float[Tensor, "W L V"], tokens: Int[Tensor, "1 L"], words: Sequence[Word]
+    logits: Sequence[Float[Tensor, "_ V"]], tokens: Int[Tensor, "1 L"], words: Sequence[Word]
 ) -> list[float]:
-    """Log-probability of each word in the row in which it is masked, summed over its tokens."""
+    """Log-probability of each word, summed over the ``logits`` at its tokens, which are masked."""
     found = []
     for row, word in zip(logits, words, strict=True):
-        at = list(word.tokens)
-        log_p = row[at].log_softmax(dim=1)
-        found.append(float(log_p.gather(1, tokens[0, at, None]).sum()))
+        log_p = row.log_softmax(dim=1)
+        found.append(float(log_p.gather(1, tokens[0, list(word.tokens), None]).sum()))
     return found
 
 
 def _alternatives(
-    logits: Float[Tensor, "W L V"],
+    logits: Sequence[Float[Tensor, "_ V"]],
     own: Sequence[float],
     tokens: Int[Tensor, "1 L"],
     words: Sequence[Word],
@@ -233,7 +240,7 @@ def _alternatives(
     found = []
     for row, word, log_p in zip(logits, words, own, strict=True):
         first = word.tokens[0]
-        scores = row[first].log_softmax(dim=0)
+        scores = row[0].log_softmax(dim=0)
         allowed = vocabulary.whole & (vocabulary.stem != vocabulary.stem[tokens[0, first]])
         best = scores.masked_fill(~allowed, -torch.inf).topk(ALTERNATIVES)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
