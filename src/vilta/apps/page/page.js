@@ -10,8 +10,8 @@ const element = (name, attributes = {}, ...children) => {
 const percent = (p) => `${(100 * p).toFixed(p > 0.0995 && p < 0.9995 ? 0 : 1)} %`;
 const signed = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(1);
 
-async function ask(path, form) {
-  const answer = await fetch(path, { method: "POST", body: form });
+async function ask(path, form, signal) {
+  const answer = await fetch(path, { method: "POST", body: form, signal });
   const content = await answer.json();
   if (!answer.ok) throw new Error(content.error);
   return content;
@@ -26,6 +26,7 @@ async function working(place, work) {
   try {
     said.textContent = await work();
   } catch (error) {
+    if (error.name === "AbortError") return;
     said.className = "said wrong";
     said.textContent = error instanceof TypeError ? "cannot reach the server" : error.message;
   } finally {
@@ -61,15 +62,20 @@ const file = drop.querySelector("input");
 const canvas = drop.querySelector("canvas");
 const answers = look.querySelector(".answers");
 let picture = null;
+let asking = new AbortController();  // about the photo chosen; aborted when it is another
 
 async function show(chosen) {
+  asking.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const said = look.querySelector(".said");
+  said.className = "said";
+  said.textContent = "";
   answers.replaceChildren();
-  picture = null;
-  try {
-    picture = await createImageBitmap(chosen);
-  } catch {
-    look.querySelector(".said").textContent = "this browser cannot show the image";
-  }
+  const opened = await createImageBitmap(chosen).catch(() => null);
+  if (signal.aborted) return;
+  picture = opened;
+  if (!picture) said.textContent = "this browser cannot show the image";
   drop.classList.toggle("full", picture !== null);
   canvas.hidden = picture === null;
   paint(null);
@@ -134,14 +140,16 @@ function unread(found) {
 
 function checked(found) {
   const text = element("div");
+  const letters = [...found.caption];  // the server counts an emoji as one, JavaScript as two
+  const part = (start, end) => letters.slice(start, end).join("");
   let at = 0;
   for (const word of found.words) {
-    text.append(found.caption.slice(at, word.start));
-    const said = found.caption.slice(word.start, word.end);
+    text.append(part(at, word.start));
+    const said = part(word.start, word.end);
     text.append(word.flagged ? element("mark", {}, said) : said);
     at = word.end;
   }
-  text.append(found.caption.slice(at));
+  text.append(part(at));
   const verdict = found.corrected === found.caption ? "every word fits" : found.corrected;
   const head = element("tr", {}, element("th", {}, "word"), element("th", { class: "n" }, "with image"),
     element("th", { class: "n" }, "without"), element("th", {}, "instead"));
@@ -156,6 +164,7 @@ function checked(found) {
 look.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const verb = event.submitter ? event.submitter.value : "match";
+  const { signal } = asking;
   const captions = event.target.captions.value.split("\n").map((line) => line.trim()).filter(Boolean);
   working(look, async () => {
     answers.replaceChildren();
@@ -165,7 +174,7 @@ look.querySelector("form").addEventListener("submit", (event) => {
       form.append("image", file.files[0]);
       for (const caption of captions) form.append("captions", caption);
       form.append("heat_maps", "true");
-      const found = await ask("v1/match", form);
+      const found = await ask("v1/match", form, signal);
       found.sort((a, b) => b.probability - a.probability);
       answers.replaceChildren(...found.map(matched));
       return "click a word to see its heat map";
@@ -174,7 +183,7 @@ look.querySelector("form").addEventListener("submit", (event) => {
       const form = new FormData();
       form.append("image", file.files[0]);
       form.append("caption", caption);
-      answers.append(checked(await ask("v1/proofread", form)));
+      answers.append(checked(await ask("v1/proofread", form, signal)));
     }
     return "log-odds of each word, with the image and without";
   });
