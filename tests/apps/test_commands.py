@@ -47,6 +47,23 @@ def test_search_prints_what_matches_well(tiny_run, photo_folder, index, capsys):
     assert all(each["probability"] >= bar for each in well) and "indexed" not in notes
 
 
+def test_search_shows_as_many_as_are_asked_for(tiny_run, photo_folder, index, capsys):
+    """Only a photo that was re-ranked has a probability, and can be shown."""
+    config = SearchConfig(index=index, json=True, threshold=0.0, top=5, rerank=2)
+    search.run(str(tiny_run), str(photo_folder), "a red ball", config)
+    found, _ = lines(capsys)
+    assert len(found) == 5 and all(each["probability"] > 0 for each in found)
+
+
+def test_a_photo_to_be_like_that_is_not_there_is_told_before_the_work(
+    tiny_run, photo_folder, tmp_path
+):
+    config = SearchConfig(index=str(tmp_path / "index"), like=str(photo_folder / "nowhere.png"))
+    with pytest.raises(ValueError, match=r"nowhere\.png: No such file or directory$"):
+        search.run(str(tiny_run), str(photo_folder), "", config)
+    assert not (tmp_path / "index").exists()
+
+
 def test_an_index_among_the_photos_is_no_photo(tiny_run, photo_folder, capsys):
     config = SearchConfig(index=str(photo_folder / "index"), json=True, threshold=0.0)
     for _ in range(2):

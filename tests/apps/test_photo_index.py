@@ -8,7 +8,7 @@ import pytest
 from small_run import noise
 
 from vilta import Matcher
-from vilta.apps import photo_index
+from vilta.apps import photo_index, photo_search
 from vilta.apps.image_input import pixels_of
 from vilta.apps.photo_index import PhotoIndex, cosines
 from vilta.apps.photo_search import PhotoSearch, Query, index_place
@@ -249,6 +249,19 @@ def test_search_ranks_as_the_matcher_does(search, matcher):
     assert [f.path for f in found] == [paths[r.index] for r in ranked]
     np.testing.assert_allclose([f.score for f in found], [r.score for r in ranked], atol=0.1)
     assert [np.isnan(f.probability) for f in found] == [False] * 4 + [True] * 2
+
+
+def test_many_photos_are_matched_some_at_a_time(search, matcher, monkeypatch):
+    """The encoder's states of all of them could be larger than the machine."""
+    search.update()
+    encode, held = matcher.encode_images, []
+    monkeypatch.setattr(matcher, "encode_images", lambda x: held.append(len(x)) or encode(x))
+    whole = search.search(Query("a red ball"), top=6)
+    search._recent.clear()
+    monkeypatch.setattr(photo_search, "PHOTOS_PER_CALL", 4)
+    found = search.search(Query("a red ball"), top=6)
+    assert held == [6, 4, 2] and [each.path for each in found] == [each.path for each in whole]
+    np.testing.assert_allclose([f.score for f in found], [f.score for f in whole], atol=1e-4)
 
 
 def test_like_finds_the_image_itself_first(search, photo_folder):

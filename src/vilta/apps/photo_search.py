@@ -25,6 +25,8 @@ from vilta.model.fusion import Pairs
 
 KEPT_BYTES = 256 * 2**20
 """Size of the cache of encoded photos; our choice."""
+PHOTOS_PER_CALL = 64
+"""Photos of which the encoder's states are held at once, to be matched; our choice."""
 _TERM = re.compile(r"(?:^|\s)([+-])(?=\S)")
 
 
@@ -114,7 +116,11 @@ class PhotoSearch:
                 )
                 for i in order[:top]
             ]
-        found = self._matched(query, [photos[i] for i in again], scores[again])
+        found: list[Found] = []
+        for start in range(0, len(again), PHOTOS_PER_CALL):
+            rows = again[start : start + PHOTOS_PER_CALL]
+            found += self._matched(query, [photos[i] for i in rows], scores[rows])
+        found.sort(key=lambda each: -each.score)
         rest = [
             Found(photos[i].path, photos[i].row, float(scores[i]), float("nan"), photos[i].copies)
             for i in order[rerank:top]
@@ -134,7 +140,7 @@ class PhotoSearch:
     def _matched(
         self, query: Query, photos: Sequence[Photo], scores: Float32[np.ndarray, "K"]
     ) -> list[Found]:
-        """Rank candidates by matching and contrast, without those that can no longer be read."""
+        """Score candidates by matching and contrast, without those that can no longer be read."""
         readable, images = self._encoded(photos)
         if not readable:
             return []
@@ -147,7 +153,7 @@ class PhotoSearch:
             probability = self.matcher.probability(odds)
             total += sign * odds
             chance *= probability if sign > 0 else 1 - probability
-        found = [
+        return [
             Found(
                 path=photos[i].path,
                 row=photos[i].row,
@@ -157,7 +163,6 @@ class PhotoSearch:
             )
             for at, i in enumerate(readable)
         ]
-        return sorted(found, key=lambda each: -each.score)
 
     def _encoded(self, photos: Sequence[Photo]) -> tuple[list[int], Float[torch.Tensor, "N P C"]]:
         """Return which photos can be read, and these encoded, from the cache if it has them."""

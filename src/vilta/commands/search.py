@@ -33,6 +33,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
         require_html(config.out)
         require_writable(config.out)
     asked = Query.parse(query, config.plus, config.minus)
+    like = open_image(config.like) if config.like else None
     matcher = Matcher(run_folder, device=config.device)
     search = PhotoSearch(matcher, Path(folder), Path(config.index) if config.index else None)
     if search.index.replaced:
@@ -53,17 +54,16 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
             )
     elif skipped:
         notes.print(f"{counted(len(skipped), 'file')} cannot be read; --why-skipped lists them")
-    if not asked.terms and not config.like:
+    if not asked.terms and like is None:
         indexed = counted(len(search.index.photos()), "photo is", "photos are")
         notes.print(f"{indexed} indexed; give a text to search for")
         return
-    like = Path(config.like) if config.like else None
-    # All that are re-ranked: a photo that does not match must not take the place of one that does.
+    # All are re-ranked: a photo that does not match must not take the place of one that does.
     most = max(config.top, config.rerank)
     if not search.index.photos():
         notes.print(f"there are no photos in {shown(folder)}")
         return
-    found = search.search(asked, like=like, top=most, rerank=config.rerank)
+    found = search.search(asked, like=like, top=most, rerank=most)
     threshold = matcher.search_threshold if config.threshold < 0 else config.threshold
     if asked.terms:
         say_uncalibrated(matcher)

@@ -38,7 +38,7 @@ class SearchConfig(AppConfig):
     """Only show photos with at least this match probability; 0 always shows the best. Negative: the
     model's own threshold, which nine of ten held-out searches that have an answer reach."""
     rerank: Count = 50
-    """Candidates of the contrastive search that matching re-ranks."""
+    """Candidates of the contrastive search that matching re-ranks; at least `--top`."""
     out: str = ""
     """HTML page of the results to write."""
     index: str = ""
