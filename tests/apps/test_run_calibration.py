@@ -21,7 +21,7 @@ def test_calibration_is_kept_with_the_model_and_used(tmp_path):
     run = write_run(tmp_path / "run")
     matcher = Matcher(run, device="cpu")
     pixels = [pixels_of([noise(i) for i in range(6)], 32)]
-    told = calibrate(matcher.model, matcher.tokenizer, pixels, GROUPS, "noise")
+    told = calibrate(matcher.model, matcher.tokenizer, pixels, GROUPS, "/home/me/noise")
     matcher.model.config.save_pretrained(run / "model")
     again = Matcher(run, device="cpu")
     config = again.model.config

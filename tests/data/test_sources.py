@@ -13,6 +13,7 @@ from vilta.config.tools import PackConfig
 from vilta.data.pack.packing import pack
 from vilta.data.sources import FEATURES, find_reader, load_pairs
 from vilta.data.sources.base import clean_captions, manifest_of
+from vilta.data.sources.options import public_name
 from vilta.data.sources.patterns import stored_count
 from vilta.data.text import TextDataset, caption_lines
 
@@ -360,3 +361,26 @@ def test_json_that_is_nested_without_end_beside_images_and_in_a_tar(tmp_path):
     assert stored_count(place) is None
     (tmp_path / "manifest.json").write_bytes(deep)
     assert manifest_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("/home/me/coco", "coco"),
+        ("/home/me/coco/", "coco"),
+        ("//home/me/coco", "coco"),
+        ("/home/you+me/coco", "coco"),
+        ("data/coco", "data/coco"),
+        ("stream:/home/me/{00..31}.tar", "stream:{00..31}.tar"),
+        ("stream:file:///home/me/*.tar", "stream:*.tar"),
+        ("stream:s3://bucket/me/*.tar", "stream:s3://bucket/me/*.tar"),
+        ("mine:Reader:/home/me/photos", "mine:Reader:photos"),
+        ("/home/me/a+/home/me/b", "a+b"),
+        ("data/a+/home/me/b+scenes:9?seed=1", "data/a+b+scenes:9?seed=1"),
+        ("/home/R&D/a.csv?images=/home/me/b&split=x/y", "a.csv?images=b&split=x/y"),
+        ("a.csv?split=train+val+/home/me/b.csv?split=val", "a.csv?split=train+val+b.csv?split=val"),
+        ("hub:owner/name", "hub:owner/name"),
+    ],
+)
+def test_a_name_to_be_published_has_no_folders_of_absolute_paths(name, public):
+    assert public_name(name) == public

@@ -89,6 +89,12 @@ def test_image_tower_from_folder(kind, size, tmp_path, bert_folder):
     assert torch.isfinite(out.match_logits).all()
 
 
+def test_a_saved_model_does_not_tell_where_its_encoders_were(tmp_path, vit_folder, bert_folder):
+    ViltaForPreTraining.from_encoders(vit_folder, bert_folder, **SETTINGS).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert vit_folder not in text and bert_folder not in text
+
+
 @pytest.mark.parametrize("kind", TEXT)
 def test_text_tower_and_its_head_from_folder(kind, tmp_path, vit_folder):
     source = text_folder(kind, tmp_path)

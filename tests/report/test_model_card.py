@@ -72,6 +72,18 @@ def test_the_card_tells_data_metrics_settings_and_licences(run):
     assert ModelCard(card).data.license == "other"
 
 
+def test_no_form_of_a_path_shows_the_folders_above(tmp_path):
+    data = {
+        "train": "stream:/home/me/clients/cc3m",
+        "val": "/home/me/captions.csv?images=/home/me/photos",
+    }
+    folder = make_run(tmp_path / "mine", tiny_vilta(), objective={}, data=data)
+    card = write_card(folder).read_text()
+    assert "/home/me" not in card
+    assert row(card, "train", "stream:cc3m", "", "")
+    assert "On captions.csv?images=photos, which chose step 20" in card
+
+
 def test_an_evaluation_after_training_takes_the_place_of_the_one_on_the_way(run):
     values = {"retrieval": {"combined": {"image_to_text": {"R@1": 41.5}}}}
     for name, data in (("val", "data/val"), ("test", "data/test")):

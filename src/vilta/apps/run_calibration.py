@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import flag_threshold, model_vocabulary, proofread
+from vilta.data.sources.options import public_name
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import TEMPERATURES, calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
@@ -58,7 +59,7 @@ def calibrate(
     found = fit(odds.cpu(), gallery.relevant[pairs].cpu())
     config = model.config
     config.match_temperature, config.match_bias = found
-    config.calibrated_on = f"{counted(len(captions), 'image')} of {name}"
+    config.calibrated_on = f"{counted(len(captions), 'image')} of {public_name(name)}"
     config.search_threshold = _search_threshold(model, gallery)
     told = f"temperature {found.temperature:.2f}, bias {found.bias:+.2f}"
     told += f", search threshold {config.search_threshold:.0%}"

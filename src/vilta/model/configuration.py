@@ -111,6 +111,13 @@ class ViltaConfig(PreTrainedConfig):
                 f"{self.num_attention_heads} heads; choose a multiple"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what config.json holds: without the places that the encoders were loaded from."""
+        content = super().to_dict()
+        for name in self.sub_configs:
+            content[name].pop("_name_or_path", None)
+        return content
+
     def _check_text_layers(self) -> None:
         """Raise ``ValueError`` if a fusion of the text encoder's layers cannot follow upon it."""
         text, own = self.text_config, (self.hidden_size, self.num_attention_heads)

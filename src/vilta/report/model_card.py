@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from vilta.data.sources.base import manifest_of
+from vilta.data.sources.options import public_name
 from vilta.finished_run import recorded_path, same_place
 from vilta.json_text import json_object, with_nan
 from vilta.metrics.names import flat
@@ -109,7 +110,7 @@ def write_converted_card(folder: Path, checkpoint: str, text: str) -> None:
     parts = [
         ("code", "vilta", "apache-2.0"),
         ("weights", Path(checkpoint).name, UNKNOWN),
-        ("text encoder's configuration, tokenizer and head", _name(text), licence_of(text)),
+        ("text encoder's configuration, tokenizer and head", public_name(text), licence_of(text)),
     ]
     header = ModelCardData(
         library_name="transformers",
@@ -201,7 +202,7 @@ def _data(run: Run) -> Iterator[tuple[str, str, str, str]]:
     for name in ("train", "val"):
         if source := run.settings["data"].get(name):
             held = _manifest(recorded_path(source, run.folder))
-            where = f"{_name(source)} ({_name(held['source'])})" if held else _name(source)
+            where = public_name(source) + (f" ({public_name(held['source'])})" if held else "")
             yield name, where, str(held.get("rows", "")), str(held.get("captions", ""))
 
 
@@ -247,7 +248,7 @@ def _metrics(run: Run) -> Iterator[str]:
             note += "; the last step was released, none was chosen on these" if last else chose
         if task in ("pretrain", "text"):
             values = {n: v for n, v in values.items() if n == chosen_by or SHOWN.search(n)}
-        yield f"On {_name(data)}{note}.\n\n{_metric_table(values)}\n"
+        yield f"On {public_name(data)}{note}.\n\n{_metric_table(values)}\n"
 
 
 def _metric_table(values: dict[str, Any]) -> str:
@@ -269,13 +270,14 @@ def _parts(run: Run) -> list[tuple[str, str, str]]:
         if source and Path(source).suffix == ".json":
             parts.append((part, "trained here from random weights", "apache-2.0"))
         elif source:
-            parts.append((part, _name(source), licence_of(recorded_path(source, run.folder))))
+            licence = licence_of(recorded_path(source, run.folder))
+            parts.append((part, public_name(source), licence))
     for name in filter(None, str(data.get("train", "")).split("+")):
         place = recorded_path(name, run.folder)
         source = _manifest(place).get("source", name)
         drawn = SCENES.match(source)
         licence = "apache-2.0" if drawn else licence_of(place)
-        parts.append(("training data", "built-in scenes" if drawn else _name(name), licence))
+        parts.append(("training data", "built-in scenes" if drawn else public_name(name), licence))
     return parts
 
 
@@ -283,21 +285,17 @@ def _settings(run: Run) -> str:
     # The package's own version from itself: it may run from its sources, not installed.
     others = (f"{name} {version(name)}" for name in ("torch", "transformers"))
     libraries = ", ".join((f"vilta {__version__}", *others))
-    text = yaml.safe_dump(_without_folders(run.settings), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_public(run.settings), sort_keys=False, allow_unicode=True)
     return f"{libraries}\n\n```yaml\n{text}```\n"
 
 
-def _without_folders(value: Any) -> Any:
-    """Leave out the folders above absolute paths: a published card must not reveal them."""
+def _public(value: Any) -> Any:
+    """Return settings as they may be published, without folders of this machine."""
     if isinstance(value, dict):
-        return {key: _without_folders(each) for key, each in value.items()}
+        return {key: _public(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_folders(each) for each in value]
-    return _name(value) if isinstance(value, str) else value
-
-
-def _name(source: str) -> str:
-    return Path(source).name if Path(source).is_absolute() else source
+        return [_public(each) for each in value]
+    return public_name(value) if isinstance(value, str) else value
 
 
 def _is_finite(value: Any) -> bool:

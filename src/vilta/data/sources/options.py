@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -20,7 +21,14 @@ class SourceOptions(SourceFlags):
 
 IN_A_NAME = tuple(f.name for f in fields(SourceFlags))
 """Options that may be part of a source's name: ``captions.csv?encoding=latin-1&split=val``."""
-_QUERY = re.compile(r"\?(?=(?:" + "|".join(IN_A_NAME) + ")=)")
+_OPTION = f"(?:{'|'.join(IN_A_NAME)})="
+_QUERY = re.compile(rf"\?(?={_OPTION})")
+_SOURCE_AFTER_PLUS = r"\+(?:[/\\]|[\w.]+:)"  # else it is part of the name: a folder may have one
+_ABSOLUTE = re.compile(
+    r"(?<![^+:=])(?:file://|[A-Za-z]:)?(?!(?<=:)//)[/\\]"  # no s3://bucket
+    rf"(?:(?!{_SOURCE_AFTER_PLUS}|[?&]{_OPTION}).)*",
+    re.DOTALL,
+)
 
 
 def named_options(path: str, options: SourceOptions) -> tuple[str, SourceOptions]:
@@ -36,3 +44,11 @@ def named_options(path: str, options: SourceOptions) -> tuple[str, SourceOptions
         raise ValueError(f"{path}: no option {unknown[0]!r}; there are: {', '.join(IN_A_NAME)}")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     return path[: found.start()], replace(options, **changes)
+
+
+def public_name(source: str) -> str:
+    """Return a name without the folders above each absolute path in it, to be published.
+
+    ``a+/home/me/b.csv?images=/home/me/c`` becomes ``a+b.csv?images=c``.
+    """
+    return _ABSOLUTE.sub(lambda found: Path(found[0]).name, source)
