@@ -53,14 +53,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name a device for people: the GPU, or the CPU threads, the machine and its bf16 unit."""
+    """Name a device for people: the GPU, or the CPU threads, the machine and its widest unit."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{device.type}, {platform.machine()}"
-    unit = native_bf16(device)
+    unit = native_bf16(device) or torch.backends.cpu.get_cpu_capability()  # AVX2, AVX512
     name = f"{counted(torch.get_num_threads(), 'CPU thread')}, {platform.machine()}"
-    return f"{name} with {unit}" if unit else name
+    return name if unit == "DEFAULT" else f"{name} with {unit}"
 
 
 def native_bf16(device: torch.device) -> str:
