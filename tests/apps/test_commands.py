@@ -163,12 +163,18 @@ def test_proofread_prints_every_word(tiny_run, capsys, tmp_path):
         (["match", "RUN", "nothing.png", "x"], "nothing.png: No such file"),
         (["match", "RUN", "PHOTOS", "x", "--out", "x.jpg"], "--out must name a PNG file"),
         (["proofread", "nothing", "x.png", "x"], "nothing"),
+        (["match", "RUN", "PHOTO", "x", "caf\udce9"], r"the text 'caf\xe9' is not UTF-8"),
+        (["proofread", "RUN", "PHOTO", "caf\udce9"], r"the text 'caf\xe9' is not UTF-8"),
+        (["search", "RUN", "PHOTOS", "caf\udce9"], r"the text 'caf\xe9' is not UTF-8"),
+        (["search", "RUN", "PHOTOS", "x", "--minus", "caf\udce9"], "is not UTF-8"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(
     tiny_run, photo_folder, monkeypatch, capsys, arguments, words
 ):
-    names = {"RUN": str(tiny_run), "PHOTOS": str(photo_folder)}
+    photo = os.path.join(os.fsencode(photo_folder), b"caf\xe9.png")  # a name need not be UTF-8
+    noise(0).save(photo, "PNG")
+    names = {"RUN": str(tiny_run), "PHOTOS": str(photo_folder), "PHOTO": os.fsdecode(photo)}
     monkeypatch.setattr("sys.argv", ["vilta", *(names.get(word, word) for word in arguments)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(photo_folder.parent / "cache"))
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vilta.screen import notes
+from vilta.screen import notes, shown
 
 
 class UnknownWords(ValueError):
@@ -75,6 +75,17 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[str]
     numbers = {number: None for token, number in tokens if token == tokenizer.unk_token_id}
     words = [caption[slice(*encoded.word_to_chars(number))].strip() for number in numbers]
     return list(dict.fromkeys(words))
+
+
+def require_text(texts: Sequence[str]) -> None:
+    """Refuse a text with bytes that are not UTF-8, which Python passes on from the command line."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the text '{shown(text)}' is not UTF-8; set the terminal or the script to UTF-8"
+            ) from None
 
 
 def say_unread(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], longest: int) -> None:

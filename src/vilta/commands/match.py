@@ -9,7 +9,7 @@ from vilta.apps.heatmap import HeatMaps, draw_heat_maps
 from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.run_calibration import say_uncalibrated
-from vilta.apps.words import say_unread
+from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import MatchConfig
 from vilta.screen import notes, print_json, results
 from vilta.training.folder import replace_bytes, require_writable
@@ -20,6 +20,7 @@ def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfi
 
     Raises ``ValueError`` in one line for anything the user can fix.
     """
+    require_text(captions)
     if config.out and not config.out.endswith(".png"):
         raise ValueError(f"--out must name a PNG file, such as heat.png; got {config.out}")
     if config.out:

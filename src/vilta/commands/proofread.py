@@ -9,7 +9,7 @@ from rich.table import Table
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import Proofreading
 from vilta.apps.run_calibration import calibrating
-from vilta.apps.words import say_unread
+from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import ProofreadConfig
 from vilta.screen import notes, print_json, results
 
@@ -19,6 +19,7 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
 
     Raises ``ValueError`` in one line for anything the user can fix.
     """
+    require_text([caption])
     matcher = Matcher(run_folder, device=config.device)
     found = matcher.proofread(image, caption)
     if matcher.model.config.suspicion_threshold is None:

@@ -12,7 +12,7 @@ from vilta.apps.image_input import open_image
 from vilta.apps.matcher import Matcher
 from vilta.apps.photo_search import Found, PhotoSearch, Query
 from vilta.apps.run_calibration import say_uncalibrated
-from vilta.apps.words import say_unread
+from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document, require_html
@@ -29,6 +29,7 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     Raises ``ValueError`` in one line for anything the user can fix.
     """
     check_config(config)
+    require_text([query, *config.plus, *config.minus])
     if config.out:
         require_html(config.out)
         require_writable(config.out)
