@@ -56,12 +56,12 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     elif skipped:
         notes.print(f"{counted(len(skipped), 'file')} cannot be read; --why-skipped lists them")
     if not asked.terms and like is None:
-        indexed = counted(len(search.index.photos()), "photo is", "photos are")
+        indexed = counted(search.index.count(), "photo is", "photos are")
         notes.print(f"{indexed} indexed; give a text to search for")
         return
     # All are re-ranked: a photo that does not match must not take the place of one that does.
     most = max(config.top, config.rerank)
-    if not search.index.photos():
+    if not search.index.count():
         notes.print(f"there are no photos in {shown(folder)}")
         return
     found = search.search(asked, like=like, top=most, rerank=most)
