@@ -1,6 +1,7 @@
 """The exported models compute what torch computes, and the script beside them needs no torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -125,11 +126,13 @@ def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
     for seed in range(5):
         noise(seed).save(photos / ("deeper" if seed % 2 else ".") / f"{seed}.png")
     (photos / "broken.jpg").write_bytes(b"not a photo")
+    odd = os.fsdecode(b"latin-\xe9.png")
+    noise(6).save(photos / odd)
     noise(1, (200, 200)).save(photos / "cut.jpg")
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-2000])
     script = str(run / "onnx" / "rank.py")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, script, str(photos), "two dogs run", "--top", "3"],
+        [sys.executable, "-c", WITHOUT_TORCH, script, str(photos), "two dogs run", "--top", "6"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -137,13 +140,14 @@ def test_the_script_ranks_a_folder_without_torch(run, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     skipped, cut = done.stderr.splitlines()  # stdout is what was found
-    assert skipped.startswith(f"skipped {photos / 'broken.jpg'}") and len(lines) == 3
+    assert skipped.startswith(f"skipped {photos / 'broken.jpg'}") and len(lines) == 6
     assert cut.startswith(f"skipped {photos / 'cut.jpg'}")
     paths = sorted(photos.rglob("*.png"))
-    best = Matcher(run).rank("two dogs run", paths, top_k=3)
+    best = Matcher(run).rank("two dogs run", paths, top_k=6)
     for line, expected in zip(lines, best, strict=True):
         score, chance, sign, path = line.split()
-        assert path == str(paths[expected.index]) and sign == "%"
+        shown = str(paths[expected.index]).replace(odd, r"latin-\udce9.png")
+        assert path == shown and sign == "%"
         assert float(score) == pytest.approx(expected.score, abs=0.006)
         assert float(chance) == pytest.approx(100 * expected.probability, abs=0.06)
 
@@ -179,6 +183,18 @@ def test_the_script_skips_what_it_cannot_read(tmp_path, capfd):
     assert onnx_ranker.readable(tmp_path) == [tmp_path / "a.png"]
     told = capfd.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in told] == ["grey of an unknown scale"] * 2
+
+
+def test_the_script_takes_the_photos_that_search_takes(tmp_path):
+    """No pipe, which nothing may ever write to, and nothing in a hidden folder."""
+    folder = tmp_path / ".hidden" / "photos"  # a folder that is named is not left out
+    for place in ("a.png", ".b.png", ".thumbnails/c.png", "more/d.png", "more/.e/f/g.png"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        noise(1).save(folder / place)
+    (folder / "folder.jpg").mkdir()
+    os.mkfifo(folder / "pipe.jpg")
+    os.symlink(folder / "pipe.jpg", folder / "link.jpg")
+    assert onnx_ranker.readable(folder) == [folder / "a.png", folder / "more" / "d.png"]
 
 
 def exif(orientation):

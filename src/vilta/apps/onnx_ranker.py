@@ -9,6 +9,7 @@ This file is copied beside the models that ``vilta export`` writes, and runs the
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -190,10 +191,11 @@ def _bytes_of(grey: np.ndarray) -> np.ndarray:
 
 
 def readable(folder: Path) -> list[Path]:
-    """Return the image files below a folder that can be opened, in order."""
+    """Return the image files below a folder that can be opened, in order, but for hidden ones."""
     found = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
             try:
                 with Image.open(path) as image:
                     image.draft(None, (1, 1))  # an eighth of a JPEG: all of it is read, few pixels
@@ -235,4 +237,6 @@ def main() -> None:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` has read enough: no error
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     main()
