@@ -259,13 +259,15 @@ def embed(pixels: torch.Tensor) -> np.ndarray:
 
 
 def use_index(path: Path) -> None:
-    """Open an index, bring it up to date, and look up every photo's vector."""
+    """Open an index, bring it up to date, and look up every photo's vector and path."""
     index = PhotoIndex(path.parent.parent / "photos", path.parent, "model", 4)
     try:
         index.update(embed, 32)
         vectors = index.vectors()
         for photo in index.photos():
             assert vectors[photo.row].shape == (4,)
+            index.path(photo.row)
+        index.count()
         index.skipped()
     finally:
         index.close()
