@@ -6,6 +6,7 @@ Without a folder of your own with images and captions, the built-in scenes are d
 start at random, so the whole takes a minute on a laptop; give hub ids to start from trained ones.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from vilta.config.tools import PackConfig
 def main(source: str = "scenes:2000?seed=0&size=96", steps: int = 60) -> None:
     out = Path("runs/example")
     data = str(out / "data")
+    shutil.rmtree(data, ignore_errors=True)  # of an earlier call, as its runs are overwritten below
     pack.run(source, PackConfig(out=data))
 
     # A language model on the captions alone; it becomes text encoder and frozen teacher.

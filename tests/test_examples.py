@@ -1,5 +1,6 @@
 """The scripts in examples/ run as their first lines say."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -69,8 +70,11 @@ def test_the_readme_speaks_of_the_pictures_that_are_drawn(folder, monkeypatch):
 
 
 def test_pretrain(folder, monkeypatch):
-    run("pretrain.py", folder, monkeypatch, "scenes:40?seed=0&size=96", "2")
+    """A second call begins anew, with its own data."""
+    for pairs in ("scenes:8?seed=0&size=96", "scenes:40?seed=0&size=96"):
+        run("pretrain.py", folder, monkeypatch, pairs, "2")
     assert (folder / "runs/example/run/model/model.safetensors").is_file()
+    assert json.loads((folder / "runs/example/data/manifest.json").read_text())["rows"] == 40
 
 
 def test_choose_caption(folder, monkeypatch, capsys):
