@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from vilta.apps.matcher import Matcher
 from vilta.apps.proofreading import flag_threshold, model_vocabulary, proofread
-from vilta.data.sources.options import public_name
 from vilta.evaluation.retrieval import Gallery, encode_gallery, encode_images, match_scores
 from vilta.metrics.calibration import TEMPERATURES, calibration_pairs, fit
 from vilta.model import ViltaForPreTraining
@@ -47,6 +46,8 @@ def calibrate(
     the first ``IMAGES`` are used. ``name`` is the name of the data. A model without trained
     matching is not changed. Raises ``ValueError`` if there are fewer than two images.
     """
+    from vilta.data.sources.options import public_name  # here: match and search read no data
+
     if model.config.ranking == "contrastive":
         return "not calibrated: this run did not train matching"
     if len(captions) < 2:
