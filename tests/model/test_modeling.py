@@ -311,6 +311,17 @@ def test_batch_norm_of_an_encoder_from_scratch_learns_its_statistics(tmp_path):
     assert model.config.freeze_batch_norm
 
 
+def test_an_encoder_without_a_trainable_weight_keeps_its_statistics_too():
+    """They were learnt, as in pre-training from scratch, before the encoder was frozen."""
+    model = tiny_vilta("resnet", freeze_batch_norm=False)
+    model.vilta.vision.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.vilta.vision.named_buffers()}
+    alone, beside = (model.train().vilta.encode_image(pixels_of(rows))[:1] for rows in (1, 3))
+    torch.testing.assert_close(alone, beside)
+    after = dict(model.vilta.vision.named_buffers())
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_temperature_is_clamped():
     model = tiny_vilta()
     with torch.no_grad():

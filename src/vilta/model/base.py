@@ -58,12 +58,14 @@ class ViltaModel(ViltaPreTrainedModel):
         self.post_init()
 
     def train(self, mode: bool = True) -> ViltaModel:
-        """Switch the mode; where ``freeze_batch_norm`` holds, batch norms stay in evaluation mode.
+        """Switch the mode; batch norms stay in evaluation mode where they do not learn.
 
-        Then ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
+        That is where ``freeze_batch_norm`` holds or the whole image encoder is frozen. Then
+        ``forward`` changes no buffer, and an image's states do not depend on its neighbours.
         """
         super().train(mode)
-        if self.config.freeze_batch_norm:
+        frozen = not any(weight.requires_grad for weight in self.vision.parameters())
+        if self.config.freeze_batch_norm or frozen:
             for module in self.vision.modules():
                 if "running_mean" in module._buffers:  # each library writes one of its own
                     module.eval()

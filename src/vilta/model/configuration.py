@@ -36,6 +36,7 @@ class ViltaConfig(PreTrainedConfig):
     dicts with a ``model_type``). ``image_mean`` and ``image_std`` normalise pixels in [0, 1].
     ``freeze_batch_norm``: in training, batch norms of the image encoder use and keep the
     statistics that they came with, which a pre-trained one wants, and one from scratch cannot have.
+    Those of an encoder without a trainable weight do so in any case.
     ``ranking``: which of the two heads that compare images with texts are trained.
     ``match_temperature`` and ``match_bias`` turn the log-odds of the match head into probabilities;
     ``search_threshold`` is the probability from which a photo that was searched for matches well;
