@@ -96,18 +96,19 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     trained = _located(load_yaml(folder / CONFIG, PretrainConfig), folder)
     model = ViltaForPreTraining.from_pretrained(place)
     tokenizer = load_tokenizer(str(place))
-    reason = "the momentum copy is not part of the released model"
+    reasons = []
     try:
         teacher = load_teacher(trained, tokenizer)
     except ValueError as error:  # the teacher may be gone; a finished model does not need it
-        teacher, reason = None, " ".join(str(error).split())
-    objective, found = trained.objective, "found"
+        teacher, reasons = None, [" ".join(str(error).split())]
+    if "momentum" in (trained.objective.soft_labels, trained.objective.itc_targets):
+        reasons.append("the momentum copy is not part of the released model")
+    objective = _without_momentum(trained.objective)
     if teacher is None:
-        objective, found = _without_teacher(trained.objective), "none needed"
-    elif "momentum" in (objective.soft_labels, objective.itc_targets):
-        objective = replace(objective, soft_labels="none", itc_targets="pairs", queue_size=0)
-    if objective != trained.objective:
-        found = f"not found: {reason}; {_difference(trained.objective)}"
+        objective = _without_teacher(objective)
+    found = "none needed" if teacher is None else "found"
+    if reasons:
+        found = f"not found: {'; '.join(reasons)}; {_difference(trained.objective, objective)}"
     task = PretrainingTask(model, tokenizer, objective, teacher)
     task.begin(trained.optimization.steps)  # the weight of soft labels may be ramped
     return task, trained, found
@@ -317,24 +318,32 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text)
 
 
-def _difference(objective: ObjectiveConfig) -> str:
-    """Name what is measured in another way than in training when the teacher is missing."""
-    parts = ["validation/mlm is without soft labels"] if objective.soft_labels != "none" else []
-    if objective.negatives == "soft_label":
+def _difference(then: ObjectiveConfig, now: ObjectiveConfig) -> str:
+    """Name what is measured in another way than in training, for want of a teacher."""
+    parts = []
+    if then.soft_labels != now.soft_labels:
+        parts.append("validation/mlm is without soft labels")
+    if then.itc_targets != now.itc_targets:
+        parts.append("validation/itc is of itc_targets pairs instead of momentum")
+    if then.negatives != now.negatives:
         parts.append("negatives are filtered by grounded instead of soft_label")
-    elif objective.negatives == "grounded":
+    elif then.negatives == "grounded" and then.teacher_filter_ratio > now.teacher_filter_ratio:
         parts.append("the filter of negatives goes without the teacher")
+    if then.negatives != "off" and then.negative_generator != now.negative_generator:
+        parts.append("the current text encoder generates negatives instead of the frozen one")
     return ", ".join(parts)
 
 
+def _without_momentum(objective: ObjectiveConfig) -> ObjectiveConfig:
+    labels = "none" if objective.soft_labels == "momentum" else objective.soft_labels
+    return replace(objective, soft_labels=labels, itc_targets="pairs", queue_size=0)
+
+
 def _without_teacher(objective: ObjectiveConfig) -> ObjectiveConfig:
-    filtered = "grounded" if objective.negatives == "soft_label" else objective.negatives
     return replace(
         objective,
         soft_labels="none",
-        itc_targets="pairs",
-        queue_size=0,
-        negatives=filtered,
+        negatives="grounded" if objective.negatives == "soft_label" else objective.negatives,
         teacher_filter_ratio=0.0,
         negative_generator="current",
     )

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from vilta.commands import evaluate
 from vilta.commands.report import run
 from vilta.config import DataConfig, ObjectiveConfig, PretrainConfig
 from vilta.config.tools import EvaluateConfig, ReportConfig
-from vilta.config.yaml_file import save_yaml
+from vilta.config.yaml_file import load_yaml, save_yaml
 from vilta.finished_run import load_run
 from vilta.model import ViltaForPreTraining
+from vilta.model.language_model import load_tokenizer
 from vilta.report.caption_examples import _pieces, _stays_true
 from vilta.report.examples import collect_examples
 from vilta.scenes import captions, is_true, parse, scene_from_id, synonyms
@@ -282,8 +284,10 @@ def test_a_run_of_one_stage_is_ranked_by_that_alone(tmp_path, capsys, weights, s
 @pytest.mark.parametrize(
     ("objective", "difference"),
     [
-        ({"soft_labels": "language_model"}, "validation/mlm is without soft labels, the filter"),
+        ({"soft_labels": "language_model"}, "validation/mlm is without soft labels"),
         ({"negatives": "soft_label"}, "negatives are filtered by grounded instead of soft_label"),
+        ({"teacher_filter_ratio": 0.01}, "the filter of negatives goes without the teacher"),
+        ({"negative_generator": "frozen"}, "the current text encoder generates negatives instead"),
     ],
 )
 def test_a_missing_teacher_is_told_and_recorded(tmp_path, capsys, objective, difference):
@@ -292,16 +296,40 @@ def test_a_missing_teacher_is_told_and_recorded(tmp_path, capsys, objective, dif
     evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
     (file,) = (tmp_path / "run").glob("evaluation-*.json")
     recorded = json.loads(file.read_text())["teacher"]
-    assert recorded.startswith("not found: ") and difference in recorded
+    assert recorded.startswith("not found: ")
+    assert recorded.rpartition("; ")[2].startswith(difference)
     assert str(tmp_path / "gone") in recorded and "\n" not in recorded
     run(path, ReportConfig(examples=2))
     assert capsys.readouterr().err.count(f"teacher {recorded}\n") == 2
 
 
 def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):
-    told = load_run(make_run(tmp_path / "momentum", soft_labels="momentum"))[2]
-    assert told.startswith("not found: the momentum copy is not part of the released model; ")
-    assert load_run(make_run(tmp_path / "alone"))[2] == "none needed"
+    missed = "not found: the momentum copy is not part of the released model; "
+    labels = load_run(make_run(tmp_path / "labels", soft_labels="momentum"))[2]
+    assert labels == missed + "validation/mlm is without soft labels"
+    contrast = {"itc_targets": "momentum", "negatives": "off", "teacher_filter_ratio": 0.01}
+    told = load_run(make_run(tmp_path / "contrast", **contrast))[2]
+    assert told == missed + "validation/itc is of itc_targets pairs instead of momentum"
+    for name, objective in {
+        "alone": {},
+        "meter": {"negatives": "off", "teacher_filter_ratio": 0.01},
+        "none": {"negatives": "none"},
+    }.items():
+        assert load_run(make_run(tmp_path / name, **objective))[2] == "none needed"
+
+
+def test_a_teacher_that_is_there_keeps_its_say_without_the_momentum_copy(tmp_path):
+    path = Path(make_run(tmp_path / "run", soft_labels="momentum", teacher_filter_ratio=0.01))
+    trained = load_yaml(path / "config.yaml", PretrainConfig)
+    tokenizer = load_tokenizer(str(path / "model"))
+    text = transformers.BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=128)
+    transformers.BertForMaskedLM(text).save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    trained = replace(trained, model=replace(trained.model, text=str(tmp_path / "text")))
+    save_yaml(trained, path / "config.yaml")
+    task, _, told = load_run(str(path))
+    assert task.teacher is not None and task.objective.teacher_filter_ratio == 0.01
+    assert told.endswith("; validation/mlm is without soft labels")
 
 
 def test_what_is_no_number_is_none_in_the_report_either(tmp_path):
