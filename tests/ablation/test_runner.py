@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from vilta.ablation import runner as running
 from vilta.ablation.runner import Job, Runner
 
 NAP = "import time; time.sleep(60)"
@@ -54,6 +55,19 @@ def test_the_reason_is_what_a_command_says_after_error(tmp_path):
     assert runner.failed == {"a": "no such file"}
 
 
+def test_the_reason_is_nothing_that_was_said_before_or_on_the_way(tmp_path):
+    """The log is one for all parts and sessions, and a part that is killed cannot say why."""
+    for command, why in (
+        ("echo 'error: the disk is full'; exit 1", "the disk is full"),
+        ("exit 3", "exit code 3"),
+        ("kill -KILL $$", "ended by SIGKILL (out of memory?)"),
+        ("echo 'step 400 of 540'; kill -TERM $$", "ended by SIGTERM"),
+    ):
+        runner = Runner(1, 0.0, lambda _: None)
+        runner.run([Job("a", [["sh", "-c", command]], tmp_path / "log", lambda: None)], str)
+        assert runner.failed == {"a": why}
+
+
 def test_what_must_hold_is_asked_before_each_part(tmp_path):
     """A file that the parts read may be changed while the first of them runs."""
     asked = []
@@ -96,6 +110,29 @@ def test_when_the_time_is_up_a_job_may_save_and_none_follows(tmp_path):
     assert saved.read_text() == "saved"
     assert (runner.stopped, runner.failed, done) == ("the time is up", {}, [])
     assert not (tmp_path / "b").exists()
+
+
+SLOW = POLITE.replace("def stop(*_):", "def stop(*_):\n    time.sleep(1)")
+DEAF = POLITE.replace("def stop(*_):", "def stop(*_):\n    return")
+
+
+def test_how_long_a_job_has_run_takes_nothing_from_its_time_to_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "PATIENCE", 3.0)
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    runner = Runner(1, 2.5 / 60, lambda _: None)
+    runner.run([job(tmp_path, "a", [SLOW, str(saved), str(begun)])], lambda: "")
+    assert begun.exists() and saved.exists()
+
+
+def test_a_job_that_does_not_stop_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "PATIENCE", 1.0)
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    runner = Runner(1, 2.5 / 60, lambda _: None)
+    asked = time.monotonic()
+    runner.run([job(tmp_path, "a", [DEAF, str(saved), str(begun)])], lambda: "")
+    assert begun.exists() and not saved.exists()
+    assert time.monotonic() - asked < 30  # of its nap of 60
+    assert (runner.stopped, runner.failed) == ("the time is up", {})
 
 
 def test_a_signal_stops_the_jobs_and_is_remembered(tmp_path):

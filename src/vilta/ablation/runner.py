@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -118,8 +119,13 @@ class Runner:
         """Run one part; return what it failed with, empty if it ended well."""
         if why := _reason(job.check):
             return why
-        if code := self._part(job, command, device):
-            return _last_line(job.log).removeprefix("error: ") or f"exit code {code}"
+        begun = job.log.stat().st_size if job.log.exists() else 0
+        code = self._part(job, command, device)
+        if code < 0:  # it could not say why
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"ended by {signal.Signals(-code).name}{hint}"
+        if code:
+            return _last_line(job.log, begun).removeprefix("error: ") or f"exit code {code}"
         return ""
 
     def _part(self, job: Job, command: Sequence[str], device: str | None) -> int:
@@ -154,12 +160,13 @@ class Runner:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for a process; one that does not stop when it is asked to is killed."""
-        while True:
-            try:
-                return process.wait(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                if self._stop.is_set():
-                    process.kill()
+        while not self._stop.is_set():
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=1.0)
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=PATIENCE)
+        process.kill()
+        return process.wait()
 
 
 def part_command(program: str, settings: Path, part: str) -> list[str]:
@@ -206,7 +213,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _last_line(path: Path) -> str:
-    """Return the last line of a log, where an error says what it is."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def _last_line(path: Path, begun: int) -> str:
+    """Return the last line of a log from a byte on, where an error says what it is."""
+    lines = path.read_bytes()[begun:].splitlines()
+    return next((line.decode(errors="replace").strip() for line in lines[::-1] if line.strip()), "")
