@@ -11,6 +11,7 @@ from tiny_models import SIZE, TEXT, VISION, WORDS, scramble, tokens_of
 from vilta.model import ViltaForPreTraining
 from vilta.model.encoder_checks import check_text_encoder
 from vilta.model.encoders import load_text_encoder
+from vilta.model.language_model import continue_language_model
 
 SETTINGS = dict(
     hidden_size=32,
@@ -85,17 +86,28 @@ def test_text_encoders_with_heads_of_their_own_serve(kind, tmp_path):
         torch.testing.assert_close(again.vilta.encode_text(ids, mask)[1, :6], states)
 
 
-def test_deberta_as_it_is_released(tmp_path):
+@pytest.mark.parametrize("load", [load_text_encoder, continue_language_model])
+@pytest.mark.parametrize("kind", ["deberta-v2", "deberta"])
+def test_deberta_as_it_is_released(tmp_path, kind, load):
     """The head is that of its authors; the configuration does not say so."""
-    source = saved(CAN_SERVE["deberta-v2, its authors' head"], tmp_path)
+    source = saved(CAN_SERVE[f"{kind}, its authors' head"], tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     del content["legacy"]
     (tmp_path / "config.json").write_text(json.dumps(content))
-    model = load_text_encoder(str(tmp_path))
+    model = load(str(tmp_path)).eval()
     ids, mask = tokens_of(9)
     with torch.no_grad():
         expected = source(input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
+
+
+def test_deberta_without_any_head_is_continued_and_no_text_encoder(tmp_path):
+    saved(CAN_SERVE["deberta-v2"], tmp_path / "whole").deberta.save_pretrained(tmp_path)
+    model = continue_language_model(str(tmp_path)).eval()
+    ids, mask = tokens_of(9)
+    assert model(input_ids=ids, attention_mask=mask).logits.isfinite().all()
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of DebertaV2ForMaskedLM"):
+        load_text_encoder(str(tmp_path))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -266,22 +266,35 @@ def _load(auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig) 
         with damage_told(config.model_type if isinstance(source, PreTrainedConfig) else source):
             return auto.from_config(config)  # type: ignore[attr-defined]
     try:
-        with damage_told(source):
-            model, info = auto.from_pretrained(  # type: ignore[attr-defined]
-                source, config=config, output_loading_info=True, dtype=torch.float32
-            )
+        model, missing = load_weights(auto, source, config)
     except OSError as error:
         raise ValueError(f"cannot load the weights of {source!r}: {reason_of(error)}") from None
-    # A pooler is not used here, and many released checkpoints come without one.
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
-    if missing and getattr(config, "legacy", False):
-        # DeBERTa's checkpoints have the head as its authors wrote it, their configuration the flag
-        # of another one; the flag is of the head alone.
-        config.legacy = False
-        return _load(auto, source, config)
     if missing:
         raise ValueError(
             f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, first: "
             f"{missing[0]}; train it first, or start from a checkpoint that has them"
         )
     return model
+
+
+def load_weights(
+    auto: type, source: str | PreTrainedConfig, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load a checkpoint in float32; return the model, and the weights that it lacks by name.
+
+    Not those of a pooler: it is not used here, and many released checkpoints come without one.
+    """
+    with damage_told(source):
+        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+            source, config=config, output_loading_info=True, dtype=torch.float32
+        )
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing and getattr(config, "legacy", False):
+        # DeBERTa's checkpoints have the head as its authors wrote it, their configuration the flag
+        # of another one; the flag is of the head alone.
+        config = copy.deepcopy(config)
+        config.legacy = False
+        other, still_missing = load_weights(auto, source, config)
+        if len(still_missing) < len(missing):
+            return other, still_missing
+    return model, missing

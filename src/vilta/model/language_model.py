@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import torch
 from tokenizers import BertWordPieceTokenizer, normalizers
 from tokenizers.processors import BertProcessing
 from transformers import (
@@ -17,9 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vilta.model.damage import damage_told, reason_of
+from vilta.model.damage import reason_of
 from vilta.model.encoder_attention import speed_up
-from vilta.model.encoders import check_language_model, encoder_config
+from vilta.model.encoders import check_language_model, encoder_config, load_weights
 from vilta.model.places import check_place
 
 ALONE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
@@ -135,14 +134,11 @@ def continue_language_model(source: str) -> PreTrainedModel:
     """
     try:
         config = encoder_config(source)
-        with damage_told(source):
-            model, info = AutoModelForMaskedLM.from_pretrained(
-                source, config=config, output_loading_info=True, dtype=torch.float32
-            )
+        model, missing = load_weights(AutoModelForMaskedLM, source, config)
     except (OSError, ValueError) as error:
         reason = reason_of(error)
         raise ValueError(f"cannot load a language model from {source!r}: {reason}") from None
-    lost = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".")]
+    lost = [key for key in missing if key.startswith(model.base_model_prefix + ".")]
     if lost:
-        raise ValueError(f"{source!r} lacks {len(lost)} encoder weights, first: {sorted(lost)[0]}")
+        raise ValueError(f"{source!r} lacks {len(lost)} encoder weights, first: {lost[0]}")
     return speed_up(check_language_model(model))
