@@ -41,6 +41,7 @@ from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
 from vilta.training.batch_size import with_batch_size
+from vilta.training.checkpoint import find_checkpoint, read_weights
 from vilta.training.folder import CONFIG, MODEL, check_run_folder
 from vilta.training.loop import train
 from vilta.training.phases import Phase
@@ -72,6 +73,8 @@ def pretrain(
     tokenizer = load_tokenizer(config.model.text)
     model = build_model(without_start(config) if goes_on else config)
     task = PretrainingTask(model, tokenizer, config.objective, load_teacher(config, tokenizer))
+    if goes_on:
+        refuse_other_teacher(task, Path(config.run.out))
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
     dataset, content = training_data(data, config.run.seed)
@@ -130,6 +133,22 @@ def pretrain(
 def without_start(config: PretrainConfig) -> PretrainConfig:
     """Return the settings of a run that goes on: its weights are those of its checkpoint."""
     return replace(config, model=replace(config.model, start=""))
+
+
+def refuse_other_teacher(task: PretrainingTask, run: Path) -> None:
+    """Raise ``ValueError`` unless the teacher is the one that a run which goes on has learnt from.
+
+    Its checkpoints hold the teacher, and would put it in the place of another.
+    """
+    if task.teacher is None:
+        return
+    before = read_weights(find_checkpoint(run)[0])
+    for name, weight in task.teacher.state_dict(prefix="teacher.").items():
+        if name in before and not torch.equal(before[name], weight.to(before[name].dtype)):
+            raise ValueError(
+                "the run was started with another teacher; resume with its objective.teacher and "
+                "model.text, as they were then"
+            )
 
 
 def costliest(task: PretrainingTask) -> PretrainingTask:

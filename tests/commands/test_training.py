@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from reliability.tiny_settings import IMAGE, model_settings, text_settings, write_image_encoder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_encoders import train_text_encoder
 
 from vilta import pretraining_run
@@ -280,6 +280,31 @@ def test_a_window_of_captions_of_one_length_is_not_dealt_anew(settings, tmp_path
             pretrain.run(replace(resumed, **now))
         assert "\n" not in str(error.value)
     pretrain.run(resumed)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(settings, text_model, tmp_path):
+    """Neither with another one by name, nor with one that was trained anew where it lies."""
+    other = shutil.copytree(text_model, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if name.endswith("LayerNorm.weight"))
+    save_file(weights | {name: 2 * weights[name]}, other / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "run"
+    run = replace(settings.run, out=str(out))
+    first = replace(settings, optimization=replace(settings.optimization, steps=2), run=run)
+    pretrain.run(first)
+    forget_after(out, 1)
+    before = (out / "config.yaml").read_text()
+    resumed = replace(first, run=replace(run, resume=True))
+    for now in (
+        {"objective": replace(settings.objective, teacher=str(other))},
+        {"model": replace(settings.model, text=str(other))},
+    ):
+        with pytest.raises(ValueError, match="the run was started with another teacher") as error:
+            pretrain.run(replace(resumed, **now))
+        assert "\n" not in str(error.value)
+    assert (out / "config.yaml").read_text() == before
+    same = shutil.copytree(text_model, tmp_path / "same")
+    pretrain.run(replace(resumed, objective=replace(settings.objective, teacher=str(same))))
 
 
 ACCELERATE = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"]

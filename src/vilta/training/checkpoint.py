@@ -104,12 +104,7 @@ class RunState:
 
 
 def save_checkpoint(
-    run: Path,
-    task: nn.Module,
-    moments: dict[str, Any],
-    state: RunState,
-    *,
-    keep: int,
+    run: Path, task: nn.Module, moments: dict[str, Any], state: RunState, *, keep: int
 ) -> Path:
     """Write the checkpoint of ``state.step``, then delete older ones.
 
@@ -212,13 +207,18 @@ def load_state(folder: Path) -> RunState:
     return state
 
 
-def load_weights(folder: Path, task: nn.Module) -> None:
-    """Fill ``task`` with the weights of a checkpoint; unexpected or missing ones are an error."""
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by name, tied ones once."""
     path = folder / _WEIGHTS
     try:
-        saved = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def load_weights(folder: Path, task: nn.Module) -> None:
+    """Fill ``task`` with the weights of a checkpoint; unexpected or missing ones are an error."""
+    path, saved = folder / _WEIGHTS, read_weights(folder)
     owned, aliases = _owned(task)
     for name in [*owned, *saved]:
         if name not in saved:
