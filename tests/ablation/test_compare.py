@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -80,11 +81,11 @@ def example(apart=0):
 
 
 def test_what_the_items_say_is_what_the_task_reports():
-    """Also where items have other numbers of wrong texts, or no second true one."""
-    truths = [[1, 0], [1, 0, 0, 0, 1], [1, 0, 1, 1]]
-    scores = [[2.0, 1.0], [1.0, 0.5, -1.0, -2.0, -0.5], [-1.0, -2.0, 0.5, -0.5]]
+    """Also where scores are 0, or items have several wrong texts, or no second true one."""
+    truths = [[1, 0], [1, 0, 0, 0, 1], [1, 0, 1, 1], [1, 0, 1]]
+    scores = [[2.0, 1.0], [1.0, 0.5, -1.0, -2.0, -0.5], [-1.0, -2.0, 0.5, -0.5], [0.0] * 3]
     items = [Scored(truth, [row], row) for truth, row in zip(truths, scores, strict=True)]
-    metrics = fine_grained_metrics(items, ["kind"] * 3, ["colour"] * 3)
+    metrics = fine_grained_metrics(items, ["kind"] * 4, ["colour"] * 4)
     for measure, of in ITEM_MEASURES.items():
         values = [value for pair in zip(truths, scores, strict=True) for value in of(*pair)]
         name = measure.removeprefix("edits/")
@@ -185,6 +186,9 @@ def test_planned_comparisons_hold_together():
     assert first["verdict"] == "holds"
     assert first["level"] == 1 - 0.05 / 2
     assert second["verdict"] == "the opposite holds"
+    turned = tuple(text.replace(">", "<") for text in CONFIG.planned)
+    rows = planned(example(apart=0.1), replace(CONFIG, planned=turned))
+    assert [row["verdict"] for row in rows] == ["the opposite holds", "holds"]
     alike = records(
         meter=[run("meter", s, [1]) for s in (0, 1)],
         vilta=[run("vilta", s, [0], right=9) for s in (0, 1)],

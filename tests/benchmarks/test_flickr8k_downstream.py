@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from itertools import chain
 
 import pytest
 import torch
@@ -74,6 +75,22 @@ def test_a_tenth_of_the_photos_is_held_out(tmp_path):
     assert sorted(parts["train"] + parts["val"]) == sorted(questions)
     assert not photos["train"] & photos["val"]
     assert 20 <= len(photos["val"]) <= 60
+
+
+def test_each_photo_is_answered_in_one_fold_and_trained_on_in_the_others(tmp_path):
+    items = [{"Flickr30K_ID": f"{n % 60}", "sentence2": f"item {n}"} for n in range(120)]
+    (tmp_path / "snli_ve_dev.jsonl").write_text("\n".join(map(json.dumps, items)))
+    downstream.split_snli(tmp_path, tmp_path)
+
+    def read(name, k):
+        return list(map(json.loads, (tmp_path / f"{name}-{k}.jsonl").read_text().splitlines()))
+
+    held_out = [read("val", k) for k in range(3)]
+    assert sorted(chain(*held_out), key=items.index) == items
+    for k, val in enumerate(held_out):
+        photos = {item["Flickr30K_ID"] for item in val}
+        assert 10 <= len(photos) <= 30
+        assert read("train", k) == [i for i in items if i["Flickr30K_ID"] not in photos]
 
 
 def write_outcome(out, data, seed, answers):

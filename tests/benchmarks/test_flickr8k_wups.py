@@ -22,6 +22,7 @@ def similarity(a, b):
         (["table"], ["table"], 0.9, 1.0),
         (["table"], ["desk"], 0.9, 0.95),
         (["table"], ["chair"], 0.9, 0.08),  # 0.8 is below the threshold: a tenth of it
+        (["table"], ["chair"], 0.8, 0.8),
         (["table"], ["chair"], 0.0, 0.8),
         (["table"], ["lamp"], 0.0, 0.0),
         # Missing word: the desk is compared with the table alone.

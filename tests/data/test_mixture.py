@@ -87,6 +87,18 @@ def test_batches_of_a_mixture_follow_from_the_seed_alone(two_sources):
     assert sources == {"scenes:7?seed=1&size=32": 21, "scenes:10?seed=2&size=32": 15}
 
 
+def test_no_two_samples_are_masked_by_the_same_noise(two_sources):
+    """Rows of two sources have the same numbers there."""
+    data, _ = training_data(two_sources, 4)
+    noises = []
+    words = new_tokenizer([" ".join(vocabulary())] * 2, 400)
+    collator = PairCollator(
+        words, 16, lambda ids, _, noise: noises.append(noise) or (ids, ids < 0), 4
+    )
+    collator([data[epoch, row] for epoch in range(3) for row in range(len(data))])
+    assert len(noises[0].flatten(1).unique(dim=0)) == 3 * 12
+
+
 def test_the_hash_stands_for_content_and_weights(two_sources, tmp_path):
     _, first = training_data(two_sources, 4)
     text = Path(two_sources.train).read_text()

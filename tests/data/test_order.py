@@ -92,6 +92,25 @@ def test_buckets_hold_the_samples_of_their_steps_and_batches_of_one_length(
         assert all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
+def test_the_micro_batches_of_a_pool_come_in_an_order_that_is_drawn_for_it():
+    """An epoch of 32 rows, each as long as its number says, is a pool of 16 micro-batches."""
+    buckets = Buckets(8, lambda keys: [row for _, row in keys], seed=3)
+    order = TrainingOrder(
+        partial(sample_at, 3, 32),
+        batch_size=2,
+        accumulate=2,
+        rank=0,
+        world_size=1,
+        start_step=0,
+        steps=16,
+        buckets=buckets,
+    )
+    places = [min(keys)[1] // 2 for keys in order]
+    first, second = places[:16], places[16:]
+    assert sorted(first) == sorted(second) == list(range(16))
+    assert len({tuple(first), tuple(second), tuple(range(16))}) == 3
+
+
 def splitmix(state: int) -> Iterator[int]:
     """The generator as its authors write it, one number at a time."""
     while True:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from pretraining_case import CAPTIONS, make_batch, make_task
@@ -43,6 +45,18 @@ def test_equals_plain_passes_and_plain_ranks(kind):
         assert metrics[view]["top1"] == pytest.approx(100 * ranks[view].count(0) / count)
         assert metrics[view]["top5"] == pytest.approx(100 * sum(r < 5 for r in ranks[view]) / count)
     assert len({tuple(ranks[view]) for view in VIEWS}) == 3
+
+
+def test_the_fifth_word_is_among_the_first_five_and_the_sixth_is_not():
+    task = make_task()
+    batch = make_batch(task)
+    ranked = masked_word_logits(task.model, batch)["with_image"].argsort(dim=1, descending=True)
+    for place, top5 in [(4, 100.0), (5, 0.0)]:
+        ids = batch.input_ids.flatten().clone()
+        ids[batch.masked_positions] = ranked[:, place]
+        asked = replace(batch, input_ids=ids.view_as(batch.input_ids))
+        found = masked_word_metrics(task.model, [asked])["with_image"]
+        assert found == {"top1": 0.0, "top5": top5}
 
 
 def test_the_right_image_never_counts_as_the_wrong_one():

@@ -4,7 +4,7 @@ import pytest
 from vilta.metrics.bootstrap import bootstrap_interval
 
 
-def slow_interval(groups, values, draws, seed):
+def slow_interval(groups, values, draws, seed, percentiles):
     """Group by group and draw by draw."""
     names = sorted(set(groups))
     members = {n: [v for g, v in zip(groups, values, strict=True) if g == n] for n in names}
@@ -12,16 +12,18 @@ def slow_interval(groups, values, draws, seed):
     for _ in range(draws):
         drawn = [v for i in rng.integers(len(names), size=len(names)) for v in members[names[i]]]
         means.append(sum(drawn) / len(drawn))
-    return np.percentile(means, [2.5, 97.5])
+    return tuple(np.percentile(means, percentiles))
 
 
-def test_equals_the_slow_way():
+@pytest.mark.parametrize(("level", "percentiles"), [({}, [2.5, 97.5]), ({"level": 0.8}, [10, 90])])
+def test_equals_the_slow_way(level, percentiles):
     rng = np.random.default_rng(3)
     groups = [f"photo-{i}" for i in rng.integers(12, size=60)]
     values = rng.normal(size=60)
-    found = bootstrap_interval(groups, values, draws=400, seed=5)
+    found = bootstrap_interval(groups, values, draws=400, seed=5, **level)
     assert found.mean == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx(tuple(slow_interval(groups, values, 400, 5)))
+    slow = slow_interval(groups, values, 400, 5, percentiles)
+    assert (found.low, found.high) == pytest.approx(slow)
 
 
 def test_agrees_with_the_normal_interval_of_independent_items():

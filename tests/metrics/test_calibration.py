@@ -37,10 +37,10 @@ def test_scores_that_tell_nothing_get_the_highest_temperature():
 
 
 @pytest.mark.parametrize("centre", [-0.7, 2.0, 30.0])
-def test_scores_too_close_for_the_lowest_temperature_get_its_best_bias(centre):
-    match = torch.arange(900) % 3 == 0
-    noise = torch.randn(900, generator=torch.Generator().manual_seed(0))
-    log_odds = centre + 0.01 * match + 0.005 * noise
+@pytest.mark.parametrize("false", [(-0.005, 0.005), (-0.1, 0.002)])  # lopsided: the mean misleads
+def test_scores_too_close_for_the_lowest_temperature_get_its_best_bias(centre, false):
+    match = torch.arange(900) < 300
+    log_odds = centre + torch.cat([torch.linspace(0, 0.01, 300), torch.linspace(*false, 600)])
     found = fit(log_odds, match)
     assert found.temperature == TEMPERATURES[0]
 
@@ -79,6 +79,9 @@ def test_the_error_by_hand():
 def test_kinds_weigh_the_same():
     match = torch.tensor([True, False, False, False])
     assert balanced(match).tolist() == pytest.approx([2.0, 2 / 3, 2 / 3, 2 / 3])
+    found = reliability(np.array([0.4, 0.6, 0.7, 0.8]), match.numpy(), 1)
+    assert found.frequency == pytest.approx((0.5,)), "half of the weight is true"
+    assert found.confidence == pytest.approx(((0.4 + 0.7) / 2,))
     with pytest.raises(ValueError, match="pairs that match and pairs that do not"):
         fit(torch.zeros(3), torch.ones(3, dtype=torch.bool))
 
