@@ -5,10 +5,13 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import transformers as t
+from tiny_models import SIZE, WORDS
 from torch import nn
 
 from vilta.config import RunConfig
@@ -55,6 +58,27 @@ def test_nothing_is_measured_where_bf16_is_emulated(monkeypatch):
     monkeypatch.setattr(precision, "measure_rates", lambda model, device: 1 / 0)
     assert choose_dtype("auto", CPU, MODEL)[0] == torch.float32
     assert choose_dtype("bf16", CPU, MODEL)[0] == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [t.DebertaConfig, t.XmodConfig])
+def test_a_text_encoder_that_cannot_compute_in_bf16_does_so_in_float32(monkeypatch, kind):
+    monkeypatch.setattr(precision, "native_bf16", lambda device: "AMX")
+    monkeypatch.setattr(precision, "measure_rates", lambda model, device: Rates(1.0, 9.0))
+    able, unable = (
+        nn.ModuleDict({"text": t.AutoModelForMaskedLM.from_config(each(**SIZE, vocab_size=WORDS))})
+        for each in (t.BertConfig, partial(kind, default_language="en_XX"))
+    )
+    state = torch.get_rng_state()
+    name = type(unable["text"]).__name__
+    told = f"float32 ({name} cannot compute in bf16)"
+    assert choose_dtype("auto", CPU, unable) == (torch.float32, told)
+    assert choose_dtype("float32", CPU, unable)[0] == torch.float32
+    for asked in ({"precision": "bf16"}, {"precision": "auto", "begun_with": "bf16"}):
+        with pytest.raises(ValueError, match=rf"{name} cannot .* --optimization.precision float32"):
+            choose_dtype(device=CPU, model=unable, **asked)
+        assert choose_dtype(device=CPU, model=able, **asked)[0] == torch.bfloat16
+    assert choose_dtype("auto", CPU, able)[0] == torch.bfloat16
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_two_measurements_agree_on_a_busy_machine(monkeypatch):

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from vilta.screen import counted
 
@@ -85,9 +86,17 @@ def choose_dtype(
     """Return the dtype to compute ``model`` in, and the reason to show to the user.
 
     ``auto`` keeps what a run has ``begun_with`` (a name in ``NAMES``); otherwise it takes the
-    faster of the two, measured here and now, where the device multiplies bf16 natively.
+    faster of the two, measured here and now, where the device multiplies bf16 natively. Raises
+    ``ValueError`` if bf16 is asked for, or kept, and a text encoder fails in it.
     """
     unit = native_bf16(device)
+    wanted = begun_with if precision == "auto" else precision
+    unable = _fails_in_bf16(model) if wanted == "bf16" or (unit and wanted != "float32") else ""
+    if unable and wanted == "bf16":
+        raise ValueError(
+            f"{unable} cannot compute in bf16; give --optimization.precision float32 (to evaluate: "
+            "--precision float32)"
+        )
     dtypes = {name: dtype for dtype, name in NAMES.items()}
     if precision != "auto":
         emulated = precision == "bf16" and not unit
@@ -98,6 +107,8 @@ def choose_dtype(
         return dtypes[begun_with], f"{begun_with} (as the run began)"
     if not unit:
         return torch.float32, "float32 (no native bf16 here)"
+    if unable:
+        return torch.float32, f"float32 ({unable} cannot compute in bf16)"
     rates = measure_rates(model, device)
     faster = rates.bf16 >= BF16_MUST_GAIN * rates.float32
     chosen, other = ("bf16", "float32") if faster else ("float32", "bf16")
@@ -105,6 +116,24 @@ def choose_dtype(
         f"{chosen} (measured {getattr(rates, chosen) / 1e9:,.0f} GFLOP/s, "
         f"{other} {getattr(rates, other) / 1e9:,.0f}; {unit})"
     )
+
+
+@torch.no_grad()
+def _fails_in_bf16(model: nn.Module) -> str:
+    """Name a language model of ``model`` that cannot read a text under ``autocast``, or return "".
+
+    Some fill a tensor of one format with values of the other (DeBERTa's first version, X-MOD).
+    """
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.get_output_embeddings() is not None:
+            ids = torch.zeros(1, 4, dtype=torch.long, device=part.device)
+            drawn_from = [part.device] if part.device.type == "cuda" else []
+            try:
+                with torch.random.fork_rng(drawn_from), autocast(part.device, torch.bfloat16):
+                    part(input_ids=ids, attention_mask=torch.ones_like(ids))
+            except RuntimeError:
+                return type(part).__name__
+    return ""
 
 
 def measure_rates(model: nn.Module, device: torch.device) -> Rates:
