@@ -41,18 +41,20 @@ def test_seeds_that_agree_to_the_item_show_no_spread():
     assert not math.isnan(t_interval([2 * step, 3 * step]).low)
 
 
-def test_two_levels_against_a_plain_loop():
+@pytest.mark.parametrize(("seeds", "apart"), [(4, 2), (40, 3)])
+def test_two_levels_against_a_plain_loop(seeds, apart):
+    """Over few seeds Student's interval is the wider one, over many that of both levels."""
     rng = np.random.default_rng(1)
     groups = [f"photo-{i // 3}" for i in range(60)]
     photos = rng.normal(0, 4, 20).repeat(3)
-    values = 2 + photos + rng.normal(0, 3, (4, 60)) + rng.normal(0, 2, (4, 1))
+    values = 2 + photos + rng.normal(0, 3, (seeds, 60)) + rng.normal(0, apart, (seeds, 1))
     found = two_level_interval(groups, values)
     assert found.mean == pytest.approx(np.mean(values))
     means = []
     for _ in range(3000):
         chosen = rng.integers(20, size=20)
         items = [3 * photo + i for photo in chosen for i in range(3)]
-        means.append(np.mean(values[rng.integers(4, size=4)][:, items]))
+        means.append(np.mean(values[rng.integers(seeds, size=seeds)][:, items]))
     low, high = np.percentile(means, [2.5, 97.5])
     over_seeds = t_interval([*values.mean(axis=1)])
     assert found.low == pytest.approx(min(low, over_seeds.low), abs=0.15)
