@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_training import ToyTask
+from toy_training import WIDTH, WORDS, ToyTask
 
 from vilta.config import OptimizationConfig
 from vilta.training import muon
@@ -37,6 +37,14 @@ def test_muon_takes_the_matrices_inside_and_adamw_the_rest():
     assert groups[id(task.mix.weight)]["lr"] == 1e-3
     assert groups[id(task.pooler.weight)]["lr"] == groups[id(task.words.weight)]["lr"] == 2e-4
     assert groups[id(task.norm.weight)]["weight_decay"] == 0
+
+
+def test_muon_leaves_tied_words_alone_where_there_are_more_positions_than_words():
+    task = ToyTask()
+    task.positions = torch.nn.Embedding(WORDS + 1, WIDTH).requires_grad_(False)
+    groups = build_optimizer(task, OptimizationConfig(optimizer="muon")).param_groups
+    by_muon = {id(p) for group in groups if "ns_steps" in group for p in group["params"]}
+    assert by_muon == {id(task.mix.weight), id(task.pooler.weight)}
 
 
 def test_a_muon_step_turns_the_gradient_and_is_as_long_as_one_of_adamw():

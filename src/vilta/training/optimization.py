@@ -126,7 +126,7 @@ def _layer_matrices(task: nn.Module) -> set[int]:
     tables = [m for m in task.modules() if isinstance(m, nn.Embedding)]
     words = max((table.num_embeddings for table in tables), default=0)
     layers = [m for m in task.modules() if isinstance(m, nn.Linear) and m.out_features != words]
-    return {id(layer.weight) for layer in layers}
+    return {id(layer.weight) for layer in layers} - {id(table.weight) for table in tables}
 
 
 def _checked_groups(task: TrainableTask) -> dict[str, list[torch.nn.Parameter]]:
