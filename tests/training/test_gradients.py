@@ -21,6 +21,7 @@ OBJECTIVES = {
     "vilta": dict(negatives="off"),
     "meter": dict(negatives="off", soft_labels="none", itc_weight=0.0),
     "late": dict(mlm_start=3, itm_start=3),
+    "text alone": dict(negatives="off", itc_weight=0.0, mlm_weight=0.0, itm_start=3),
     "albef": dict(negatives="off", soft_labels="momentum", fusion="cross-attention"),
 }
 

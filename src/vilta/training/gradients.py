@@ -155,7 +155,8 @@ class StepGradient:
                 for tensor, gradients in zip(encoded, wanted, strict=True)
                 if gradients is not None and tensor.requires_grad
             ]
-            torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+            if pairs:  # none where only losses of the text alone are due
+                torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
         average_gradients(self.accelerator, self.averaged)
         return reports
 
