@@ -45,7 +45,7 @@ def metaspace(texts, vocabulary=90):
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
-def batch_of(tokenizer, captions, rate=0.15):
+def batch_of(tokenizer, captions, rate=0.15, longest=80):
     vocabulary = read_vocabulary(tokenizer, len(tokenizer))
     mask = partial(mask_words, vocabulary=vocabulary, rate=rate)
     picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
@@ -61,7 +61,7 @@ def batch_of(tokenizer, captions, rate=0.15):
         )
         for i, caption in enumerate(captions)
     ]
-    return PairCollator(tokenizer, 80, mask, 0)(samples)
+    return PairCollator(tokenizer, longest, mask, 0)(samples)
 
 
 @pytest.mark.parametrize("text", BORDERLESS)
@@ -94,6 +94,35 @@ def test_words_are_numbered_from_0_in_order(parts):
         encoded = tokenizer([text])
         words = [w for w in word_indices(encoded, 0, text) if w >= 0]
         assert words == sorted(words) and set(words) == set(range(len(set(words))))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe", "unigram"])
+def test_a_word_whose_end_is_cut_away_is_no_word(kind):
+    tokenizer = tiny_tokenizer(kind)
+    caption = "the red ball near the skateboarder on the snow"
+    whole = tokenizer(caption)
+    numbers = whole.word_ids()
+    ends = range(4, len(numbers))
+    cut = [end for end in ends if numbers[end - 2] == numbers[end - 1] is not None]
+    assert cut, "some limits fall within a word"
+    for end in ends:
+        batch = batch_of(tokenizer, [caption, "the dog"], rate=1.0, longest=end)
+        last = numbers[end - 2] if end in cut else None  # the last token is the special one
+        read = [-1 if n in (None, last) else n for n in numbers[: end - 1]]
+        assert batch.word_ids[0].tolist() == [*read, -1]
+        masked = {at for at in batch.masked_positions.tolist() if at < batch.input_ids.shape[1]}
+        assert masked == {at for at, number in enumerate(read) if number >= 0}
+
+
+def test_a_letter_whose_end_is_cut_away_is_no_word():
+    tokenizer = tiny_tokenizer("byte-bpe")
+    encoded = tokenizer([CHINESE])
+    expected = word_indices(encoded, 0, CHINESE)
+    for end in range(5, len(expected)):
+        batch = batch_of(tokenizer, [CHINESE], longest=end)
+        last = expected[end - 2] if expected[end - 2] == expected[end - 1] else None
+        read = [-1 if number == last else number for number in expected[: end - 1]]
+        assert batch.word_ids[0].tolist() == [*read, -1]
 
 
 TOKENIZERS = [metaspace([*CAPTIONS, *BORDERLESS]), *map(tiny_tokenizer, ["wordpiece", "byte-bpe"])]

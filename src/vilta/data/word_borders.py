@@ -28,12 +28,19 @@ WORTH_TELLING = 0.01
 def word_indices(encoded: Any, row: int, text: str) -> list[int]:
     """Return for each token of a text the number of its word; -1 for special tokens.
 
+    Also -1 where truncation has cut a part of the word away: another in its place would be a part.
     What a tokenizer takes for one word is a whole sentence in scripts without spaces; there each
     token is a word of its own, or all tokens of one letter (bytes of it) together.
     """
     words = [-1 if word is None else word for word in encoded.word_ids(row)]
+    cut = {
+        (word, start)
+        for part in encoded.encodings[row].overflowing
+        for word, (start, _) in zip(part.word_ids, part.offsets, strict=True)
+    }
+    cut_words = {word for word, _ in cut}
     if NO_SPACES.search(text) is None:
-        return words
+        return [-1 if word in cut_words else word for word in words]
     numbers: list[int] = []
     number, before, place = -1, -1, -1
     for token, word in enumerate(words):
@@ -45,7 +52,8 @@ def word_indices(encoded: Any, row: int, text: str) -> list[int]:
         if word != before or (borderless and start != place):
             number += 1
         before, place = word, start
-        numbers.append(number)
+        lost = (word, start) in cut if borderless else word in cut_words
+        numbers.append(-1 if lost else number)
     return numbers
 
 
