@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tiny_encoders import IMAGE, train_text_encoder
 
 from vilta.ablation import probe
@@ -38,6 +39,7 @@ from vilta.config.yaml_file import load_yaml, save_yaml
 from vilta.report.comparison import comparison_page
 from vilta.report.comparison_prose import setup
 from vilta.report.comparison_text import comparison_markdown
+from vilta.scenes import draw, make_scene
 from vilta.training.folder import METRICS, log_lines
 
 TRAIN, VAL = "scenes:16?seed=0&size=32", "scenes:6?seed=1&size=32"
@@ -200,12 +202,47 @@ def test_what_is_refused_changes_nothing(tmp_path):
         assert (tmp_path / "ablate.yaml").read_text() == before
 
 
-def test_items_can_be_fewer(config):
-    every = [row["id"] for row in read_items(config).rows]
-    some = [row["id"] for row in read_items(replace(config, edit_items=5)).rows]
+def test_items_can_be_fewer(config, tmp_path):
+    fresh = replace(config, out=str(tmp_path))
+    every = [row["id"] for row in read_items(fresh).rows]
+    some = [row["id"] for row in read_items(replace(fresh, edit_items=5)).rows]
     assert len(every) == 12
     assert some == [every[i] for i in (0, 2, 4, 7, 9)]
-    assert len(read_items(replace(config, edit_items=99)).rows) == 12
+    assert len(read_items(replace(fresh, edit_items=99)).rows) == 12
+
+
+def test_other_items_are_another_comparison(config, tmp_path):
+    """Arms or seeds that are added would be measured on what the others were not."""
+    edits, out = tmp_path / "edits.csv", tmp_path / "out"
+
+    def write(colour, count=3):
+        rows = [f"{i}.png,a {colour} ball,a blue ball" for i in range(count)]
+        edits.write_text("\n".join(["image,caption,edit", *rows]))
+
+    for i in range(4):
+        Image.fromarray(draw(make_scene(31, i), 32)).save(tmp_path / f"{i}.png")
+    write("red")
+    begun = replace(config, out=str(out), edits=str(edits), arms=("meter",), planned=(),
+                    amount=8.0, evaluations=1, corruptions=False)  # fmt: skip
+    out.mkdir()
+    ablate.run(replace(begun, part="probe"))
+    ablate.run(replace(begun, part="train meter/seed-0"))
+    before = {path: path.read_bytes() for path in (out / "plan.json", out / "items.json")}
+    left = [
+        replace(begun, part="measure meter/seed-0"),
+        replace(begun, part="train meter/seed-1"),
+        replace(begun, arms=("meter", "vilta"), part="probe"),
+    ]
+    for change in (("green",), ("red", 4)):
+        write(*change)
+        for asked in left:
+            with pytest.raises(ValueError, match=r"items of .*edits\.csv are not .*another --out"):
+                ablate.run(asked)
+    assert before == {path: path.read_bytes() for path in before}
+    write("red")
+    for asked in left[::2]:
+        ablate.run(asked)
+    assert (out / "items.json").read_bytes() == before[out / "items.json"]
 
 
 def test_what_is_left_to_do_of_a_run(compared, config, tmp_path):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vilta.ablation.grid import ITEMS, MEASURES, Cell, Plan, as_precision
-from vilta.ablation.suite import Suite, read_items
+from vilta.ablation.grid import MEASURES, Cell, Plan, as_precision
+from vilta.ablation.suite import Suite
 from vilta.config import PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.data.corruption import CORRUPTIONS
@@ -48,21 +47,6 @@ def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
         "parameters": sum(p.numel() for p in task.model.parameters()),
     }
     replace_text(cell.place / MEASURES, json.dumps(content) + "\n")
-
-
-def write_items(config: AblateConfig) -> None:
-    """Write the texts of the fine-grained items, and the image and kind of each."""
-    rows = read_items(config).rows
-    content = [
-        {
-            "image": row["images"][0],
-            "texts": list(row["texts"]),
-            "truth": list(row["truth"]),
-            "category": str(row["category"]),
-        }
-        for row in rows
-    ]
-    replace_text(Path(config.out) / ITEMS, json.dumps(content) + "\n")
 
 
 def _scores(scored: list[Scored]) -> list[list[float]]:

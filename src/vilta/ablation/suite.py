@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from vilta.ablation.grid import ITEMS
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.ablate import AblateConfig
 from vilta.data.collate import PairCollator
@@ -162,14 +165,37 @@ class Suite:
         return {f"edits/{name.replace('edits_', '')}": value for name, value in found.items()}
 
 
-def read_items(config: AblateConfig) -> Any:
-    """Return the fine-grained items; ``ValueError`` in one line if they cannot be read."""
+def read_items(config: AblateConfig) -> Examples:
+    """Return the fine-grained items.
+
+    Raises ``ValueError`` in one line if they cannot be read, or are not those that the comparison
+    was begun with: other runs were measured on those.
+    """
     items = FineGrainedMatching.read(config.edits, config.edits_images, FineGrainedSettings())
     assert isinstance(items, Examples)
     if 0 < config.edit_items < len(items):
         places = [i * len(items) // config.edit_items for i in range(config.edit_items)]
-        return replace(items, rows=items.rows.select(places))
+        items = replace(items, rows=items.rows.select(places))
+    known = Path(config.out) / ITEMS
+    if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != as_records(items):
+        raise ValueError(
+            f"the items of {config.edits} are not those that {config.out} was begun with (the "
+            "file, or the version of vilta, has changed); choose another --out"
+        )
     return items
+
+
+def as_records(items: Examples) -> list[dict[str, Any]]:
+    """Return the texts of the fine-grained items, and the image and kind of each."""
+    return [
+        {
+            "image": row["images"][0],
+            "texts": list(row["texts"]),
+            "truth": list(row["truth"]),
+            "category": str(row["category"]),
+        }
+        for row in items.rows
+    ]
 
 
 def _other_images(batch: Any) -> Any:

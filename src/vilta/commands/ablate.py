@@ -36,13 +36,13 @@ from vilta.ablation.grid import (
     steps_for,
     task_hashes,
 )
-from vilta.ablation.measure import measure, write_items
+from vilta.ablation.measure import measure
 from vilta.ablation.probe import probe_arm
 from vilta.ablation.progress import Progress
 from vilta.ablation.records import read_records
 from vilta.ablation.runner import Job, Runner, end_with_parent, part_command
 from vilta.ablation.start import start_hashes
-from vilta.ablation.suite import Suite, read_items
+from vilta.ablation.suite import Suite, as_records, read_items
 from vilta.ablation.summary import summarise
 from vilta.ablation.tuning import (
     chosen,
@@ -240,7 +240,7 @@ def require_same(config: AblateConfig, plan: Plan) -> None:
 
 def probe(config: AblateConfig) -> None:
     """Measure pace and FLOPs of the arms that the plan lacks, and write plan and items."""
-    plan = load_plan(config)
+    plan, items = load_plan(config), read_items(config)
     for arm in [config.baseline, *all_arms(config)]:
         if plan is not None and arm in plan.arms:
             continue
@@ -264,7 +264,7 @@ def probe(config: AblateConfig) -> None:
         save_plan(config, plan)
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
         notes.print(f"{arm}: {found.steps:,} steps of {found.batch}, {each} a step")
-    write_items(config)
+    replace_text(Path(config.out) / ITEMS, json.dumps(as_records(items)) + "\n")
 
 
 def _items(config: AblateConfig) -> bool:
