@@ -265,6 +265,20 @@ def test_the_report_says_first_what_does_not_help(tmp_path):
     assert 'class="was">red' in page
 
 
+def test_looked_at_afterwards_is_what_was_not_planned_and_has_an_interval_over_seeds():
+    plan = plan_of(CONFIG)
+    nothing = replace(CONFIG, planned=())
+    every = summarise(nothing, plan, example(apart=0.1))["looked_at"]
+    assert summarise(CONFIG, plan, example(apart=0.1))["looked_at"] == {
+        "intervals": every["intervals"] - 2,  # one of them planned from the baseline's side
+        "exclude_zero": every["exclude_zero"] - 2,
+    }
+    alone = example()
+    del alone.runs["albef"][1], alone.runs["vilta"][1]
+    found = summarise(nothing, plan, alone)["looked_at"]
+    assert found == {"intervals": 0, "exclude_zero": 0}
+
+
 def test_a_part_that_does_not_help_is_named_before_what_helps():
     config = AblateConfig(
         base="demo", arms=("meter", "vilta", "vilta-no-filter"), seeds=(0, 1),

@@ -66,7 +66,7 @@ def summarise(config: AblateConfig, plan: Plan, records: Records) -> dict[str, A
         "planned": planned(records, config),
         "headlines": headlines(records, config),
         "measures": measures,
-        "looked_at": looked_at(measures),
+        "looked_at": looked_at(measures, config),
         "faster": faster(records, config),
         "area": areas(records, config),
         "equal_cost": at_equal_cost(records, config),
@@ -108,13 +108,18 @@ def headlines(records: Records, config: AblateConfig) -> dict[str, list[dict[str
     return found
 
 
-def looked_at(measures: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Return how many differences at the end of training have an interval, and exclude zero."""
+def looked_at(measures: dict[str, dict[str, Any]], config: AblateConfig) -> dict[str, int]:
+    """Return how many differences at the end of training have an interval, and exclude zero.
+
+    Those that were planned are not counted, nor those of one seed, which decide nothing.
+    """
+    known = {(frozenset((p.arm, p.other)), p.measure) for p in config.comparisons()}
     found = [
         change
-        for row in measures.values()
-        for value in row.values()
+        for measure, row in measures.items()
+        for arm, value in row.items()
         if (change := value.get("difference")) and math.isfinite(change["low"])
+        if change["seeds"] > 1 and (frozenset((arm, config.baseline)), measure) not in known
     ]
     return {
         "intervals": len(found),
