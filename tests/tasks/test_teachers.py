@@ -37,6 +37,21 @@ def test_queue_holds_the_newest_keys():
     assert sorted(queue.caption_ids.tolist()) == [124, 125, 126, 127, 128], "more than it holds"
 
 
+def test_keys_that_are_not_finite_leave_the_old_ones_in_the_queue():
+    queue = KeyQueue(4, 3)
+    queue.announce(keys(0, 4))
+    queue.push()
+    broken = keys(10, 3)
+    broken.image_embeds[0, 1] = torch.nan
+    broken.text_embeds[2] = torch.inf
+    queue.announce(broken)
+    queue.push()
+    assert queue.image_embeds.isfinite().all() and queue.text_embeds.isfinite().all()
+    assert queue.image_ids.tolist() == [0, 11, 2, 3]
+    assert queue.caption_ids.tolist() == [100, 111, 102, 103]
+    assert torch.equal(queue.text_embeds[1], broken.text_embeds[1])
+
+
 def albef_losses(task, batch, alpha, queue):
     """The losses of ALBEF as its paper (arXiv 2107.07651, eq. 1 to 7) states them, one by one."""
     model, slow, mask = task.model, task.momentum_model, batch.attention_mask

@@ -59,7 +59,10 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def push(self) -> None:
-        """Put the announced keys of all processes in the place of the oldest."""
+        """Put the announced keys of all processes in the place of the oldest.
+
+        Those of a broken step that are not finite are left out: they would break the next ones.
+        """
         if not self._announced:
             return
         rows = [torch.cat(parts) for parts in zip(*self._announced, strict=True)]
@@ -72,6 +75,8 @@ class KeyQueue(nn.Module):
         rows = [part[-size:] for part in rows]
         at = (self.place + torch.arange(len(rows[0]), device=self.place.device)) % size
         held = (self.image_embeds, self.text_embeds, self.image_ids, self.caption_ids)
+        finite = torch.cat(rows[:2], dim=1).isfinite().all(dim=1, keepdim=True)
         for buffer, part in zip(held, rows, strict=True):
-            buffer.index_copy_(0, at, part.to(buffer.dtype))
+            kept = finite.view(-1, *[1] * (part.ndim - 1))
+            buffer.index_copy_(0, at, part.to(buffer.dtype).where(kept, buffer[at]))
         self.place.copy_((self.place + len(rows[0])) % size)
