@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import noise
+from small_run import noise, write_run
+from tiny_models import SIZE
+from transformers import DebertaConfig, DebertaForMaskedLM
 
 from vilta import Matcher, cli
 from vilta.commands import clean, evaluate, inspect, match, negatives, proofread, report, search
+from vilta.config import ObjectiveConfig
 from vilta.config.apps import (
     CleanConfig,
     MatchConfig,
@@ -20,6 +23,7 @@ from vilta.config.apps import (
     SearchConfig,
 )
 from vilta.config.tools import EvaluateConfig, InspectConfig, ReportConfig
+from vilta.model.language_model import load_tokenizer
 
 
 def lines(capsys):
@@ -273,3 +277,15 @@ def test_the_run_of_somebody_else_can_be_measured(tiny_run, tmp_path, monkeypatc
     evaluate.run(str(tiny_run), EvaluateConfig(data="scenes:4?size=32", out=str(out), top_k=2))
     assert json.loads(out.read_text())["images"] == 4
     assert "model card was not updated (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_teacher_that_cannot_compute_in_bf16_is_told_before_the_evaluation(tmp_path):
+    teacher = tmp_path / "teacher"
+    run = write_run(tmp_path / "run", objective=ObjectiveConfig(teacher=str(teacher)))
+    tokenizer = load_tokenizer(str(run / "model"))
+    config = DebertaConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=64)
+    for part in (DebertaForMaskedLM(config), tokenizer):
+        part.save_pretrained(teacher)
+    asked = EvaluateConfig(data="scenes:4?size=32", precision="bf16", device="cpu")
+    with pytest.raises(ValueError, match=r"DebertaForMaskedLM cannot .* --precision float32"):
+        evaluate.run(str(run), asked)

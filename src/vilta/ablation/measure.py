@@ -29,7 +29,7 @@ def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
         keep_for_next_step()
     task.to(device).eval()
     suite = Suite(config, trained, task)
-    dtype, _ = choose_dtype(as_precision(plan.precision), device, task.model)
+    dtype, _ = choose_dtype(as_precision(plan.precision), device, task)
     with torch.no_grad(), autocast(device, dtype):
         torch.manual_seed(0)
         metrics = suite.on_the_way() | suite.synonyms()

@@ -71,7 +71,7 @@ def probe_arm(settings: PretrainConfig, precision: str) -> tuple[ArmPlan, str, s
     task = build_task(settings)
     batches = first_batches(task, settings, LOOKED_AT * steps.accumulate)
     batches = typical_step(batches, steps.accumulate)
-    dtype, _ = choose_dtype(steps.precision, accelerator.device, task.model, precision)
+    dtype, _ = choose_dtype(steps.precision, accelerator.device, task, precision)
     flops, seconds, starts = [], [], []
     for start, objective in phases(settings.objective):
         task = build_task(replace(settings, objective=objective)).train()

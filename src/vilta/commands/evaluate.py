@@ -99,7 +99,7 @@ def evaluate_run(name: str, run_folder: str, config: EvaluateConfig) -> dict[str
         batch_size=config.batch_size,
         workers=config.workers,
     )
-    dtype, reason = choose_dtype(config.precision, device, task.model)
+    dtype, reason = choose_dtype(config.precision, device, task)
     role = role_in_pretraining(PairItems(dataset.table, config.data), trained)
     notes.print(
         f"evaluating {run_folder}/model on {counted(len(dataset), 'image')} ({role}), {device} in "
