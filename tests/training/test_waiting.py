@@ -91,6 +91,24 @@ def test_a_broken_step_changes_neither_weights_nor_moments(kind):
     assert all(p.isfinite().all() for p in seen[0.0])
 
 
+def test_a_broken_step_leaves_no_trace_in_batch_norms(tmp_path):
+    """They are as if the step had not been taken."""
+    task, expected = ToyTask(broken=ONE_BAD), torch.nn.BatchNorm1d(3, affine=False)
+    summary = train_toy(tmp_path, task, steps=6, evaluate_every=0)
+    batches = toy_training.loader_for(4, 2)(start_step=0, rank=0, world_size=1)
+    skipped = 0
+    for _ in range(6):
+        both = next(batches), next(batches)
+        if any(set(ONE_BAD) & set(batch.names) for batch in both):
+            skipped += 1
+            continue
+        for batch in both:
+            expected(batch.words[:, :3].float())
+    assert 0 < skipped == summary.skipped < 6
+    assert torch.equal(task.seen.running_mean, expected.running_mean)
+    assert torch.equal(task.seen.running_var, expected.running_var)
+
+
 def tensors(state) -> list[Tensor]:
     """All tensors of a nested state, copied."""
     if isinstance(state, Tensor):

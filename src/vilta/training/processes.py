@@ -150,22 +150,24 @@ def average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) 
 
 
 @torch.no_grad()
-def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
-    """Give the batch norms that learn the mean of all processes' running statistics.
-
-    Each process has seen its own part of the batch. The mean of their variances leaves out how far
-    their means differ, so it is not exactly the variance of the joint batch.
-    """
-    if accelerator.num_processes == 1:
-        return
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of the batch norms that learn."""
     found = [
         part._buffers[name]
         for part in module.modules()
         if part.training and "running_mean" in part._buffers  # each library writes one of its own
         for name in ("running_mean", "running_var")
     ]
-    own = [buffer for buffer in found if buffer is not None]
-    if own:
+    return [buffer for buffer in found if buffer is not None]
+
+
+def average_statistics(accelerator: Accelerator, own: list[Tensor]) -> None:
+    """Give running statistics the mean of those of all processes.
+
+    Each process has seen its own part of the batch. The mean of their variances leaves out how far
+    their means differ, so it is not exactly the variance of the joint batch.
+    """
+    if accelerator.num_processes > 1 and own:
         joint = torch.cat([buffer.flatten() for buffer in own])
         means = cast(Tensor, accelerator.reduce(joint, "mean"))
         for buffer, mean in zip(own, means.split([b.numel() for b in own]), strict=True):

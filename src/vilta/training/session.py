@@ -36,7 +36,7 @@ from vilta.training.optimization import (
 )
 from vilta.training.phases import Pace, Phase
 from vilta.training.precision import NAMES, autocast, choose_dtype, describe_device
-from vilta.training.processes import average_statistics, on_main
+from vilta.training.processes import average_statistics, on_main, running_statistics
 from vilta.training.reports import StepReport, comes_late, joint_flags
 from vilta.training.sharding import give_weights, sharded_copy
 from vilta.training.skipping import Diverged, Skips
@@ -85,6 +85,7 @@ class Session:
         self.optimizer = build_optimizer(cast(TrainableTask, self.learner), self.optimization)
         self.schedule = build_schedule(self.optimizer, self.optimization)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.statistics = running_statistics(self.learner)
         self.saved: tuple[int, int] | None = None
         if self.source is not None:
             checkpoint.load_optimizer(self.source, self.optimizer, self.schedule)
@@ -136,6 +137,7 @@ class Session:
         seeds = [
             derived(self.run.seed, self.state.step, first + index) for index in range(accumulate)
         ]
+        before_step = [value.clone() for value in self.statistics]
         with out_of_memory_explained(self.state.step + 1, self.optimization):
             reports = self.gradient.add(batches, seeds)
         norm = clip_gradient(self.trained, self.optimization.clip)
@@ -144,7 +146,9 @@ class Session:
             self.accelerator, norm, losses, asked=stop.asked, due=self._save_is_due()
         )
         # Each step, so that it does not matter when a run is evaluated, saved or resumed.
-        average_statistics(self.accelerator, self.learner)
+        average_statistics(self.accelerator, self.statistics)
+        for now, old in zip(self.statistics, before_step, strict=True):
+            now.copy_(old.where(flags[0] > 0, now))  # those of a broken step may not be finite
         rate = self.schedule.lr_lambdas[0](self.state.step) * self.optimization.lr
         with out_of_memory_explained(self.state.step + 1, self.optimization):
             step_unless(self.optimizer, flags[0])  # the first one makes the moments
