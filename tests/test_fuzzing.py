@@ -55,6 +55,7 @@ NOT_FOREIGN = {
     "ablation/arms.py::changed": "reads a flag of the command line",
     "ablation/grid.py::load_plan": OWN,
     "ablation/records.py::_json": OWN,
+    "ablation/suite.py::read_items": OWN,
     "ablation/tuning.py::chosen": OWN,
     "apps/onnx_export.py::largest_difference": OWN,
     "apps/onnx_ranker.py::__init__": "reads what `vilta export` wrote; a program of its own",
