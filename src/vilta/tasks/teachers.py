@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from vilta.config import ObjectiveConfig
@@ -88,16 +87,12 @@ class TaughtTask(ComparingTask):
     def train(self, mode: bool = True) -> TaughtTask:
         """Switch the mode; the frozen teacher always stays in evaluation mode.
 
-        The moving average keeps its dropout in training, as in ALBEF, but not its batch norms:
-        their statistics follow the model's.
+        The moving average keeps its dropout in training, as in ALBEF, but not its batch norms,
+        because it is frozen: their statistics follow the model's.
         """
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
-        if self.momentum_model is not None:
-            for module in self.momentum_model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
         return self
 
     @torch.no_grad()
