@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.config.finetune import FinetuneConfig, TaskSettings
 from vilta.config.yaml_file import load_yaml, read_mapping
 from vilta.data.examples import Examples, PairItems
+from vilta.data.sources import joined_sources
 from vilta.json_text import json_object
 from vilta.model import ViltaForPreTraining
 from vilta.model.configuration import read_config
@@ -121,19 +122,29 @@ def recorded_path(path: str, run_folder: Path) -> str:
     That is mostly one of those that the run lies in; what the current folder calls by the same name
     may be another thing. Several sources may be joined by ``+``.
     """
-    return "+".join(_recorded_path(part, run_folder) for part in path.split("+"))
+    return "+".join(found for _, found in recorded_sources(path, run_folder))
 
 
-def _recorded_path(path: str, run_folder: Path) -> str:
+def recorded_sources(path: str, run_folder: Path) -> list[tuple[str, str]]:
+    """Return each of the sources that ``+`` joins, as recorded and where it lies from here."""
+    parents = run_folder.resolve().parents
+    parts = joined_sources(path, lambda place: bool(_near(place, parents)))
+    return [(part, _recorded_path(part, parents)) for part in parts]
+
+
+def _recorded_path(path: str, parents: Sequence[Path]) -> str:
     place, mark, query = path.partition("?")  # a source may name a split: data.json?split=val
     if set(Path(place).parts) <= {".."}:  # nothing, `.` or `..`: it is in every folder
         return path
-    parents = run_folder.resolve().parents
-    # os.path.exists, unlike Path.exists, is false for what cannot be a path, such as a long text.
-    near = [parent / place for parent in parents if os.path.exists(parent / place)]
+    near = _near(place, parents)
     if not near or near[0].resolve() == Path(place).resolve():
         return path
     return f"{near[0]}{mark}{query}"
+
+
+def _near(place: str, parents: Sequence[Path]) -> list[Path]:
+    # os.path.exists, unlike Path.exists, is false for what cannot be a path, such as a long text.
+    return [parent / place for parent in parents if os.path.exists(parent / place)]
 
 
 def same_place(first: Any, second: str, run_folder: Path) -> bool:

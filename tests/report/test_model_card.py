@@ -159,6 +159,16 @@ def test_the_card_is_the_same_when_written_from_another_folder(tmp_path, monkeyp
     assert write_card("../project/runs/mine").read_text() == card
 
 
+def test_a_plus_within_a_name_joins_nothing(tmp_path, monkeypatch):
+    for name in ("c++", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run", tiny_vilta(), data={"train": "c+++other", "val": ""}, model={})
+    card = write_card(str(run)).read_text()
+    assert row(card, "training data", "c++", "mit") and row(card, "training data", "other", "mit")
+
+
 def test_a_licence_is_stated_for_the_whole_only_if_it_is_the_same_for_all_parts(tmp_path):
     settings = dict(model={"image": "image.json", "text": "text.json"}, objective={"teacher": ""})
     data = {"train": "scenes:90?seed=0", "val": ""}

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from vilta.data.sources.base import manifest_of
 from vilta.data.sources.options import public_name
-from vilta.finished_run import recorded_path, same_place
+from vilta.finished_run import recorded_path, recorded_sources, same_place
 from vilta.json_text import json_object, with_nan
 from vilta.metrics.names import flat
 from vilta.model.places import check_name
@@ -272,8 +272,7 @@ def _parts(run: Run) -> list[tuple[str, str, str]]:
         elif source:
             licence = licence_of(recorded_path(source, run.folder))
             parts.append((part, public_name(source), licence))
-    for name in filter(None, str(data.get("train", "")).split("+")):
-        place = recorded_path(name, run.folder)
+    for name, place in recorded_sources(str(data.get("train", "")), run.folder):
         source = _manifest(place).get("source", name)
         drawn = SCENES.match(source)
         licence = "apache-2.0" if drawn else licence_of(place)

@@ -17,7 +17,13 @@ from vilta.config import DataConfig
 from vilta.config.finetune import TaskSettings
 from vilta.data.examples import ExampleCollator, ExampleDataset, Examples, PairItems, examples_from
 from vilta.data.images import Images, find_images
-from vilta.data.sources import ScenesName, SourceOptions, named_options, scenes_named
+from vilta.data.sources import (
+    ScenesName,
+    SourceOptions,
+    joined_sources,
+    named_options,
+    scenes_named,
+)
 from vilta.model import ViltaProcessor
 from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.tasks.base import Task
@@ -86,7 +92,7 @@ class FinetuningTask(Task):
             raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
         rows: list[ItemRow] = []
         places: dict[str, str] = {}
-        for part in _joined(path):
+        for part in joined_sources(path):
             if (named := scenes_named(part)) is not None:
                 rows += cls.scenes(named, settings)
                 places[f"scenes:{named.size}"] = part
@@ -166,19 +172,3 @@ class FinetuningTask(Task):
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
-
-
-def _joined(path: str) -> list[str]:
-    """Split at ``+``, but not within the name of what is there: ``c++/a.json+b.json``."""
-    pieces, parts = path.split("+"), []
-    while pieces:
-        longest = range(len(pieces), 1, -1)
-        count = next((n for n in longest if _is_there(pieces[:n])), 1)
-        parts.append("+".join(pieces[:count]))
-        pieces = pieces[count:]
-    return parts
-
-
-def _is_there(pieces: list[str]) -> bool:
-    *whole, last = pieces
-    return os.path.exists("+".join([*whole, last.partition("?")[0]]))

@@ -35,7 +35,7 @@ from vilta.data.sources.karpathy import (
     find_karpathy,
     is_karpathy,
 )
-from vilta.data.sources.options import SourceOptions, named_options
+from vilta.data.sources.options import SourceOptions, joined_sources, named_options
 from vilta.data.sources.patterns import HUB, find_shards
 from vilta.data.sources.saved import ScenesName, find_hub, find_saved, find_scenes, scenes_named
 from vilta.data.sources.table_file import METADATA, TableFileReader, find_table, is_table
@@ -55,6 +55,7 @@ __all__ = [
     "chunks",
     "find_reader",
     "find_shards",
+    "joined_sources",
     "load_pairs",
     "named_options",
     "nothing_usable",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,19 @@ def named_options(path: str, options: SourceOptions) -> tuple[str, SourceOptions
         raise ValueError(f"{path}: no option {unknown[0]!r}; there are: {', '.join(IN_A_NAME)}")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     return path[: found.start()], replace(options, **changes)
+
+
+def joined_sources(path: str, exists: Callable[[str], bool] = os.path.exists) -> list[str]:
+    """Split at ``+``, but not within the name of what is there: ``c++/a.json+b.json``."""
+    pieces, parts = path.split("+") if path else [], []
+    while pieces:
+        *whole, last = pieces
+        while whole and not exists("+".join([*whole, last.partition("?")[0]])):
+            *whole, last = whole
+        count = len(whole) + 1
+        parts.append("+".join(pieces[:count]))
+        pieces = pieces[count:]
+    return parts
 
 
 def public_name(source: str) -> str:
