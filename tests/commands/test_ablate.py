@@ -400,6 +400,10 @@ def test_a_choice_that_diverges_has_the_lowest_score(config, tmp_path):
         save_plan(whole, plan)
         scores = ablate.tuned(whole, plan, Here(whole, 9)).tuning["vilta"]
         assert scores["lr=1e20"] == 0 < scores["lr=1e-3"]
+    none = replace(whole, tune=("lr=1e20",), out=str(tmp_path / "none"))
+    save_plan(none, plan)
+    with pytest.raises(ValueError, match=r"vilta diverged with each of lr=1e20: set --tune to oth"):
+        ablate.tuned(none, plan, Here(none, 9))
 
 
 def test_what_cannot_be_tuned_is_said(config, compared):

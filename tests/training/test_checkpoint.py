@@ -104,9 +104,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         save(tmp_path, state_at(step, best=min(step, 2)))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000002", "step-00000004", "step-00000005"]
-    newest, damaged = find_checkpoint(tmp_path)
+    newest, state, damaged = find_checkpoint(tmp_path)
     assert newest.name == "step-00000005" and not damaged
-    assert best_checkpoint(tmp_path, load_state(newest)).name == "step-00000002"
+    assert best_checkpoint(tmp_path, state).name == "step-00000002"
 
 
 def test_a_checkpoint_names_the_best_one_that_lies_beside_it(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_checkpoint_names_the_best_one_that_lies_beside_it(tmp_path, monkeypat
                 finished = False
             else:
                 finished = True
-        state = load_state(find_checkpoint(run)[0])
+        _, state, _ = find_checkpoint(run)
         best_checkpoint(run, state)
         assert state.best["step"] == (1 if state.step == 2 else 3)
         if finished:
@@ -178,12 +178,12 @@ def test_damage_is_found_and_the_checkpoint_before_it_is_taken(tmp_path, name, d
     save_checkpoint(tmp_path, other, whole_state(optimizer, schedule), state_at(1), keep=3)
     whole, damaged = save(tmp_path, state_at(2), keep=3), save(tmp_path, state_at(3), keep=3)
     DAMAGES[damage](damaged / name)
-    found, told = find_checkpoint(tmp_path)
-    assert found == whole and len(told) == 1
+    found, state, told = find_checkpoint(tmp_path)
+    assert found == whole and state.step == 2 and len(told) == 1
     assert str(damaged) in told[0] and "\n" not in told[0]
     assert name in told[0] or name == "SHA256SUMS"
     set_aside_newer(tmp_path, found)
-    assert find_checkpoint(tmp_path) == (whole, []) and not damaged.exists()
+    assert find_checkpoint(tmp_path) == (whole, state, []) and not damaged.exists()
     assert (damaged.parent / f"damaged-{damaged.name}").is_dir(), "set aside, not deleted"
 
 

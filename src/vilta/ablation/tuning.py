@@ -109,11 +109,20 @@ def trial_job(config: AblateConfig, trial: Trial) -> Job:
 
 
 def chosen(config: AblateConfig, plan: Plan) -> Plan:
-    """Return the plan with the scores of all arms; their runs must be finished."""
+    """Return the plan with the scores of all arms; their runs must be finished.
+
+    Raises ``ValueError`` for an arm of which every choice has diverged.
+    """
     tuning = dict(plan.tuning)
     for arm, choice, cell in trials(config, plan):
         content = json.loads((cell.place / MEASURES).read_text(encoding="utf-8"))
         tuning[arm] = tuning.get(arm, {}) | {choice: content["score"]}
+    for arm, scores in tuning.items():
+        if not any(scores.values()):
+            raise ValueError(
+                f"{arm} diverged with each of {', '.join(scores)}: set --tune to others, and "
+                "another --out"
+            )
     return replace(
         plan,
         tune=config.tune,

@@ -141,19 +141,17 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
-def find_checkpoint(run: Path) -> tuple[Path, list[str]]:
-    """Return the newest intact checkpoint, and a line for each newer one that is damaged.
+def find_checkpoint(run: Path) -> tuple[Path, RunState, list[str]]:
+    """Return the newest intact checkpoint, where it stands, and a line for each newer damaged one.
 
     Raises ``ValueError`` if there is none.
     """
     damaged: list[str] = []
     for folder in reversed(checkpoint_folders(run)):
         try:
-            load_state(folder)
+            return folder, load_state(folder), damaged
         except ValueError as error:
             damaged.append(str(error))
-            continue
-        return folder, damaged
     if damaged:
         raise ValueError(
             f"no checkpoint in {run / CHECKPOINTS} is whole, the newest: {damaged[0]}; "

@@ -189,8 +189,8 @@ def _claimed(
     notes = [stack.enter_context(only_writer(out / folder.LOCK, out))]
     source, state = None, fresh
     if folder.check_run_folder(run):
-        source, damaged = checkpoint.find_checkpoint(out)
-        state = _resumed_state(source, fresh, run)
+        source, state, damaged = checkpoint.find_checkpoint(out)
+        _continue_as(state, fresh, run)
         notes += [f"{line}; going on from {source.name}" for line in damaged]
         if changed := folder.changed_settings(run, config):
             notes.append(f"other settings than before: {', '.join(changed)}")
@@ -241,12 +241,10 @@ def _require_learning(state: RunState) -> None:
         )
 
 
-def _resumed_state(source: Path, fresh: RunState, run: RunConfig) -> RunState:
-    """Return the position of the run, after checking that it is the same run."""
-    state = checkpoint.load_state(source)
+def _continue_as(state: RunState, fresh: RunState, run: RunConfig) -> None:
+    """Make a saved position that of the run as it is set up now, after checking that it fits."""
     state.refuse_other(fresh, accept_other_data=run.accept_other_data)
     state.fingerprint, state.order = fresh.fingerprint, fresh.order
     other = state.best is not None and state.best["metric"] != run.selection_metric
     if other or run.release == "last":
         state.best, state.stale = None, 0
-    return state
