@@ -12,7 +12,6 @@ other tars, and Arrow files, have to be read.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -24,8 +23,6 @@ from vilta.data.sources.base import Item, clean_captions
 from vilta.data.sources.patterns import file_name, shard_reader, stored_count
 from vilta.seeds import generator_for, stable_hash
 from vilta.types import Sample
-
-log = logging.getLogger("vilta.data")
 
 CHUNK = 256
 """Pairs of a lane that are shuffled together, and held in memory as files (our choice)."""
@@ -157,15 +154,8 @@ class _Lane:
             except ValueError as error:
                 raise BadData(f"bad item {error}") from None
             start = 0
-            if reader.skipped and epoch == 0:
-                first = reader.skipped[0]
-                log.warning(
-                    "%s: %d items skipped, the first: %s (%s)",
-                    shard,
-                    len(reader.skipped),
-                    first.source,
-                    first.reason,
-                )
+            if epoch == 0:
+                reader.warn_of_skipped()
             if not found:
                 self.pairs.barren.add(shard)
             empty = 0 if found else empty + 1
