@@ -110,6 +110,8 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
     found = "none needed" if teacher is None else "found"
     if reasons:
         found = f"not found: {'; '.join(reasons)}; {_difference(trained.objective, objective)}"
+    if model.config.ranking == "contrastive":  # also where matching had still to begin
+        objective = replace(objective, itm_weight=0.0)
     task = PretrainingTask(model, tokenizer, objective, teacher)
     task.begin(trained.optimization.steps)  # the weight of soft labels may be ramped
     return task, trained, found

@@ -46,7 +46,7 @@ def make_run(folder, **objective):
     config = tiny_config()
     config.text_config = text
     model = scramble(ViltaForPreTraining(config), 0.05)
-    plain = ObjectiveConfig(soft_labels="none", negatives="off")
+    plain = ObjectiveConfig(soft_labels="none", negatives="off", itm_start=settings.itm_start)
     PretrainingTask(model, tokenizer, plain).save_pretrained(str(folder / "model"))
     trained = PretrainConfig(
         data=DataConfig(image_size=32, max_text_tokens=24, workers=0), objective=settings
@@ -316,6 +316,17 @@ def test_a_momentum_copy_is_missed_and_an_unneeded_teacher_is_not(tmp_path):
         "none": {"negatives": "none"},
     }.items():
         assert load_run(make_run(tmp_path / name, **objective))[2] == "none needed"
+
+
+def test_a_run_released_before_matching_began_is_measured_by_contrast_alone(tmp_path):
+    path = make_run(tmp_path / "run", itm_start=9)
+    evaluate.run(path, EvaluateConfig(data="scenes:3?size=32", device="cpu"))
+    (file,) = (tmp_path / "run").glob("evaluation-*.json")
+    assert set(json.loads(file.read_text())["metrics"]["retrieval"]) == {
+        "contrastive",
+        "mean_recall",
+    }
+    run(path, ReportConfig(examples=2))
 
 
 def test_a_teacher_that_is_there_keeps_its_say_without_the_momentum_copy(tmp_path):

@@ -451,6 +451,14 @@ def test_a_saved_task_ranks_by_the_heads_that_it_trained(objective, ranking, tmp
     assert AutoModelForPreTraining.from_pretrained(tmp_path).config.ranking == ranking
 
 
+def test_a_task_saved_before_matching_begins_ranks_by_contrast(tmp_path):
+    task = make_task(itm_start=3)
+    for steps, ranking in ((3, "contrastive"), (4, "combined")):
+        task.begin(steps)
+        task.save_pretrained(str(tmp_path))
+        assert AutoModelForPreTraining.from_pretrained(tmp_path).config.ranking == ranking
+
+
 def test_temperature_that_grew_too_low_comes_back():
     task = make_task()
     head = task.model.itc_head

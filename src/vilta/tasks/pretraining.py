@@ -248,6 +248,9 @@ class PretrainingTask(MatchingTask):
 
     def save_pretrained(self, folder: str) -> None:
         """Write the model and its processor, to be loaded by ``from_pretrained``."""
-        self.model.config.ranking = trained_ranking(self.objective)
+        ranking = trained_ranking(self.objective)
+        if ranking == "combined" and 0 < self.objective.itm_start >= self.steps_taken:
+            ranking = "contrastive"  # matching has still to begin
+        self.model.config.ranking = ranking
         self.model.save_pretrained(folder)
         ViltaProcessor.from_config(self.model.config, self.tokenizer).save_pretrained(folder)
