@@ -130,6 +130,13 @@ def test_negatives_change_one_word_and_say_why(tiny_run, pairs, tmp_path, capsys
     assert "-> " in capsys.readouterr().out
 
 
+def test_negatives_need_the_matching_that_scores_them(pairs, tmp_path):
+    run, out = write_run(tmp_path / "run", ranking="contrastive"), tmp_path / "negatives.parquet"
+    with pytest.raises(ValueError, match=r"this needs matching, but \S*run was trained without"):
+        negatives.run(str(run), pairs, NegativesConfig(out=str(out)))
+    assert not out.exists()
+
+
 def test_a_negative_is_written_and_scored_as_it_reads(pairs, tmp_path):
     """Of a run that changes several words at once too, and at the beginning of a sentence."""
     objective = ObjectiveConfig(

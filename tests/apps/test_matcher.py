@@ -122,7 +122,7 @@ def test_a_run_fine_tuned_for_retrieval_matches_but_fills_no_words(retrieval_run
 
 def test_what_was_not_trained_is_not_asked(tmp_path):
     matcher = Matcher(write_run(tmp_path / "contrast", ranking="contrastive"), device="cpu")
-    with pytest.raises(ValueError, match=r"needs matching, but .* trained without"):
+    with pytest.raises(ValueError, match=r"needs matching, but .* trained without .* itm_start"):
         matcher.match(noise(0), TEXTS)
     assert all(np.isnan(r.probability) for r in matcher.rank(TEXTS[0], [noise(0), noise(1)]))
     matcher = Matcher(write_run(tmp_path / "matching", ranking="matching"), device="cpu")

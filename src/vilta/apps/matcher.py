@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from vilta.apps.heatmap import HeatMaps, heat_maps
 from vilta.apps.image_input import ImageInput, as_list, pixels_of
 from vilta.apps.proofreading import Guess, Proofreading, fill_blanks, proofread
-from vilta.apps.released import Released, load_released
+from vilta.apps.released import Released, load_released, require_trained
 from vilta.metrics.calibration import calibrated
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
@@ -25,10 +25,6 @@ from vilta.training.precision import choose_device
 T = TypeVar("T")
 PAIRS_PER_CALL = 256
 """Pairs in one fusion call; our choice."""
-
-
-class NotTrained(ValueError):
-    """The model was trained without what this needs: matching, or contrast."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +94,14 @@ class Matcher:
     @torch.no_grad()
     def embed_images(self, images: ImageInput | Sequence[ImageInput]) -> Float32[np.ndarray, "N W"]:
         """Return unit vectors; their products with those of texts are cosine similarities."""
-        self._need(self.contrast, "contrast", "itc_weight")
+        require_trained("contrast", self.model, self.name)
         vectors = [self.model.embed_image(states) for states in self.image_batches(images)]
         return _joined(vectors, self.model.config.contrastive_width)
 
     @torch.no_grad()
     def embed_texts(self, texts: str | Sequence[str]) -> Float32[np.ndarray, "T W"]:
         """Return unit vectors in the space of ``embed_images``."""
-        self._need(self.contrast, "contrast", "itc_weight")
+        require_trained("contrast", self.model, self.name)
         batches = map(self.encode_texts, _chunks(_texts(texts), self.batch_size))
         vectors = [self.model.embed_text(*encoded) for encoded in batches]
         return _joined(vectors, self.model.config.contrastive_width)
@@ -113,7 +109,7 @@ class Matcher:
     @torch.no_grad()
     def embed_pixels(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float32[np.ndarray, "B W"]:
         """Return the unit vectors of decoded images."""
-        self._need(self.contrast, "contrast", "itc_weight")
+        require_trained("contrast", self.model, self.name)
         return self.model.embed_image(self.encode_pixels(pixels)).cpu().numpy()
 
     def match(
@@ -203,7 +199,7 @@ class Matcher:
 
     def proofread(self, image: ImageInput, caption: str) -> Proofreading:
         """Check each word of a caption against the image, and suggest replacements."""
-        self._need(self.matching, "matching", "itm_weight")
+        require_trained("matching", self.model, self.name)
         return proofread(self.model, self.tokenizer, self.encode_images([image]), caption)
 
     def fill(self, image: ImageInput, text: str, *, top_k: int = 5) -> list[list[Guess]]:
@@ -213,7 +209,7 @@ class Matcher:
 
     def heat_maps(self, image: ImageInput, caption: str) -> HeatMaps:
         """Return a heat map per word: the image regions that its contribution comes from."""
-        self._need(self.matching, "matching", "itm_weight")
+        require_trained("matching", self.model, self.name)
         pixels = pixels_of([image], self.image_size).to(self.device)
         return heat_maps(self.model, self.tokenizer, pixels, caption)
 
@@ -258,18 +254,12 @@ class Matcher:
         """Return the log-odds of a match for pairs of encoded images and texts."""
         if len(pairs.text) == 0:
             return torch.zeros(0, device=self.device)
-        self._need(self.matching, "matching", "itm_weight")
+        require_trained("matching", self.model, self.name)
         scores = []
         for text, image in zip(*(part.split(PAIRS_PER_CALL) for part in pairs), strict=True):
             logits = self.model.match(*texts, images, Pairs(text, image)).float()
             scores.append(logits[:, 1] - logits[:, 0])
         return torch.cat(scores)
-
-    def _need(self, trained: bool, what: str, weight: str) -> None:
-        if not trained:
-            raise NotTrained(
-                f"this needs {what}, but {self.name} was trained without (objective.{weight} is 0)"
-            )
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:

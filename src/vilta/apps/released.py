@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilta.model import ViltaForImageTextRetrieval, ViltaForPreTraining
 from vilta.model.configuration import read_config
@@ -19,6 +19,17 @@ CLASSES = {c.__name__: c for c in (ViltaForPreTraining, ViltaForImageTextRetriev
 """Models with a match head and a contrastive space."""
 SAMPLED = 512
 """Values of each weight that the model's hash reads; our choice."""
+
+
+_UNTRAINED = {
+    "contrast": ("matching", "objective.itc_weight is 0"),
+    "matching": ("contrastive", "objective.itm_weight is 0, or it ended before itm_start"),
+}
+"""What may be missing -> the ranking of a model without it, and how that comes about."""
+
+
+class NotTrained(ValueError):
+    """The model was trained without what this needs: matching, or contrast."""
 
 
 class Released(NamedTuple):
@@ -45,6 +56,13 @@ def load_released(source: str | os.PathLike[str]) -> Released:
     model = CLASSES[saved_by].from_pretrained(place)
     ranking = model.config.ranking
     return Released(model, load_tokenizer(place), ranking != "matching", ranking != "contrastive")
+
+
+def require_trained(what: str, model: PreTrainedModel, name: str) -> None:
+    """Raise ``NotTrained`` unless the named model has trained ``contrast``, or ``matching``."""
+    ranking, why = _UNTRAINED[what]
+    if model.config.ranking == ranking:
+        raise NotTrained(f"this needs {what}, but {name} was trained without ({why})")
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:

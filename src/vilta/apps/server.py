@@ -21,10 +21,11 @@ from starlette.responses import JSONResponse, Response
 
 from vilta.apps.batching import QueueFull
 from vilta.apps.guards import HEADERS, Guard
-from vilta.apps.matcher import Matcher, NotTrained
+from vilta.apps.matcher import Matcher
 from vilta.apps.photo_index import ReplacedIndex
 from vilta.apps.photo_search import PhotoSearch
 from vilta.apps.proofreading import BLANK, NoBlank, NoWordHead
+from vilta.apps.released import NotTrained
 from vilta.apps.routes import CHARACTERS, TERMS, TEXTS, TooManyTerms, routes
 from vilta.apps.server_types import Problem
 from vilta.apps.service import Limits, NoImage, Service, TooManyImages, TooManyPixels

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from vilta.apps.generated_negatives import SCHEMA, generate_negatives
+from vilta.apps.released import require_trained
 from vilta.config.apps import NegativesConfig
 from vilta.config.ranges import check_config
 from vilta.data.sources import load_pairs
@@ -74,6 +75,7 @@ def run(run_folder: str, data: str, config: NegativesConfig) -> None:
         )
     require_writable(config.out)
     task, trained, _ = load_run(run_folder)
+    require_trained("matching", task.model, run_folder)
     name = config.filter or task.objective.negatives
     if name == "off" or (name == "soft_label" and task.teacher is None):
         raise ValueError(
