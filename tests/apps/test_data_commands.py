@@ -158,7 +158,8 @@ def test_a_negative_is_written_and_scored_as_it_reads(pairs, tmp_path):
         assert line["negative"].startswith(line["caption"][: line["start"]] + line["instead"])
         chance = matcher.match(data / line["image_id"], line["negative"])
         assert line["negative_match"] == pytest.approx(float(chance[0]), abs=1e-4)
-    assert len(found) > 20 and np.ptp([line["negative_match"] for line in found]) > 0.01
+    scores = [line["negative_match"] for line in found]
+    assert len(found) > 20 and np.ptp(scores) > 0.005, "a wrong score is seen within 1e-4"
 
 
 @pytest.mark.parametrize(
