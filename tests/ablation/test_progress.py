@@ -28,8 +28,24 @@ def test_time_left_counts_from_the_checkpoint_a_run_goes_on_from(tmp_path, monke
     assert progress() == "50 of 100 steps after 2.0 min, about 10 min left"
 
 
-@pytest.mark.parametrize(("step", "shown"), [(0, "0"), (7, "7"), (30, "30"), (31, "30")])
+def test_the_time_that_measuring_takes_is_not_told_as_none(tmp_path):
+    cells = [Cell(tmp_path, "vilta", seed) for seed in (0, 1)]
+    progress = Progress(dict.fromkeys(cells, 30))
+    for cell in cells:
+        logged(cell, 30)
+    assert progress() == "all 60 steps after 0.0 min, 0 of 2 runs measured"
+    (cells[0].place / "measures.json").write_text("{}")
+    assert progress() == "all 60 steps after 0.0 min, 1 of 2 runs measured"
+
+
+@pytest.mark.parametrize(("step", "shown"), [(0, "0"), (7, "7"), (29, "29")])
 def test_steps_are_those_of_the_log(tmp_path, step, shown):
     cell = Cell(tmp_path, "vilta", 0)
     logged(cell, step)
     assert Progress({cell: 30})().startswith(f"{shown} of 30 steps")
+
+
+def test_a_log_may_hold_more_steps_than_are_left_to_take(tmp_path):
+    cell = Cell(tmp_path, "vilta", 0)
+    logged(cell, 31)
+    assert Progress({cell: 30})().startswith("all 30 steps")

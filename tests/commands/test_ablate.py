@@ -353,8 +353,7 @@ class Here(Runner):
                 ablate.run(replace(self.config, part=command[-1]))
                 self.done.append(command[-1])
             job.finish()
-        taken, _, steps, *_ = progress().split()
-        assert taken == steps
+        assert progress().startswith("all ")
 
 
 def test_arms_are_tuned_alike_on_pairs_kept_apart_and_trained_with_the_best(config, tmp_path):

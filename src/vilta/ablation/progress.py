@@ -19,8 +19,12 @@ class Progress:
         taken, total = self._taken(), sum(self.steps.values())
         self.before = min(self.before, taken)  # a stopped run goes on from its checkpoint
         spent, done = time.monotonic() - self.began, taken - self.before
+        after = f"{total:,} steps after {spent / 60:.1f} min"
+        if taken == total:  # how long measuring takes cannot be told in steps
+            measured = sum(cell.measured for cell in self.steps)
+            return f"all {after}, {measured} of {len(self.steps)} runs measured"
         left = f", about {(total - taken) * spent / done / 60:.0f} min left" if done else ""
-        return f"{taken:,} of {total:,} steps after {spent / 60:.1f} min{left}"
+        return f"{taken:,} of {after}{left}"
 
     def _taken(self) -> int:
         return sum(
