@@ -288,7 +288,7 @@ def test_a_different_start_is_seen(config):
         assert said.endswith(" in b") and "vilta." not in said
 
 
-def test_a_run_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_was_stopped(config, compared, tmp_path, monkeypatch):
     """Killed after its first evaluation, a run ends with the curve of one that was not."""
     whole = replace(config, out=str(tmp_path / "out"), arms=("vilta",), baseline="vilta",
                     planned=(), seeds=(0,), corruptions=False)  # fmt: skip
