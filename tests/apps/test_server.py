@@ -250,7 +250,7 @@ def test_what_is_wrong_with_a_text_is_told(client, path, data, reason):
 
 
 def test_a_model_without_matching_says_so(matcher, monkeypatch):
-    monkeypatch.setattr(matcher, "matching", False)
+    monkeypatch.setattr(matcher.model.config, "ranking", "contrastive")
     with TestClient(server.build_app(matcher), base_url="http://localhost") as client:
         for path, data in {"match": {"captions": "a"}, "proofread": {"caption": "a"}}.items():
             answer = client.post(f"/v1/{path}", files=[image()], data=data)

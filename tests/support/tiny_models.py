@@ -153,13 +153,8 @@ def tiny_tokenizer(kind, size=160):
         core.normalizer = normalizers.BertNormalizer(lowercase=True)
         core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         core.decoder = decoders.WordPiece()
-        # Named beforehand, the letters within a word have a place that no hash table decides.
-        letters = sorted({letter for caption in CAPTIONS for letter in caption.lower()} - {" "})
         trainer = trainers.WordPieceTrainer(
-            vocab_size=size,
-            special_tokens=SPECIAL + [f"##{letter}" for letter in letters],
-            min_frequency=1,
-            show_progress=False,
+            vocab_size=size, special_tokens=SPECIAL, min_frequency=1, show_progress=False
         )
     elif kind == "byte-bpe":
         core = Tokenizer(models.BPE())
