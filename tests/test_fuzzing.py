@@ -70,7 +70,7 @@ NOT_FOREIGN = {
     "data/sources/saved.py::find_hub": "needs the network; then as a saved folder",
     "finished_run.py::load_run": RELEASED,
     "finished_run.py::load_task": RELEASED,
-    "finished_run.py::take_weights": RELEASED,
+    "new_model.py::take_weights": RELEASED,
     "pretraining_run.py::example_pictures": OWN,
     "registration.py::execute_and_register": "loads a module of Python",
     "report/model_card.py::write_converted_card": OWN,

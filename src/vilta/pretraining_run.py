@@ -31,9 +31,10 @@ from vilta.data.mixture import some_captions, training_data
 from vilta.data.samples import PairDataset, Samples
 from vilta.data.sources import load_pairs
 from vilta.data.word_borders import unknown_words_told
-from vilta.finished_run import build_model, load_teacher
+from vilta.finished_run import load_teacher
 from vilta.metrics.names import flat
 from vilta.model.language_model import load_tokenizer
+from vilta.new_model import build_model
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
 from vilta.screen import command, notes

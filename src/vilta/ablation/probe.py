@@ -14,8 +14,9 @@ from vilta.ablation.grid import ArmPlan
 from vilta.config import ObjectiveConfig, PretrainConfig
 from vilta.data.loading import loader_for
 from vilta.data.mixture import training_data
-from vilta.finished_run import build_model, load_teacher
+from vilta.finished_run import load_teacher
 from vilta.model.language_model import load_tokenizer
+from vilta.new_model import build_model
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.training.gradients import StepGradient

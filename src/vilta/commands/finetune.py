@@ -20,12 +20,12 @@ from vilta.config.ranges import check_config
 from vilta.data.examples import Examples, PairItems
 from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
 from vilta.data.samples import ImageMaker, fingerprint
-from vilta.finished_run import freeze_encoders
 from vilta.model.configuration import CALIBRATION, ViltaConfig, read_config
 from vilta.model.encoder_checks import check_image_encoder, check_text_encoder
 from vilta.model.language_model import load_tokenizer
 from vilta.model.modeling import WithMatching
 from vilta.model.pretrained import ViltaPreTrainedModel
+from vilta.new_model import freeze_encoders
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
 from vilta.screen import command, counted, notes, progress, shown
