@@ -146,7 +146,8 @@ def test_a_negative_is_written_and_scored_as_it_reads(pairs, tmp_path):
         max_changes=3,
         content_weight=1.0,
     )
-    run = write_run(tmp_path / "run", objective=objective)
+    # A low temperature sets the scores apart, so that a wrong one is seen within the tolerance.
+    run = write_run(tmp_path / "run", objective=objective, match_temperature=0.2)
     data = shutil.copytree(pairs, tmp_path / "data")
     for index in range(6):
         (data / f"{index}.txt").write_text(f"{CAPTIONS[0]} and {CAPTIONS[1]}.".title())
@@ -158,8 +159,7 @@ def test_a_negative_is_written_and_scored_as_it_reads(pairs, tmp_path):
         assert line["negative"].startswith(line["caption"][: line["start"]] + line["instead"])
         chance = matcher.match(data / line["image_id"], line["negative"])
         assert line["negative_match"] == pytest.approx(float(chance[0]), abs=1e-4)
-    scores = [line["negative_match"] for line in found]
-    assert len(found) > 20 and np.ptp(scores) > 0.005, "a wrong score is seen within 1e-4"
+    assert len(found) > 20 and np.ptp([line["negative_match"] for line in found]) > 0.01
 
 
 @pytest.mark.parametrize(

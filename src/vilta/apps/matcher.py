@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from vilta.apps.heatmap import HeatMaps, heat_maps
 from vilta.apps.image_input import ImageInput, as_list, pixels_of
 from vilta.apps.proofreading import Guess, Proofreading, fill_blanks, proofread
-from vilta.apps.released import Released, load_released, require_trained
+from vilta.apps.released import Released, has_trained, load_released, require_trained
 from vilta.metrics.calibration import calibrated
 from vilta.model.fusion import Pairs
 from vilta.model.modeling import WithMatching
@@ -68,8 +68,16 @@ class Matcher:
         self.name, self.batch_size = str(source), batch_size
         self.model: WithMatching = released.model.to(choose_device(device)).eval()
         self.tokenizer: PreTrainedTokenizerBase = released.tokenizer
-        self.contrast, self.matching = released.contrast, released.matching
-        """Whether the run trained the contrastive space, and matching."""
+
+    @property
+    def contrast(self) -> bool:
+        """Whether the run trained the contrastive space."""
+        return has_trained("contrast", self.model)
+
+    @property
+    def matching(self) -> bool:
+        """Whether the run trained matching."""
+        return has_trained("matching", self.model)
 
     @property
     def device(self) -> torch.device:

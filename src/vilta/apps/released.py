@@ -19,8 +19,6 @@ CLASSES = {c.__name__: c for c in (ViltaForPreTraining, ViltaForImageTextRetriev
 """Models with a match head and a contrastive space."""
 SAMPLED = 512
 """Values of each weight that the model's hash reads; our choice."""
-
-
 _UNTRAINED = {
     "contrast": ("matching", "objective.itc_weight is 0"),
     "matching": ("contrastive", "objective.itm_weight is 0, or it ended before itm_start"),
@@ -33,12 +31,10 @@ class NotTrained(ValueError):
 
 
 class Released(NamedTuple):
-    """A model with its tokenizer, and whether its run trained contrast and matching."""
+    """A model with its tokenizer."""
 
     model: WithMatching
     tokenizer: PreTrainedTokenizerBase
-    contrast: bool
-    matching: bool
 
 
 def load_released(source: str | os.PathLike[str]) -> Released:
@@ -53,15 +49,18 @@ def load_released(source: str | os.PathLike[str]) -> Released:
             f"{source} holds a {saved_by}, which cannot match images with texts; use a "
             "pre-training run, or one fine-tuned for retrieval"
         )
-    model = CLASSES[saved_by].from_pretrained(place)
-    ranking = model.config.ranking
-    return Released(model, load_tokenizer(place), ranking != "matching", ranking != "contrastive")
+    return Released(CLASSES[saved_by].from_pretrained(place), load_tokenizer(place))
+
+
+def has_trained(what: str, model: PreTrainedModel) -> bool:
+    """Whether a model's run has trained ``contrast``, or ``matching``."""
+    return model.config.ranking != _UNTRAINED[what][0]
 
 
 def require_trained(what: str, model: PreTrainedModel, name: str) -> None:
     """Raise ``NotTrained`` unless the named model has trained ``contrast``, or ``matching``."""
-    ranking, why = _UNTRAINED[what]
-    if model.config.ranking == ranking:
+    if not has_trained(what, model):
+        why = _UNTRAINED[what][1]
         raise NotTrained(f"this needs {what}, but {name} was trained without ({why})")
 
 
