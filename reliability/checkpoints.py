@@ -69,7 +69,7 @@ def full_disk(disk: Path, points: int) -> Counter[str]:
             assert "\n" not in str(error) and "step-00000001 is whole" in str(error), error
             outcomes["refused in a line"] += 1
         ballast.unlink()
-        found, damaged = find_checkpoint(run)
+        found, _, damaged = find_checkpoint(run)
         assert not damaged and not list(run.rglob(".tmp-*"))
         if found.name == "step-00000002":
             shutil.rmtree(found)
@@ -98,7 +98,7 @@ def damaged_files(run: Path, seed: int) -> int:
         whole = path.read_bytes()
         for kind, content in damages(path, before / name, chance).items():
             path.unlink() if content is None else path.write_bytes(content)
-            found, told = find_checkpoint(run)
+            found, _, told = find_checkpoint(run)
             if found != before or len(told) != 1 or str(newest) not in told[0]:
                 raise SystemExit(f"{name}, {kind}: not found, or not told: {told}")
             path.write_bytes(whole)
