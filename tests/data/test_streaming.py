@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import io
 import json
+import re
 import tarfile
 import threading
 from collections import Counter
@@ -179,6 +180,19 @@ def test_shards_that_are_read_over_are_told(folder, collator, caplog):
     assert "read 2 times over: 3 groups of lanes, 6 readers" in told and "12 shards" in told
     read(stream(folder), collator, accumulate=3, steps=1)
     assert "read 3 times over" in caplog.text and "6 shards" not in caplog.text
+
+
+@pytest.mark.parametrize(("lanes", "mixed", "batch"), [(3, 4, 4), (5, 4, 8), (2, 2, 3), (6, 4, 6)])
+def test_the_lanes_that_are_named_read_each_shard_once(lanes, mixed, batch):
+    """Also where the lanes that there are can be mixed less than those."""
+    spread = {"processes": 2, "accumulate": 1, "workers": 2}
+
+    def told(lanes):
+        config = replace(CONFIG, lanes=lanes, mixed_lanes=mixed)
+        shards = [f"{i}.tar" for i in range(60)]
+        return StreamedPairs(shards, config, 0, "many").read_over(batch, **spread)
+
+    assert told(int(re.search(r"--data\.lanes (\d+)", told(lanes))[1])) == ""
 
 
 def test_other_lanes_are_another_order_which_a_resume_refuses(folder):

@@ -48,8 +48,7 @@ class StreamedPairs(SampleMaker):
 
     def mixed(self, batch_size: int) -> int:
         """Return how many lanes a micro-batch draws from."""
-        wanted = min(self.config.mixed_lanes, self.lanes)
-        return next(m for m in range(wanted, 0, -1) if not self.lanes % m and not batch_size % m)
+        return _divisor(math.gcd(self.lanes, batch_size), self.config.mixed_lanes)
 
     def key_at(self, batch_size: int, position: int) -> Key:
         """Return lane and number of the sample at a position; groups of lanes take turns."""
@@ -66,8 +65,11 @@ class StreamedPairs(SampleMaker):
         times = readers // math.gcd(groups, readers)
         if times == 1:
             return ""
-        wanted = self.mixed(batch_size) * readers
-        way = f"--data.lanes {wanted}" if wanted <= len(self.shards) else f"{wanted} shards or more"
+        # Of so many lanes a micro-batch mixes all that the batch size allows: a group a reader.
+        wanted = _divisor(batch_size, self.config.mixed_lanes) * readers
+        way = f"--data.lanes {wanted}"
+        if wanted > len(self.shards):
+            way = f"{wanted} shards or more, with {way},"
         return (
             f"each shard is read {times} times over: {groups} groups of lanes, {readers} readers "
             f"(processes x accumulate x workers); {way} would have each read it once"
@@ -110,6 +112,11 @@ class StreamedPairs(SampleMaker):
     def may_have_pairs(self) -> bool:
         """Whether any shard is left that has yielded some, or may."""
         return any(self.count(shard) for shard in self.shards if shard not in self.barren)
+
+
+def _divisor(number: int, most: int) -> int:
+    """Return the largest divisor of a number up to ``most``."""
+    return next(m for m in range(min(number, most), 0, -1) if not number % m)
 
 
 class _Lane:
