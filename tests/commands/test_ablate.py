@@ -446,6 +446,8 @@ def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
     command_line(command[3:])
     ablate.finish(whole, cell)
     assert ablate.finished(whole, cell)
+    tuned = cell.tuned(name).with_suffix("")
+    assert {path.name for path in tuned.iterdir()} == {"config.yaml", "metrics.jsonl"}
     record = read_records(whole, load_plan(whole)).finished("vilta")[0]
     ((measure, value),) = record.tasks.items()
     assert measure.startswith(f"tasks/{name}/") and 0 <= value <= 100

@@ -130,8 +130,9 @@ class Cell:
         """Delete what is not to be kept of a finished run."""
         if keep == "all":
             return
-        for name in [CHECKPOINTS, *([MODEL, EVENTS] if keep == "records" else [])]:
-            shutil.rmtree(self.run / name, ignore_errors=True)
+        for run in [self.run, *(self.place / TASKS).glob("*/")]:
+            for name in [CHECKPOINTS, *([MODEL, EVENTS] if keep == "records" else [])]:
+                shutil.rmtree(run / name, ignore_errors=True)
 
 
 def noisy(arm: str, share: float) -> str:
