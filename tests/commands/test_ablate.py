@@ -565,6 +565,17 @@ def test_arms_whose_pace_is_known_are_not_probed_again(config, tmp_path, monkeyp
     assert probed == ["", "float32", "float32"]
 
 
+def test_moved_captions_are_trained_as_long_as_the_arm_itself(config, tmp_path):
+    """They cost what the others do: what a probe of a few batches finds would differ by chance."""
+    whole = replace(config, out=str(tmp_path / "out"), arms=("vilta",), baseline="vilta",
+                    planned=(), budget="flops", amount=1e9, caption_noise=0.5)  # fmt: skip
+    ablate.Path(whole.out).mkdir()
+    ablate.run(replace(whole, part="probe"))
+    plain, moved = load_plan(whole).arms.values()
+    assert plain.settings != moved.settings
+    assert replace(plain, settings="") == replace(moved, settings="")
+
+
 def test_of_long_steps_fewer_are_timed(config, monkeypatch):
     taken = []
     monkeypatch.setattr(probe, "_seconds", lambda step, device: taken.append(step) or 12.0)

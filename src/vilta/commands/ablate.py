@@ -28,6 +28,7 @@ from vilta.ablation.grid import (
     cells,
     find_cell,
     load_plan,
+    plain_arm,
     require_same_arms,
     require_same_tasks,
     run_settings,
@@ -245,21 +246,25 @@ def probe(config: AblateConfig) -> None:
         if plan is not None and arm in plan.arms:
             continue
         settings = arm_settings(config, arm)
-        settings = replace(settings, run=replace(settings.run, seed=config.seeds[0]))
-        found, precision, device = probe_arm(settings, plan.precision if plan else "")
-        plan = plan or Plan(
-            budget=config.budget,
-            amount=config.amount,
-            evaluations=config.evaluations,
-            precision=precision,
-            device=device,
-            arms={},
-            images=config.images,
-            edits=config.edits,
-            edit_items=config.edit_items,
-        )
         known = settings_hash(settings)
-        found = replace(found, steps=steps_for(config, found), settings=known)
+        # Moved captions cost what the others do: their runs are as long as those of the arm itself.
+        if plan is not None and (plain := plain_arm(config, arm)) in plan.arms:
+            found = replace(plan.arms[plain], settings=known)
+        else:
+            settings = replace(settings, run=replace(settings.run, seed=config.seeds[0]))
+            found, precision, device = probe_arm(settings, plan.precision if plan else "")
+            found = replace(found, steps=steps_for(config, found), settings=known)
+            plan = plan or Plan(
+                budget=config.budget,
+                amount=config.amount,
+                evaluations=config.evaluations,
+                precision=precision,
+                device=device,
+                arms={},
+                images=config.images,
+                edits=config.edits,
+                edit_items=config.edit_items,
+            )
         plan = replace(plan, arms=plan.arms | {arm: found})
         save_plan(config, plan)
         each = ", ".join(f"{1000 * s:.0f} ms" for s in found.seconds)
