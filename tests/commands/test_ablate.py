@@ -459,6 +459,24 @@ def test_downstream_tasks_are_fine_tuned_from_each_run(config, tmp_path):
     )
 
 
+def test_what_an_arm_does_not_train_is_not_measured(config, tmp_path):
+    arms = ("meter", "vilta+itm_weight=0")
+    whole = replace(config, out=str(tmp_path / "out"), arms=arms, planned=(), seeds=(0,))
+    ablate.Path(whole.out).mkdir()
+    ablate.run(replace(whole, part="probe"))
+    for cell in cells(whole):
+        for part in ("train", "measure"):
+            ablate.run(replace(whole, part=f"{part} {cell.name}"))
+    summary = ablate.run(whole)
+    by_contrast = {"retrieval/contrastive", "edits/contrast/accuracy"}
+    one, two = ({n for n, row in summary["measures"].items() if arm in row} for arm in arms)
+    assert two - one == by_contrast
+    assert not any("edits" in name for name in two - by_contrast)
+    assert {"edits/accuracy", "edits/accuracy_wrong_image", "corrupted/blur-1/edits"} < one - two
+    assert "edits/accuracy" not in {one["measure"] for one in summary["headlines"]["single"]}
+    assert not any(summary["disagreements"].values())
+
+
 def test_a_task_must_have_items_to_compare_on(config, tmp_path):
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({"task": "vqa", "data": {"train": TRAIN}}))
     whole = replace(config, out=str(tmp_path / "out"), tasks=(str(tmp_path / "task.yaml"),))

@@ -339,6 +339,18 @@ def test_figures_by_hand():
     assert metrics["sugarcrepe++/both_captions"] == 50.0  # the first and the third
 
 
+def test_an_untrained_head_is_not_asked(tmp_path):
+    items = read("scenes:2?seed=8&size=32")
+    task = make_task(Task, items, tmp_path / "model")
+    found = {}
+    for ranking in ("combined", "matching", "contrastive"):
+        task.model.config.ranking = ranking
+        found[ranking] = task.evaluate(task.predict(loader_of(task, items)), items).keys()
+    assert found["contrastive"] == {"contrast/accuracy"}
+    assert found["matching"] == found["combined"] - found["contrastive"]
+    assert {"both_sides", "scenes/macro"} < found["matching"]
+
+
 def test_without_paraphrases_there_is_one_side_and_it_is_said(tmp_path):
     write_images(tmp_path, "1.jpg")
     path = tmp_path / "mine.csv"

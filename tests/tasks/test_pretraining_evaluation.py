@@ -94,8 +94,11 @@ def test_an_untrained_head_ranks_nothing(weights, stage):
     """Without contrast matching scores every pair, however few candidates are asked for."""
     task = make_task(**weights)
     loader = make_loader(task, 12)
-    found = evaluated(task, loader, top_k=1)["retrieval"]
+    whole = evaluated(task, loader, top_k=1)
+    found = whole["retrieval"]
     assert set(found) == {stage, "mean_recall"}
+    assert ("edit" in whole["scenes"]) == ("paraphrase" in whole["scenes"]) == (stage == "matching")
+    assert "colour" in whole["scenes"]
     untrained = task.model.itc_head if stage == "matching" else task.model.itm_head
     with torch.no_grad():
         for weight in untrained.parameters():

@@ -34,7 +34,10 @@ def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
         torch.manual_seed(0)
         metrics = suite.on_the_way() | suite.synonyms()
         scored, blind = suite.scored(suite.edits_loader), suite.blind()
-        metrics["edits/accuracy_wrong_image"] = suite.edit_metrics(blind)["edits/accuracy"]
+        if (accuracy := suite.accuracy(blind)) is None:
+            scored = blind = []
+        else:
+            metrics["edits/accuracy_wrong_image"] = accuracy
         for corruption in CORRUPTIONS if config.corruptions else ():
             metrics |= suite.corrupted(corruption)
     content = {

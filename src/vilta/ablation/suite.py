@@ -126,11 +126,8 @@ class Suite:
         """Return retrieval and edits on damaged images."""
         metrics = self.retrieval(Corrupted(self.loader, corruption))
         scored = self.scored(Corrupted(self.edits_loader, corruption))
-        edits = self.edit_metrics(scored)
-        return {
-            f"corrupted/{corruption.name}/retrieval": metrics["mean_recall"],
-            f"corrupted/{corruption.name}/edits": edits["edits/accuracy"],
-        }
+        found = {"retrieval": metrics["mean_recall"], "edits": self.accuracy(scored)}
+        return {f"corrupted/{corruption.name}/{k}": v for k, v in found.items() if v is not None}
 
     def retrieval(self, loader: Iterable[Any]) -> dict[str, float]:
         """Rank all pairs by matching and, where it was trained, by contrast too.
@@ -158,11 +155,19 @@ class Suite:
         return self.edits.predict(map(_other_images, self.edits_loader))
 
     def edit_metrics(self, scored: list[Scored]) -> dict[str, float]:
-        """Return both sides of fine-grained matching, and accuracy by kind of edit."""
+        """Return both sides of fine-grained matching, and accuracy by kind of edit.
+
+        By the heads that the arm trains.
+        """
         rows = self.items.rows
         categories = [str(category) for category in rows["category"]]
-        found = fine_grained_metrics(scored, ["kind"] * len(scored), categories)
+        ranking = trained_ranking(self.task.objective)
+        found = fine_grained_metrics(scored, ["kind"] * len(scored), categories, ranking)
         return {f"edits/{name.replace('edits_', '')}": value for name, value in found.items()}
+
+    def accuracy(self, scored: list[Scored]) -> float | None:
+        """Return how often a caption is above its edit; None where the arm trains no matching."""
+        return self.edit_metrics(scored).get("edits/accuracy")
 
 
 def read_items(config: AblateConfig) -> Examples:

@@ -71,6 +71,8 @@ def scene_metrics(
     table: Any,
     loader: Iterable[Batch],
     seed: int = 0,
+    *,
+    matching: bool = True,
 ) -> dict[str, float]:
     """Masked colours, one-word edits and paraphrases on a table of scenes, in percent.
 
@@ -78,7 +80,8 @@ def scene_metrics(
     synonym counts. ``wrong_image`` shows the batch's next picture instead, where it is of another
     scene. An edit changes one word and is false of the scene; the true caption must have the higher
     match score. A paraphrase has the same meaning in other words; it is accepted if its match
-    probability exceeds one half. What nothing was counted for is left out.
+    probability exceeds one half. What nothing was counted for is left out, and so is what matching
+    answers where it was not trained.
     """
     hits = dict.fromkeys(["colour", "colour_wrong_image", "edit", "edit_rejected", "paraphrase"], 0)
     counts = dict.fromkeys(hits, 0)
@@ -109,6 +112,9 @@ def scene_metrics(
                 colour = word_class(word) == "colour"
                 hits[name] += colour and is_true(scenes[i], f"{before}{word}{after}")
 
+        row += len(batch)
+        if not matching:
+            continue
         captions = [rng.choice(group) for group in groups]
         edits = [one_word_edits(s, c, rng) for s, c in zip(scenes, captions, strict=True)]
         rewordings = [paraphrases(c, rng) for c in captions]
@@ -125,7 +131,6 @@ def scene_metrics(
                 hits["edit_rejected"] += int((scores < 0).sum())
             else:
                 hits["paraphrase"] += int((scores > 0).sum())
-        row += len(batch)
     return {name: 100 * hit / counts[name] for name, hit in hits.items() if counts[name]}
 
 

@@ -213,29 +213,33 @@ class FineGrainedMatching(FinetuningTask):
     def evaluate(self, predictions: list[Scored], items: Any) -> dict[str, float]:
         """Return the metrics of ``fine_grained_metrics``."""
         rows = items.rows
-        return fine_grained_metrics(predictions, list(rows["set"]), list(rows["category"]))
+        sets, categories = list(rows["set"]), list(rows["category"])
+        return fine_grained_metrics(predictions, sets, categories, self.model.config.ranking)
 
 
 def fine_grained_metrics(
-    scored: list[Scored], sets: list[str], categories: list[str]
+    scored: list[Scored], sets: list[str], categories: list[str], ranking: str = "combined"
 ) -> dict[str, float]:
     """Both sides in percent, and each set's own metrics.
 
     ``accuracy``: the caption matches better than every wrong text; ``contrast/accuracy`` the same
     by similarity. ``captions_accepted`` and ``paraphrases_accepted``: a match is likelier than not.
     ``edits_rejected``: the same of wrong texts. ``both_sides`` is the mean of accuracy and of the
-    acceptance of paraphrases; where there are none, both metrics are left out.
+    acceptance of paraphrases; where there are none, both metrics are left out. ``ranking``, one of
+    ``RANKINGS``, names what the model has trained: an untrained head is asked nothing.
     """
-    margins = torch.tensor([_margin(s.truth, s.match[0]) for s in scored])
     contrast = torch.tensor([_margin(s.truth, s.similarity) for s in scored])
-    zero = torch.zeros_like(margins)
+    by_contrast = {"contrast/accuracy": pairwise_accuracy(contrast, torch.zeros_like(contrast))}
+    if ranking == "contrastive":
+        return by_contrast
+    margins = torch.tensor([_margin(s.truth, s.match[0]) for s in scored])
     caption = [s.match[0][0] > 0 for s in scored]
     pairs = [list(zip(s.truth, s.match[0], strict=True)) for s in scored]
     paraphrase = [score > 0 for texts in pairs for true, score in texts[1:] if true]
     edits = [score <= 0 for texts in pairs for true, score in texts if not true]
     metrics = {
-        "accuracy": pairwise_accuracy(margins, zero),
-        "contrast/accuracy": pairwise_accuracy(contrast, zero),
+        "accuracy": pairwise_accuracy(margins, torch.zeros_like(margins)),
+        **(by_contrast if ranking == "combined" else {}),
         "captions_accepted": _share(caption),
         "edits_rejected": _share(edits),
     }

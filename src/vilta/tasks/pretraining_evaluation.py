@@ -94,7 +94,9 @@ def evaluate_pretraining(
             )
         if scenes:
             say("asking the oracle", 0, 1)
-            metrics["scenes"] = scene_metrics(model, tokenizer, pairs, loader, seed)
+            metrics["scenes"] = scene_metrics(
+                model, tokenizer, pairs, loader, seed, matching="matching" in stages
+            )
             metrics["negatives"] = {
                 name: negative_truth(pairs, loader, tokenizer, _writer(task, name))
                 for name in ("none", "soft_label", "grounded")
