@@ -215,6 +215,20 @@ def test_next_can_be_pasted(capsys):
     assert shlex.split(said) == ["vilta", "evaluate", "runs/my run", "--data", "scenes:10?seed=0"]
 
 
+def test_a_run_of_several_processes_goes_on_in_as_many(monkeypatch):
+    """As one its steps would have fewer samples, and it would be refused."""
+    words = ["pretrain", "runs/my run/config.yaml", "--run.resume"]
+    assert shlex.split(screen.command_again(*words)) == ["vilta", *words]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    two = ["torchrun", "--nproc-per-node", "2"]
+    assert shlex.split(screen.command_again(*words)) == [*two, "-m", "vilta", *words]
+    monkeypatch.setattr(screen, "_program", ["python", "-m", "mine"])
+    assert shlex.split(screen.command_again(*words)) == [*two, "-m", "mine", *words]
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert screen.command_again("help").startswith("torchrun --nnodes 3 --nproc-per-node 2 ")
+
+
 @pytest.mark.parametrize(
     ("start", "named"),
     [

@@ -37,7 +37,7 @@ from vilta.model.language_model import load_tokenizer
 from vilta.new_model import build_model
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, notes
+from vilta.screen import command, command_again, notes
 from vilta.seeds import derived
 from vilta.tasks.pretraining import PretrainingTask
 from vilta.tasks.pretraining_evaluation import evaluate_pretraining
@@ -113,7 +113,7 @@ def pretrain(
         config=config,
         fingerprint=content,
         vocabulary=hash_of_words(tokenizer),
-        resume=command("pretrain", f"{config.run.out}/{CONFIG}", "--run.resume"),
+        resume=command_again("pretrain", f"{config.run.out}/{CONFIG}", "--run.resume"),
         order=order_of(dataset, steps, data),
         evaluate=evaluate,
         pictures=pictures,

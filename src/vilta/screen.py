@@ -56,6 +56,21 @@ def command(*words: str) -> str:
     return shlex.join([*_program, *words])
 
 
+def command_again(*words: str) -> str:
+    """Return a command to be started as this process was: by ``torchrun`` in as many processes.
+
+    The samples of a step, which a run goes on with, depend on their number.
+    """
+    here, everywhere = (os.environ.get(n, "1") for n in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if everywhere == "1":
+        return command(*words)
+    many = ["--nproc-per-node", here]
+    if everywhere != here:
+        many = ["--nnodes", str(int(everywhere) // int(here)), *many]
+    started = ["-m", *_program] if _program == ["vilta"] else _program[1:]
+    return shlex.join(["torchrun", *many, *started, *words])
+
+
 def say_next(line: str) -> None:
     """Suggest the next command, as ``command`` returns it."""
     notes.print(f"next: {line}")

@@ -28,7 +28,7 @@ from vilta.model.pretrained import ViltaPreTrainedModel
 from vilta.new_model import freeze_encoders
 from vilta.objectives.vocabulary import hash_of_words
 from vilta.report.model_card import update_card
-from vilta.screen import command, counted, notes, progress, shown
+from vilta.screen import command, command_again, counted, notes, progress, shown
 from vilta.seeds import derived
 from vilta.tasks.finetuning import FinetuningTask
 from vilta.tasks.held_out import refuse_overlap
@@ -112,7 +112,7 @@ def run(task: str, config: FinetuneConfig) -> dict[str, Any] | None:
         config=config,
         fingerprint=fingerprint(items.rows),
         vocabulary=hash_of_words(tokenizer),
-        resume=command("finetune", f"{config.run.out}/{CONFIG}", "--run.resume"),
+        resume=command_again("finetune", f"{config.run.out}/{CONFIG}", "--run.resume"),
         order=order_of(dataset, config.optimization, config.data),
         evaluate=evaluate,
         samples_per_epoch=len(dataset),

@@ -25,7 +25,7 @@ from vilta.model.language_model import (
 from vilta.objectives.masking import mask_words
 from vilta.objectives.vocabulary import hash_of_words, read_vocabulary
 from vilta.report.model_card import update_card
-from vilta.screen import command, free_folder, notes
+from vilta.screen import command, command_again, free_folder, notes
 from vilta.seeds import derived
 from vilta.tasks.language_modelling import LanguageModellingTask
 from vilta.training.batch_size import with_batch_size
@@ -82,7 +82,7 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
         config=config,
         fingerprint=f"{derived(*captions):x}",
         vocabulary=hash_of_words(tokenizer),
-        resume=command("pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"),
+        resume=command_again("pretrain-text", f"{config.run.out}/{CONFIG}", "--run.resume"),
         order=order_of(dataset, steps, data),
         evaluate=partial(task.evaluate, loader),
         samples_per_epoch=len(dataset),
