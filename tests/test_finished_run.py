@@ -85,6 +85,15 @@ def test_folders_that_are_no_finished_pre_training(tmp_path):
         load_run(str(tmp_path))
 
 
+def test_a_text_encoder_is_told_to_be_one(tmp_path):
+    """Not by the first of its settings that a pre-training has not."""
+    save_yaml(PretrainTextConfig(), tmp_path / "config.yaml")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"kind 'bert'; name a pre-training run, which takes a t"):
+        load_run(str(tmp_path))
+
+
 @pytest.mark.parametrize("verb", ["pretrain", "pretrain-text", "finetune"])
 def test_a_run_that_has_not_ended_is_finished_by_the_command_that_began_it(tmp_path, verb):
     kinds = {

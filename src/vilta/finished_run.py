@@ -90,6 +90,7 @@ def load_run(run_folder: str) -> tuple[PretrainingTask, PretrainConfig, str]:
             f"{command('evaluate', run_folder, '--data', 'DATA')}"
         )
     place = model_folder(run_folder)
+    read_config(place)  # tells of a text encoder, whose settings are others
     trained = _located(load_yaml(folder / CONFIG, PretrainConfig), folder)
     model = ViltaForPreTraining.from_pretrained(place)
     tokenizer = load_tokenizer(str(place))
