@@ -103,7 +103,11 @@ def test_from_captions_to_pairs(given, place):
 
 @pytest.mark.parametrize(
     ("val", "then"),
-    [("scenes:5?seed=2&size=32", ["--data.val", "scenes:5?seed=2&size=32"]), ("", [])],
+    [
+        ("scenes:5?seed=2&size=32", ["--data.val", "scenes:5?seed=2&size=32"]),
+        ("held-out.txt", []),
+        ("held-out.txt?encoding=latin-1", []),
+    ],
 )
 def test_what_follows_a_text_encoder(given, place, val, then):
     """The held-out pairs as well, and an output that is not there yet."""
@@ -111,7 +115,7 @@ def test_what_follows_a_text_encoder(given, place, val, then):
     (place / "runs" / "mine").mkdir(parents=True)
     (place / "runs" / "mine-2").touch()
     train, tiny = "scenes:9?seed=1&size=32", shlex.split("--model.width 16 --model.layers 1")
-    words = ["pretrain-text", "--data.train", train, "--data.val", val or "held-out.txt", *tiny]
+    words = ["pretrain-text", "--data.train", train, "--data.val", val, *tiny]
     then = ["--data.train", train, *then, "--run.out", "runs/mine-3"]
     assert given(*words, "--model.heads", "2", *SMALL[-6:], "-o", "text")[-len(then) :] == then
 

@@ -77,6 +77,21 @@ def forget_after(run, step):
             shutil.rmtree(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("val", "why"),
+    [("", "held out, as every 100th is"), ("texts.txt", "in texts.txt too")],
+)
+def test_captions_that_are_all_held_out_are_told(tmp_path, monkeypatch, val, why):
+    """Not that there were none."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("A red ball.\n" + "a red ball\n" * 3)
+    text = text_settings("texts.txt", tmp_path / "text")
+    text = replace(text, data=replace(text.data, val=val))
+    with pytest.raises(ValueError, match=f"^texts.txt: all of its captions are {why};"):
+        pretrain_text.run(text)
+    assert not (tmp_path / "text").exists()
+
+
 def test_losses_begin_when_they_should(whole_run):
     lines = lines_of(whole_run)
     for step in range(1, STEPS + 1):

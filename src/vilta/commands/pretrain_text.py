@@ -14,6 +14,7 @@ from vilta.config import DataConfig, PretrainTextConfig
 from vilta.config.ranges import check_config
 from vilta.data.collate import PairCollator
 from vilta.data.loading import evaluation_loader, first_batches, loader_for, order_of
+from vilta.data.sources import SourceOptions, named_options
 from vilta.data.text import TextDataset, caption_lines
 from vilta.data.word_borders import unknown_words_told
 from vilta.model.language_model import (
@@ -51,6 +52,9 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
     # A held-out sentence may occur again, perhaps with other case or punctuation.
     kept = {_letters(caption) for caption in held_out}
     captions = [caption for caption in captions if _letters(caption) not in kept]
+    if not captions:
+        why = f"in {data.val} too" if data.val else f"held out, as every {HELD_OUT}th is"
+        raise ValueError(f"{data.train}: all of its captions are {why}; name more, or others")
     torch.manual_seed(derived(config.run.seed, "model"))
     model, tokenizer = _model_and_tokenizer(config, captions)
     if told := unknown_words_told(captions, tokenizer):
@@ -95,14 +99,17 @@ def run(config: PretrainTextConfig) -> dict[str, Any] | None:
 def next_command(config: PretrainTextConfig) -> str:
     """Return the call that pre-trains with this text encoder, on its data if they have images."""
     train, val = config.data.train, config.data.val
-    captions = (".txt", ".gz")
     words = ["--model.text", f"{config.run.out}/{MODEL}"]
-    words += ["--data.train", "DATA" if train.endswith(captions) else train]
-    if val and not val.endswith(captions):
+    words += ["--data.train", "DATA" if _is_text(train) else train]
+    if val and not _is_text(val):
         words += ["--data.val", val]
     if (most := config.data.max_text_tokens) < DataConfig().max_text_tokens:
         words += ["--data.max-text-tokens", str(most)]  # a new model has no position after them
     return command("pretrain", *words, "--run.out", free_folder("runs/mine"))
+
+
+def _is_text(path: str) -> bool:
+    return named_options(path, SourceOptions())[0].endswith((".txt", ".gz"))
 
 
 def _letters(caption: str) -> str:
