@@ -338,7 +338,7 @@ class PretrainConfig:
     """Pre-train image encoder, text encoder and fusion on image-text pairs."""
 
     epochs: NotNegative = 0.0
-    """Passes over the training data; with 0, or where --optimization.steps is given, steps
+    """Passes over the training data; with 0, or where --optimization.steps alone is given, steps
     count."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
