@@ -29,6 +29,16 @@ MATCHING = replace(OBJECTIVE, mlm_weight=0.0, text_mlm_weight=0.0, itc_weight=0.
             {"planned": ("vilta > meter on edits/acuracy",)},
             "planned: 'edits/acuracy' is not measured; did you mean 'edits/accuracy'",
         ),
+        (
+            ABLATE,
+            {"planned": ("vilta > meter on corrupted/blr-3/edits",)},
+            "'corrupted/blr-3/edits' is not measured; did you mean 'corrupted/blur-3/edits'",
+        ),
+        (
+            ABLATE,
+            {"planned": ("vilta > meter on corrupted/jpeg-1/edits",), "corruptions": False},
+            "'corrupted/jpeg-1/edits' is not measured; it needs corruptions",
+        ),
         (ABLATE, {"controls": ("alba",)}, "controls: 'alba' is not one of the arms"),
         (ABLATE, {"tune": ("lr",)}, "tune: cannot read 'lr'"),
         (ABLATE, {"tune": ("lr=1e-3/2e-3",), "tune_seed": 1}, "tune_seed 1 is one of the seeds"),

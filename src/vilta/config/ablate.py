@@ -32,8 +32,10 @@ MEASURES = (
     "synonyms/count",
 )
 """What is measured of every arm."""
-_OTHER_MEASURES = re.compile(r"edits/kind/.+|corrupted/\w+-\d/(retrieval|edits)|tasks/.+/.+")
-"""What is measured as the items, the damaged images and the tasks have it."""
+_DAMAGED = re.compile(r"corrupted/(blur|jpeg|brightness|occlusion)-[123]/(retrieval|edits)")
+"""What is measured on damaged images."""
+_OTHER_MEASURES = re.compile(r"edits/kind/.+|tasks/.+/.+")
+"""What is measured as the items and the tasks have it; a task may be added later."""
 
 
 def folder_name(arm: str) -> str:
@@ -165,10 +167,15 @@ class AblateConfig:
             for arm in (planned.arm, planned.other):
                 if arm not in self.arms:
                     raise ValueError(f"planned: {arm!r} is not one of the arms")
-            measure = planned.measure
-            if measure not in MEASURES and not _OTHER_MEASURES.fullmatch(measure):
-                hint = nearest(measure, MEASURES)
-                raise ValueError(f"planned: {measure!r} is not measured; {hint}")
+            if mended := self._unmeasured(planned.measure):
+                raise ValueError(f"planned: {planned.measure!r} is not measured; {mended}")
+
+    def _unmeasured(self, measure: str) -> str:
+        """Return what to do about a measure that no run will have; empty if it may."""
+        if _DAMAGED.fullmatch(measure):
+            return "" if self.corruptions else "it needs corruptions"
+        known = measure in MEASURES or _OTHER_MEASURES.fullmatch(measure)
+        return "" if known else nearest(measure, (*MEASURES, "corrupted/blur-3/edits"))
 
     def comparisons(self) -> list[Planned]:
         """Return the planned comparisons; ``ValueError`` for one that cannot be read."""
