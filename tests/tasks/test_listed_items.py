@@ -144,7 +144,7 @@ def test_questions_without_answers_are_secret(images, tmp_path):
         ({"question": "what", "image": "a.jpg", "answers": [{"said": 1}]}, "no field 'answer'"),
         (
             {"question": "what", "image": "gone.jpg", "answer": "x"},
-            r"1 of 1 image is not in .*vilta evaluate: --images.*the first: gone\.jpg",
+            r"1 of 1 image is not in .*vilta evaluate: --images, .*--edits-.*the first: gone\.jpg",
         ),
     ],
 )

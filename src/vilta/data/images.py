@@ -155,6 +155,7 @@ def require_images(images: Images, keys: Iterable[str]) -> None:
         named = ", ".join(missing[:NAMED])
         raise ValueError(
             f"{len(missing)} of {counted(len(wanted), 'image is', 'images are')} not in "
-            f"{images.name} (--data.images, of vilta evaluate: --images, names the place; it may "
-            f"be a folder above several), the first: {named}"
+            f"{images.name} (--data.images, of vilta evaluate: --images, of vilta ablate: "
+            "--edits-images, names the place; it may be a folder above several), the first: "
+            f"{named}"
         )

@@ -106,7 +106,8 @@ class FinetuningTask(Task):
             first, second, *_ = places.values()
             raise ValueError(
                 f"{first} and {second} are in different folders; --data.images (of vilta evaluate: "
-                "--images) must name one that has the images of both"
+                "--images, of vilta ablate: --edits-images) must name one that has the images of "
+                "both"
             )
         return examples_from(rows, cls.place(find_images(images or next(iter(places)))), path)
 
