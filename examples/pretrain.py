@@ -24,7 +24,7 @@ from vilta.config import (
 from vilta.config.tools import PackConfig
 
 
-def main(source: str = "scenes:2000?seed=0&size=96", steps: int = 60) -> None:
+def main(source: str = "scenes:2000?seed=0&size=96", steps: str = "60") -> None:
     out = Path("runs/example")
     data = str(out / "data")
     shutil.rmtree(data, ignore_errors=True)  # of an earlier call, as its runs are overwritten below
@@ -35,7 +35,7 @@ def main(source: str = "scenes:2000?seed=0&size=96", steps: int = 60) -> None:
         PretrainTextConfig(
             data=TextDataConfig(train=data),
             model=TextModelConfig(vocabulary=1024, width=128, layers=2, heads=2),
-            optimization=OptimizationConfig(steps=steps, batch_size=64, lr=1e-3),
+            optimization=OptimizationConfig(steps=int(steps), batch_size=64, lr=1e-3),
             run=RunConfig(out=str(out / "text"), selection_metric="text/top1", overwrite=True),
         )
     )
@@ -51,11 +51,11 @@ def main(source: str = "scenes:2000?seed=0&size=96", steps: int = 60) -> None:
                 fusion_width=128,
                 fusion_heads=4,
             ),
-            optimization=OptimizationConfig(steps=steps, batch_size=32, lr=1e-3),
+            optimization=OptimizationConfig(steps=int(steps), batch_size=32, lr=1e-3),
             run=RunConfig(out=str(out / "run"), overwrite=True),
         )
     )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    main(*sys.argv[1:])

@@ -103,7 +103,10 @@ def read_packed(path: Path) -> None:
 TAR = {"1.jpg": JPEG, "1.txt": b"a dog", "2.jpg": JPEG, "2.json": plain({"caption": "x"})}
 
 
-def columnar(columns: dict[str, list[Any]], arrow: bool = False) -> bytes:
+Columns = dict[str, list[Any]]
+
+
+def columnar(columns: Columns, arrow: bool = False) -> bytes:
     """Return a table as a Parquet or an Arrow file."""
     table, file = pa.table(columns), io.BytesIO()
     if arrow:
@@ -114,13 +117,22 @@ def columnar(columns: dict[str, list[Any]], arrow: bool = False) -> bytes:
     return file.getvalue()
 
 
-def columns(image: Any, captions: Any = "a dog") -> dict[str, list[Any]]:
+def columns(image: Any, captions: Any = "a dog") -> Columns:
     """Return two rows of pairs."""
     return {"image": [image] * 2, "caption": [captions] * 2, "image_id": [1, 2], "split": ["a"] * 2}
 
 
-METER = {"image": [JPEG], "caption": [["a dog"]], "image_id": ["1.jpg"], "split": ["train"]}
-DOWNLOADS = {"key": ["1", "2"], "status": ["success", "failed"], "error_message": [None, "404"]}
+METER: Columns = {
+    "image": [JPEG],
+    "caption": [["a dog"]],
+    "image_id": ["1.jpg"],
+    "split": ["train"],
+}
+DOWNLOADS: Columns = {
+    "key": ["1", "2"],
+    "status": ["success", "failed"],
+    "error_message": [None, "404"],
+}
 
 
 def write_packed(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 from damage import Made, Parts
 from fuzz_parser import KARPATHY, Parser, plain, read_folder, read_pairs, write_picture
@@ -50,7 +51,7 @@ VQA = {"questions": [{"question": "what", "image_id": 1, "question_id": 2}]}
 VQA_ANSWERS = {
     "annotations": [{"question_id": 2, "answers": [{"answer": "dog"}], "answer_type": "other"}]
 }
-QUESTIONS = [
+QUESTIONS: list[Any] = [
     [{"question": "what", "image": "1.jpg", "answers": [{"answer": "a dog"}]}],
     {"1": {"question": "what", "imageId": "1", "answer": "dog", "types": {"structural": "q"}}},
     {"data": [{"question": "what", "image_id": 1, "answers": ["dog"], "answer_type": "x"}]},
@@ -60,7 +61,7 @@ QUESTIONS = [
 PAIR = {"caption": "a dog", "negative_caption": "a cat", "filename": "1.jpg"}
 BOX = {"bbox_x": 1, "bbox_y": 1, "bbox_w": 5, "bbox_h": 5}
 ARO = {"image_path": "1.jpg", "true_caption": "a", "false_caption": "b", **BOX}
-SETS = [
+SETS: list[Any] = [
     {"0": PAIR},
     [PAIR | {"caption2": "the dog"}],
     {"1": {"caption": "a", "foil": ["b"], "image_file": "1.jpg", "mturk": {"caption": 3}}},

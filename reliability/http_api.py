@@ -31,6 +31,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from results import write_result
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.transport.serialization import Binary
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
@@ -130,6 +131,8 @@ def main() -> None:
         with served(run, folder, Path(place) / "log") as address:
             schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
             for found in schema.get_all_operations():
+                if not isinstance(found, Ok):
+                    raise found.err()
                 operation = found.ok()
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                     if mode is GenerationMode.NEGATIVE and operation.path == "/v1/model":

@@ -219,8 +219,8 @@ class Server:
             if found.get(test, ("", 0.0))[0] != "failed":
                 found[test] = (outcome, float(seconds))
         if not removed:
-            for test, (_, seconds) in found.items():
-                self.usual[_file_of(test)] = max(self.usual.get(_file_of(test), 0.0), seconds)
+            for test, (_, took) in found.items():
+                self.usual[_file_of(test)] = max(self.usual.get(_file_of(test), 0.0), took)
         return found
 
 

@@ -89,7 +89,8 @@ def counted() -> None:
         told[ASKED] = min(told[ASKED], told[TAKEN])
         ask(stop, *arguments)
 
-    Session.step, StopRequest._ask = counted_step, counted_ask
+    Session.step = counted_step  # type: ignore[assignment]
+    StopRequest._ask = counted_ask  # type: ignore[assignment]
 
 
 def asked(

@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ run:
 """
 
 Sample = dict[str, Any]
+Summary = Callable[[Iterator[float]], float]
 
 
 def vilta(*arguments: str) -> None:
@@ -209,7 +210,7 @@ def judged_short(samples: list[Sample]) -> tuple[dict[str, object], list[str]]:
         s["lasting_mb"] = sum(s["process_mb"][process] for process in lasting)
     growth = GROWTH_A_STEP * 2 * quarter
     bounds = {"lasting_mb": growth, "files": WAITING_FILES, "threads": SHORT_THREADS}
-    summaries = {"lasting_mb": statistics.median, "files": min, "threads": min}
+    summaries: dict[str, Summary] = {"lasting_mb": statistics.median, "files": min, "threads": min}
     figures, broken = compared(second, last, bounds, summaries)
     return {"lasting_processes": len(lasting), **figures}, broken
 
@@ -218,7 +219,7 @@ def compared(
     second: list[Sample],
     last: list[Sample],
     bounds: dict[str, float],
-    summaries: dict[str, Callable[[Iterable[float]], float]],
+    summaries: dict[str, Summary],
 ) -> tuple[dict[str, object], list[str]]:
     """Return each figure before and after, and which have grown by more than their bounds."""
     figures: dict[str, object] = {}

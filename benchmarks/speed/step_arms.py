@@ -129,7 +129,7 @@ def vilta_model(size: Size, fusion: str, image_pooling: str = "mean") -> ViltaFo
     )
 
 
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "meter": {"soft_labels": "none", "negatives": "off", "itc_weight": 0.0, "text_mlm_weight": 0.0}
     | {"in_batch_negatives": "one"},
     "albef": {"soft_labels": "momentum", "negatives": "off", "text_mlm_weight": 0.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.speed.training_step import table as step_table
@@ -96,7 +97,7 @@ def page(
     results: list[dict[str, Any]],
     speed: dict[str, Any] | None = None,
     steps: Sequence[dict[str, Any]] = (),
-    comparisons: Mapping[str, dict[str, Any]] | None = None,
+    comparisons: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
@@ -113,7 +114,7 @@ def page(
     if comparisons:
         head += [*PACE_NOTE, ""]
     lines: list[str] = []
-    for name, summary in (comparisons or {}).items():
+    for name, summary in comparisons.items():
         place = f"benchmarks/results/ablate/{name}.md"
         lines += comparison_section(summary, f"Methods compared: {COMPARED[name]}", place)
         if name == POOLED[-1]:
