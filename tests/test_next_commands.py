@@ -21,6 +21,7 @@ SMALL = shlex.split("""
     --optimization.steps 2 --optimization.batch-size 4 --run.device cpu
 """)
 """For a pre-training that is named next with the encoders of the defaults."""
+OUT = ["--out", "heat.png"]
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +132,24 @@ def test_a_data_set_is_cleaned_and_trained_on(given, place):
     trains = ["pretrain", "--data.train", "cleaned/kept", "--run.out", "runs/mine"]
     assert given(*words)[1:] == trains
     assert given("pack", "photos", "--out", "data/NAME")[1:] == ["inspect", "data/NAME"]
+
+
+def test_a_photo_found_is_looked_at(given, place):
+    """Search, match, proofread, match; also with a file name that is not text."""
+    run, photos = str(write_run(place / "a run")), place / "photos"
+    photos.mkdir()
+    for index in range(3):
+        noise(index).save(photos / f"{index} \udcff.png")
+    always = ["--threshold", "0", "--index", "index"]
+    _, *words = given("search", run, "photos", "a red ball +a star -blue", *always)
+    assert words[:2] == ["match", run] and words[3:] == ["a red ball", "a star", *OUT]
+    words[2] = words[2].replace("\\xff", "\udcff")
+    _, *words = given(*words)
+    assert (place / "heat-2.png").exists()
+    assert words[0] == "proofread" and words[3] in ("a red ball", "a star")
+    words[2] = words[2].replace("\\xff", "\udcff")
+    caption, (_, *words) = words[3], given(*words)
+    assert words[0] == "match" and words[3] == caption and words[-2:] == OUT
 
 
 def test_a_fine_tuning_is_evaluated(given, place, capsys):

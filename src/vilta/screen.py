@@ -73,7 +73,7 @@ def command_again(*words: str) -> str:
 
 def say_next(line: str) -> None:
     """Suggest the next command, as ``command`` returns it."""
-    notes.print(f"next: {line}")
+    notes.print(f"next: {shown(line)}")
 
 
 def free_folder(name: str) -> str:

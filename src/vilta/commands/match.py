@@ -11,7 +11,8 @@ from vilta.apps.matcher import Matcher
 from vilta.apps.run_calibration import say_uncalibrated
 from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import MatchConfig
-from vilta.screen import notes, print_json, results
+from vilta.model import ViltaForPreTraining
+from vilta.screen import command, notes, print_json, results, say_next
 from vilta.training.folder import replace_bytes, require_writable
 
 
@@ -38,6 +39,8 @@ def run(run_folder: str, image: str, captions: Sequence[str], config: MatchConfi
             title = f"{chances[number]:.0%}  {captions[number]}"
             replace_bytes(written, draw_heat_maps(picture, found, title))
         _show(captions[number], float(chances[number]), found, written, config.json)
+    if isinstance(matcher.model, ViltaForPreTraining):  # which knows words
+        say_next(command("proofread", run_folder, image, captions[order[0]]))
 
 
 def _heat_file(out: str, place: int) -> Path:

@@ -11,7 +11,7 @@ from vilta.apps.proofreading import Proofreading
 from vilta.apps.run_calibration import calibrating
 from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import ProofreadConfig
-from vilta.screen import notes, print_json, results
+from vilta.screen import command, notes, print_json, results, say_next
 
 
 def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> None:
@@ -36,7 +36,13 @@ def run(run_folder: str, image: str, caption: str, config: ProofreadConfig) -> N
                 "words": [asdict(word) for word in found.words],
             }
         )
-        return
+    else:
+        _show(found)
+    captions = [caption, found.corrected] if found.flagged else [caption]
+    say_next(command("match", run_folder, image, *captions, "--out", "heat.png"))
+
+
+def _show(found: Proofreading) -> None:
     results.print(_table(found))
     if found.flagged:
         results.print(f"does not fit: {', '.join(word.word for word in found.flagged)}")

@@ -16,7 +16,7 @@ from vilta.apps.words import require_text, say_unread
 from vilta.config.apps import SearchConfig
 from vilta.config.ranges import check_config
 from vilta.report.html import data_uri, document, require_html
-from vilta.screen import counted, notes, print_json, progress, results, shown
+from vilta.screen import command, counted, notes, print_json, progress, results, say_next, shown
 from vilta.training.folder import replace_text, require_writable
 
 THUMBNAIL = 320
@@ -81,6 +81,9 @@ def run(run_folder: str, folder: str, query: str, config: SearchConfig) -> None:
     if config.out:
         replace_text(Path(config.out), gallery(query or f"like {config.like}", well))
         notes.print(f"wrote {config.out}")
+    wanted = [text for text, sign in asked.terms if sign > 0]
+    if well and wanted and matcher.matching:
+        say_next(command("match", run_folder, str(well[0].path), *wanted, "--out", "heat.png"))
 
 
 def gallery(title: str, found: Sequence[Found]) -> str:
