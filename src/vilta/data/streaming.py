@@ -21,6 +21,7 @@ from vilta.data.order import Key, permutation
 from vilta.data.samples import BadData, SampleMaker
 from vilta.data.sources.base import Item, clean_captions
 from vilta.data.sources.patterns import file_name, shard_reader, stored_count
+from vilta.screen import counted
 from vilta.seeds import generator_for, stable_hash
 from vilta.types import Sample
 
@@ -71,7 +72,8 @@ class StreamedPairs(SampleMaker):
         if wanted > len(self.shards):
             way = f"{wanted} shards or more, with {way},"
         return (
-            f"each shard is read {times} times over: {groups} groups of lanes, {readers} readers "
+            f"each shard is read {times} times over: "
+            f"{counted(groups, 'group of lanes', 'groups of lanes')}, {readers} readers "
             f"(processes x accumulate x workers); {way} would have each read it once"
         )
 
