@@ -1,6 +1,7 @@
 """Fine-tune and measure the tasks, from a pre-trained run and from scratch; make docs/results.md.
 
     python -m benchmarks.tasks scenes [TASK ...]    # every task on the built-in scenes
+    python -m benchmarks.tasks negatives            # the demo's generated negatives, by the oracle
     python -m benchmarks.tasks easy-vqa             # easy-VQA, once it is prepared
     python -m benchmarks.tasks flickr8k             # retrieval, once benchmarks/flickr8k has run
     python -m benchmarks.tasks table                # docs/results.md from the JSON files
@@ -21,7 +22,7 @@ from typing import Any
 
 import yaml
 from benchmarks.speed.training import read_training
-from benchmarks.tasks.page import page
+from benchmarks.tasks.page import NEGATIVES, page
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tasks"
@@ -56,6 +57,16 @@ def scenes(names: list[str]) -> None:
             record(name, "zero-shot", Path("runs/demo"), TEST[name], "scenes")
 
 
+def negatives() -> None:
+    """Ask the oracle how many of the demo's generated negatives are true after all."""
+    run, out = Path("runs/demo"), Path("runs/demo/benchmark-negatives.json")
+    vilta("evaluate", str(run), "--data", TEST["retrieval"], "--out", str(out))
+    found = json.loads(out.read_text())
+    kept = {name: found[name] for name in ("run", "data", "images", "precision", "seed")}
+    result = {"task": NEGATIVES, **kept, "metrics": found["metrics"]["negatives"]}
+    write("scenes-negatives", result | {"command": f"python -m benchmarks.tasks {NEGATIVES}"})
+
+
 def easy_vqa(names: list[str]) -> None:
     """Fine-tune on easy-VQA's training pictures and answer its test questions, once."""
     run, data = Path("runs/easy-vqa/run"), Path("runs/easy-vqa")
@@ -85,8 +96,6 @@ def record(
     name: str, arm: str, run: Path, data: str, source: str, *flags: str, module: str = "vilta"
 ) -> None:
     """Evaluate a run and write the result with how it was trained."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"{source}-{name}-{arm}.json"
     out = run / f"benchmark-{name}.json"
     where = ["--task", name, "--data", data, "--out", str(out)]
     vilta("evaluate", str(run), *where, *flags, module=module)
@@ -100,6 +109,12 @@ def record(
         "batch": config["optimization"]["batch_size"] * config["optimization"]["accumulate"],
         "command": f"python -m benchmarks.tasks {source}",
     }
+    write(f"{source}-{name}-{arm}", result)
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Write a result among those that are committed."""
+    target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(result, indent=2) + "\n")
     print(f"wrote {target.relative_to(ROOT)}")
 
@@ -133,6 +148,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "scenes": scenes,
     "easy-vqa": easy_vqa,
     "flickr8k": flickr8k,
+    NEGATIVES: lambda _: negatives(),
     "table": lambda _: table(),
 }
 

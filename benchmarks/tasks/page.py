@@ -88,6 +88,7 @@ SHOWN = (
 )
 """Further metrics that stand below it."""
 WORDS = "masked-words"
+NEGATIVES = "negatives"
 """The task whose metrics stand by part of speech, in a table of their own."""
 TOPS = ("top1", "top5")
 COLUMNS = ("task", "metric, %", *ARMS.values(), "items", "steps x batch", "minutes", "seed")
@@ -119,7 +120,7 @@ def page(
         lines += comparison_section(summary, f"Methods compared: {COMPARED[name]}", place)
         if name == POOLED[-1]:
             lines += _pooled([comparisons[each] for each in POOLED])
-    plain = [r for r in results if "intervals" not in r and r["task"] != WORDS]
+    plain = [r for r in results if "intervals" not in r and r["task"] not in (WORDS, NEGATIVES)]
     for source in dict.fromkeys(r["source"] for r in plain):
         lines += [f"## {TITLES[source]}", "", *_table(COLUMNS)]
         found = [r for r in plain if r["source"] == source]
@@ -131,6 +132,8 @@ def page(
             lines += _intervals(result)
         elif result["task"] == WORDS:
             lines += _words(result)
+        elif result["task"] == NEGATIVES:
+            lines += _negatives(result)
     if speed is not None:
         lines += _speed(speed)
     for measured in steps:
@@ -217,6 +220,25 @@ def _intervals(result: dict[str, Any]) -> list[str]:
         result["note"],
         "",
         *_table(("measure, %", "mean", "95 % interval")),
+        *rows,
+        "",
+    ]
+
+
+def _negatives(result: dict[str, Any]) -> list[str]:
+    measures = ("generated", "still_true", "no_sentence")
+    rows = [
+        _line((f"`{name}`", *(f"{found[measure]:.1f}" for measure in measures)))
+        for name, found in result["metrics"].items()
+    ]
+    return [
+        "## Generated negatives of the demo, judged by the scenes' oracle",
+        "",
+        f"{result['run']}, {result['images']:,} test scenes; by which proposals the filter lets "
+        "pass. Percent of the captions; of those with one, percent in fact true of the picture, "
+        "and ungrammatical.",
+        "",
+        *_table(("filter", "captions with a negative", "in fact true", "ungrammatical")),
         *rows,
         "",
     ]

@@ -70,6 +70,12 @@ def pretrain(
     if goes_on:
         config = with_its_word_head(config)
     data = config.data
+    # Before the model, whose parts may have to be downloaded: a wrong name of data is told at once.
+    dataset, content = training_data(data, config.run.seed)
+    held_out = None
+    if data.val and evaluation is None:
+        pairs = load_pairs(data.val, strict=data.strict)
+        held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
     torch.manual_seed(derived(config.run.seed, "model"))
     tokenizer = load_tokenizer(config.model.text)
     model = build_model(without_start(config) if goes_on else config)
@@ -78,7 +84,6 @@ def pretrain(
         refuse_other_teacher(task, Path(config.run.out))
 
     masked = task.collator(data.max_text_tokens, config.run.seed)
-    dataset, content = training_data(data, config.run.seed)
     samples = len(dataset) if isinstance(dataset, Samples) else 0
     first = partial(first_batches, dataset, masked, data=data, seed=config.run.seed)
     config = with_batch_size(config, partial(costliest, task), first, samples)
@@ -89,9 +94,7 @@ def pretrain(
     evaluate = pictures = loader = None
     if evaluation is not None:
         evaluate = evaluation(task)
-    elif data.val:
-        pairs = load_pairs(data.val, strict=data.strict)
-        held_out = PairDataset(pairs, data, config.run.seed, False, data.val)
+    elif held_out is not None:
         loader = evaluation_loader(
             held_out, masked, batch_size=EVALUATION_BATCH, workers=data.workers
         )

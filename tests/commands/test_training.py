@@ -176,6 +176,21 @@ def test_another_fusion_starts_above_the_encoders_of_a_run(
 
 
 @pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"train": ""}, "no data were named; --data.train"),
+        ({"train": "gone"}, "no such file or folder: gone"),
+        ({"val": "gone"}, "no such file or folder: gone"),
+    ],
+)
+def test_data_are_looked_for_before_encoders_are_downloaded(settings, tmp_path, named, message):
+    model = replace(settings.model, text="hub/not-downloaded")
+    data, run = replace(settings.data, **named), replace(settings.run, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=message):
+        pretrain.run(replace(settings, model=model, data=data, run=run))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"pooling": "mean"}, r"of another architecture \(pooling\)"),

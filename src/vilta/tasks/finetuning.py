@@ -89,7 +89,10 @@ class FinetuningTask(Task):
         Raises ``ValueError`` in one line that says what is wrong.
         """
         if not path:
-            raise ValueError(f"no data were named for {cls.name}; see docs/tasks.md")
+            raise ValueError(
+                f"no data were named for {cls.name} (--data.train, of vilta evaluate: --data); see "
+                "docs/tasks.md"
+            )
         rows: list[ItemRow] = []
         places: dict[str, str] = {}
         for part in joined_sources(path):

@@ -102,7 +102,10 @@ def find_reader(path: str, options: SourceOptions | None = None) -> Reader:
     """
     path, options = named_options(path, options or SourceOptions())
     if not path:
-        raise ValueError("no data were named; give a folder, a file, or scenes:COUNT")
+        raise ValueError(
+            "no data were named; --data.train, or --data of the commands that use a run, takes a "
+            "folder, a file, or scenes:COUNT"
+        )
     if (scenes := find_scenes(path, options.split)) is not None:
         return scenes
     if path.startswith(HUB):
