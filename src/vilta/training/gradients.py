@@ -96,6 +96,8 @@ class StepGradient:
         names = [name for name, parameter in every if id(parameter) in idle]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, names)
         device = self.accelerator.device
+        # Gradients of convolutions come as their images are laid out; DDP copies them, and says so.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():
             # torch 2.13 prefers a name for half of it, and has none yet for the other half.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
