@@ -105,7 +105,7 @@ def test_masked_words_are_content_words_of_their_photo(run, pairs):
     minus = found["masked content words, photo minus wrong photo"].values
     wrong = found["masked content words, with a wrong photo"].values
     assert np.array_equal(minus, first.values - wrong)
-    captions = [CAPTIONS[0], *[["We are in the ."]] * 3]
+    captions = [CAPTIONS[0], *[["And are of the"]] * 3]
     others = pairs[0].remove_columns("captions").add_column("captions", captions)
     found = measure.masked_words(task, others, trained.data, pairs[1])
     assert set(found["masked content words, with the photo"].photos) == {"0.png"}

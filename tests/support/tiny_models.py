@@ -1,6 +1,8 @@
 """Small random encoders, tokenizers and models that the tests build and write to folders."""
 
 import copy
+import math
+from collections import Counter
 
 import torch
 import transformers as t
@@ -147,15 +149,13 @@ SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
 def tiny_tokenizer(kind, size=160):
-    """Train a tokenizer so small that many words fall into pieces."""
+    """Return a tokenizer so small that many words fall into pieces, the same in every process."""
     if kind == "wordpiece":
-        core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        core = Tokenizer(models.WordPiece(wordpieces(size), unk_token="[UNK]"))
         core.normalizer = normalizers.BertNormalizer(lowercase=True)
         core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         core.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=SPECIAL, min_frequency=1, show_progress=False
-        )
+        core.add_special_tokens(SPECIAL)
     elif kind == "byte-bpe":
         core = Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -166,14 +166,12 @@ def tiny_tokenizer(kind, size=160):
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
+        core.train_from_iterator(CAPTIONS * 3, trainer)
     else:
-        core = Tokenizer(models.Unigram())
+        core = Tokenizer(models.Unigram(unigrams(size), unk_id=SPECIAL.index("[UNK]")))
         core.pre_tokenizer = pre_tokenizers.Metaspace()
         core.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=size, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
-        )
-    core.train_from_iterator(CAPTIONS * 3, trainer)
+        core.add_special_tokens(SPECIAL)
     core.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
@@ -184,6 +182,42 @@ def tiny_tokenizer(kind, size=160):
         model_input_names=["input_ids", "attention_mask"],
         **names,
     )
+
+
+def wordpieces(size):
+    """Return a trained vocabulary.
+
+    The letters within a word are named beforehand: else a hash table, another one in each process,
+    decides on their numbers, and on what is merged first.
+    """
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters = sorted(set("".join(CAPTIONS).lower()) - {" "})
+    named = SPECIAL + [f"##{letter}" for letter in letters]
+    core.train_from_iterator(
+        CAPTIONS * 3,
+        trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=named, min_frequency=1, show_progress=False
+        ),
+    )
+    return core.get_vocab()
+
+
+def unigrams(size):
+    """Return pieces with their log-probabilities: what most letters of the captions are part of."""
+    words = " ".join(CAPTIONS).split()
+    counts = Counter(
+        f"\u2581{word}"[start:end]
+        for word in words
+        for start in range(len(word) + 1)
+        for end in range(start + 1, min(start + 7, len(word) + 2))
+    )
+    likely = sorted(counts, key=lambda piece: (len(piece) > 1, -counts[piece] * len(piece), piece))
+    kept = likely[: size - len(SPECIAL)]
+    total = sum(counts[piece] for piece in kept)
+    pieces = [(piece, math.log(counts[piece] / total)) for piece in kept]
+    return [(token, 0.0) for token in SPECIAL] + pieces
 
 
 def tokens_of(length, rows=3, words=WORDS, seed=0):
