@@ -62,8 +62,9 @@ def negatives() -> None:
     run, out = Path("runs/demo"), Path("runs/demo/benchmark-negatives.json")
     vilta("evaluate", str(run), "--data", TEST["retrieval"], "--out", str(out))
     found = json.loads(out.read_text())
-    kept = {name: found[name] for name in ("run", "data", "images", "precision", "seed")}
-    result = {"task": NEGATIVES, **kept, "metrics": found["metrics"]["negatives"]}
+    kept = {name: found[name] for name in ("run", "data", "role", "precision", "seed")}
+    result = {"task": NEGATIVES, **kept, "items": found["images"], **read_training(run)}
+    result |= {"metrics": found["metrics"]["negatives"]}
     write("scenes-negatives", result | {"command": f"python -m benchmarks.tasks {NEGATIVES}"})
 
 

@@ -234,7 +234,7 @@ def _negatives(result: dict[str, Any]) -> list[str]:
     return [
         "## Generated negatives of the demo, judged by the scenes' oracle",
         "",
-        f"{result['run']}, {result['images']:,} test scenes; by which proposals the filter lets "
+        f"{result['run']}, {result['items']:,} test scenes; by which proposals the filter lets "
         "pass. Percent of the captions; of those with one, percent in fact true of the picture, "
         "and ungrammatical.",
         "",
