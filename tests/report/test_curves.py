@@ -35,3 +35,29 @@ def test_an_evaluation_without_losses_has_no_dots(monkeypatch):
             line["validation/mlm"] = 1.5
         draw_curves(record)
     assert drawn.count("held out") == 1
+
+
+def test_the_loss_of_a_head_that_has_still_to_begin_has_no_dot(monkeypatch):
+    """The evaluation after step 2 knows matching, which begins at step 3."""
+    dots = []
+    plot = Axes.plot
+
+    def noted(axes, at, values, *arguments, **options):
+        if options["label"] == "held out":
+            dots.append(list(at))
+        return plot(axes, at, values, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    steps = [
+        {"step": step, "mlm": 2.0} | ({"itm": 1.4} if step > 2 else {}) for step in range(1, 6)
+    ]
+    evaluations = [{"step": n, "validation/mlm": 2.0, "validation/itm": 1.5} for n in (2, 4)]
+    record = Record(
+        steps=steps,
+        evaluations=evaluations,
+        machine={},
+        evaluation={},
+        path=Path("evaluation.json"),
+    )
+    draw_curves(record)
+    assert dots == [[2, 4], [4]]

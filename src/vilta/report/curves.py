@@ -67,7 +67,7 @@ RECALL = Panel("held-out retrieval, mean recall, %", {"retrieval/mean_recall": "
 def draw_curves(record: Record, theme: Theme = LIGHT) -> bytes:
     """Draw all losses and statistics of the log over the steps; PNG.
 
-    Dots are evaluations during training. Panels of what a run does not log are left out.
+    Dots are evaluations since a loss began. Panels of what a run does not log are left out.
     """
     names = {name for line in record.steps for name in line}
     panels = [panel for panel in PANELS if names & panel.series.keys()]
@@ -106,7 +106,9 @@ def _plot(
             axes.lines[-1].set_label("")
             axes.plot(steps, _smooth(values), color=colour, lw=1.5, label=label)
         if panel.held_out:
-            at, dots = _series(evaluations, panel.held_out + name, panel.scale)
+            # Before its first step in training a loss is that of a head that has learnt nothing.
+            begun = [e for e in evaluations if len(steps) and e["step"] >= steps[0]]
+            at, dots = _series(begun, panel.held_out + name, panel.scale)
             if len(at):  # an empty plot that is not clipped spoils the layout of them all
                 axes.plot(at, dots, "o", color=LINES[1], ms=4.5, label="held out", clip_on=False)
     style_axes(axes, panel.title, theme)
