@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from benchmarks.speed.training_step import table as step_table
@@ -98,13 +97,14 @@ def page(
     results: list[dict[str, Any]],
     speed: dict[str, Any] | None = None,
     steps: Sequence[dict[str, Any]] = (),
-    comparisons: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    comparisons: Mapping[str, dict[str, Any]] | None = None,
 ) -> str:
     """Return the page; a result with ``intervals`` gets a table of its own.
 
     ``speed`` is what benchmarks/speed/retrieval.py measured, ``steps`` what training_step.py did,
     one for each machine, ``comparisons`` the report.json of each `vilta ablate`, by name.
     """
+    comparisons = comparisons or {}
     head = [
         "# Results",
         "",

@@ -33,11 +33,10 @@ def measure(config: AblateConfig, plan: Plan, cell: Cell) -> None:
     with torch.no_grad(), autocast(device, dtype):
         torch.manual_seed(0)
         metrics = suite.on_the_way() | suite.synonyms()
-        scored, blind = suite.scored(suite.edits_loader), suite.blind()
-        if (accuracy := suite.accuracy(blind)) is None:
-            scored = blind = []
-        else:
-            metrics["edits/accuracy_wrong_image"] = accuracy
+        scored, blind = [], []
+        if suite.ranking != "contrastive":
+            scored, blind = suite.scored(suite.edits_loader), suite.blind()
+            metrics["edits/accuracy_wrong_image"] = suite.edit_metrics(blind)["edits/accuracy"]
         for corruption in CORRUPTIONS if config.corruptions else ():
             metrics |= suite.corrupted(corruption)
     content = {

@@ -102,6 +102,11 @@ class Suite:
         )
         return PairCollator(self.task.tokenizer, self.task.model.config.max_text_tokens, mask, SEED)
 
+    @property
+    def ranking(self) -> str:
+        """What the arm trains to rank by, one of ``RANKINGS``."""
+        return trained_ranking(self.task.objective)
+
     @torch.no_grad()
     def on_the_way(self) -> dict[str, float]:
         """Return what is measured at each evaluation, in percent, as flat names."""
@@ -123,11 +128,12 @@ class Suite:
 
     @torch.no_grad()
     def corrupted(self, corruption: Corruption) -> dict[str, float]:
-        """Return retrieval and edits on damaged images."""
-        metrics = self.retrieval(Corrupted(self.loader, corruption))
-        scored = self.scored(Corrupted(self.edits_loader, corruption))
-        found = {"retrieval": metrics["mean_recall"], "edits": self.accuracy(scored)}
-        return {f"corrupted/{corruption.name}/{k}": v for k, v in found.items() if v is not None}
+        """Return retrieval and, where matching is trained, edits on damaged images."""
+        found = {"retrieval": self.retrieval(Corrupted(self.loader, corruption))["mean_recall"]}
+        if self.ranking != "contrastive":
+            scored = self.scored(Corrupted(self.edits_loader, corruption))
+            found["edits"] = self.edit_metrics(scored)["edits/accuracy"]
+        return {f"corrupted/{corruption.name}/{name}": value for name, value in found.items()}
 
     def retrieval(self, loader: Iterable[Any]) -> dict[str, float]:
         """Rank all pairs by matching and, where it was trained, by contrast too.
@@ -135,7 +141,7 @@ class Suite:
         ``mean_recall`` is the average of R@1/5/10 both ways by the ranking that says most: matching
         and contrast together where both were trained, else matching.
         """
-        model, ranking = self.task.model, trained_ranking(self.task.objective)
+        model, ranking = self.task.model, self.ranking
         images = encode_images(model, (batch.pixel_values for batch in loader))
         captions = [[group[0]] for group in self.pairs["captions"]]
         gallery = encode_gallery(model, self.task.tokenizer, images, captions)
@@ -161,13 +167,8 @@ class Suite:
         """
         rows = self.items.rows
         categories = [str(category) for category in rows["category"]]
-        ranking = trained_ranking(self.task.objective)
-        found = fine_grained_metrics(scored, ["kind"] * len(scored), categories, ranking)
+        found = fine_grained_metrics(scored, ["kind"] * len(scored), categories, self.ranking)
         return {f"edits/{name.replace('edits_', '')}": value for name, value in found.items()}
-
-    def accuracy(self, scored: list[Scored]) -> float | None:
-        """Return how often a caption is above its edit; None where the arm trains no matching."""
-        return self.edit_metrics(scored).get("edits/accuracy")
 
 
 def read_items(config: AblateConfig) -> Examples:
