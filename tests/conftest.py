@@ -1,11 +1,14 @@
 """What every test runs under: checked shapes, one thread, no network, fixed seeds."""
 
 import os
+import pkgutil
 import random
 import signal
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
+from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,8 +26,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before vilta is first imported: from here on, every call checks the types and shapes it states.
 # Not on a GPU: transformers annotates tensors as torch.FloatTensor, which those of a GPU are not.
+# Scenes make small calls by the thousand and state few shapes: jaxtyping's wrapper, which compares
+# the shapes of a call with each other, would take ten times as long as they do themselves.
 if not os.environ["CUDA_VISIBLE_DEVICES"]:
-    install_import_hook("vilta", "beartype.beartype")
+    parts = pkgutil.iter_modules(find_spec("vilta").submodule_search_locations)
+    shaped = {f"vilta.{part.name}" for part in parts} - {"vilta.scenes"}
+    install_import_hook([*shaped, "vilta.scenes.drawing"], "beartype.beartype")
+    beartype_package("vilta.scenes")
 
 import torch  # noqa: E402
 
