@@ -17,16 +17,27 @@ WITH_PIP := $(BIN)/python -m pip install --quiet
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 AUDIT := .venv/audit
+LOWEST := .venv/lowest
 
 # A step that failed has not written its last file: `vilta pretrain` writes its model before it calibrates it.
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs lock clean reliability sbom audit
+.PHONY: demo test lowest lint docs lock clean reliability sbom audit
 
 demo: runs/demo/report/report.html
 	@echo "The demo is done: open $(CURDIR)/$<"
 
 test: $(ENVIRONMENT)
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# All tests with the oldest versions that pyproject.toml allows, in an environment of its own. torch alone is as new as for the
+# other tests: it exists in builds that a resolver takes for one another.
+lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet -c constraints.txt torch uv
+	$(LOWEST)/bin/pip freeze | grep '^torch==' > $(LOWEST)/torch.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+	  --override $(LOWEST)/torch.txt -e ".[dev]"
+	$(ONE_THREAD) $(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check
