@@ -18,7 +18,6 @@ def out_of_memory_explained(step: int, optimization: OptimizationConfig) -> Iter
         yield
     except (RuntimeError, MemoryError) as error:
         exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        exhausted |= "out of memory" in str(error)  # of devices that accelerate may not know
         if not exhausted and not should_reduce_batch_size(error):
             raise
         raise ValueError(
